@@ -1,0 +1,231 @@
+"""Still images: bytes in, `uint8 [H, W, 3]` out, and back to bytes. The only importer of Pillow.
+
+Image bytes come from strangers, so: a format allow-list instead of Pillow's fifty plug-ins, the size read from the header and held
+against a cap *before* any pixel is decoded (a 22 KB PNG can ask for 176 megapixels), truncated files refused instead of filled with grey,
+and Pillow's warnings taken as errors. What cannot be read costs one record: every failure is a `Reject` with a reason of the contract
+(`invalid_image`, `too_large`, `truncated`, `unreadable`).
+
+Pixels are what a viewer shows: EXIF orientation applied, transparency laid over white, palettes resolved, 16-bit greys scaled to 8, the
+first frame of an animation. Colour profiles are not applied: the numbers in the file are taken as sRGB.
+"""
+
+import io
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal, cast
+
+import numpy as np
+from PIL import Image, ImageFile, UnidentifiedImageError, features
+
+from pipelines.format.errors import Reject
+
+ImageFile.LOAD_TRUNCATED_IMAGES = False
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF") + (("AVIF",) if features.check("avif") else ())
+MAX_PIXELS = 50_000_000  # larger than any photo sensor in common use, and 150 MB decoded; Pillow itself refuses from 89 million on
+Mode = Literal["center_crop", "keep_ratio", "border", "no"]
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_ORIENTATION = 0x0112  # EXIF tag
+
+
+@dataclass(frozen=True, slots=True)
+class ImageInfo:
+    """What the header says. `format` is lower case (`jpeg`); width and height are as displayed, orientation applied. `frames` is exact for
+    PNG, WebP and AVIF; a GIF or TIFF says only 1 or 2 (two or more), since counting would read the whole file."""
+
+    format: str
+    width: int
+    height: int
+    mode: str
+    frames: int
+
+
+def probe(data: bytes, max_pixels: int = MAX_PIXELS) -> ImageInfo:
+    """Reads the header only. Raises `Reject`; the pixel cap is not applied here when `max_pixels` is 0."""
+    with _reading(data) as image:
+        name = "JPEG" if image.format == "MPO" else str(image.format)  # MPO: a JPEG with a second picture behind it
+        width, height = image.size
+        if max_pixels:
+            _check_size(width, height, max_pixels)
+        if _orientation(image) >= 5:
+            width, height = height, width
+        animated = bool(getattr(image, "is_animated", False))
+        frames = int(getattr(image, "n_frames", 1)) if animated and name in ("PNG", "WEBP", "AVIF") else 1 + animated
+        return ImageInfo(name.lower(), width, height, image.mode, frames)
+
+
+def verify(data: bytes, max_pixels: int = MAX_PIXELS) -> ImageInfo:
+    """`probe`, and the file must reach its end. Formats with an end mark are judged by that mark (microseconds); a file without
+    one is decoded to see. Damage in the middle of a file that has its end is found only by `decode`. Raises `Reject`."""
+    info = probe(data, max_pixels)
+    if not _has_end(info.format, data):
+        decode(data, max_pixels)
+    return info
+
+
+def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """The first frame as `uint8 [H, W, 3]`, C-contiguous. Raises `Reject`."""
+    with _reading(data) as image:
+        _check_size(*image.size, max_pixels)
+        image.load()
+        turn = _TURNS.get(_orientation(image))
+        rgb = _to_rgb(image)
+        if turn is not None:
+            rgb = rgb.transpose(turn)
+        return np.ascontiguousarray(np.asarray(rgb, dtype=np.uint8))
+
+
+def encode_jpeg(array: np.ndarray, quality: int = 92) -> bytes:
+    """`uint8 [H, W, 3]` → baseline JPEG, 4:2:0 chroma, no metadata. Equal arrays give equal bytes with one libjpeg build."""
+    out = io.BytesIO()
+    _as_image(array).save(out, "JPEG", quality=quality, subsampling=2, optimize=False, progressive=False)
+    return out.getvalue()
+
+
+def encode_png(array: np.ndarray) -> bytes:
+    """`uint8 [H, W, 3]` → PNG, zlib level 6, no metadata. Lossless; equal arrays give equal bytes with one zlib build."""
+    out = io.BytesIO()
+    _as_image(array).save(out, "PNG", compress_level=6, optimize=False)
+    return out.getvalue()
+
+
+def resize(array: np.ndarray, size: int, mode: Mode = "center_crop", upscale: bool = True) -> np.ndarray:
+    """Bicubic with antialiasing (the kernel grows with the reduction, as in CLIP's preprocessing). `uint8 [H, W, 3]` in and out.
+
+    center_crop: shortest side to `size`, the middle square of it → [size, size, 3].   keep_ratio: shortest side to `size`, the rest kept.
+    border: longest side to `size`, centred on a white square.   no: unchanged.
+    `upscale=False` leaves an image that is already small enough at its size (center_crop still crops to a square, border still pads)."""
+    height, width = array.shape[:2]
+    short, long = min(height, width), max(height, width)
+    if mode == "no":
+        return array
+    if mode == "keep_ratio":
+        target = size if upscale else min(size, short)
+        new = (max(1, round(width * target / short)), max(1, round(height * target / short)))
+        return _scaled(array, new, (0, 0, width, height))
+    if mode == "center_crop":
+        target = size if upscale else min(size, short)
+        left, top = (width - short) // 2, (height - short) // 2
+        return _scaled(array, (target, target), (left, top, left + short, top + short))
+    target = size if upscale else min(size, long)
+    inner = _scaled(array, (max(1, round(width * target / long)), max(1, round(height * target / long))), (0, 0, width, height))
+    out = np.full((size, size, 3), 255, np.uint8)
+    top, left = (size - inner.shape[0]) // 2, (size - inner.shape[1]) // 2
+    out[top : top + inner.shape[0], left : left + inner.shape[1]] = inner
+    return out
+
+
+def phash(array: np.ndarray) -> int:
+    """64-bit perceptual hash: grey, 32 × 32, DCT-II, the 8 × 8 lowest frequencies against their median, row by row, first bit highest
+    (Zauner, "Implementation and Benchmarking of Perceptual Image Hash Functions", 2010). Integer arithmetic, so no machine differs by rounding."""
+    grey = _as_image(array).convert("L").resize((32, 32), Image.Resampling.LANCZOS)
+    pixels = np.asarray(grey, dtype=np.int64)
+    low = (_DCT @ pixels @ _DCT.T).ravel()
+    ordered = np.sort(low)
+    bits = 2 * low > ordered[31] + ordered[32]
+    return int(np.packbits(bits).view(">u8")[0])
+
+
+_DCT = np.rint(np.cos(np.pi * np.arange(8)[:, None] * (2 * np.arange(32)[None, :] + 1) / 64) * 2**14).astype(np.int64)
+
+
+@contextmanager
+def _reading(data: bytes) -> Iterator[Image.Image]:
+    """Opens by the allow-list, lazily; whatever Pillow raises inside becomes a `Reject`."""
+    if not data:
+        raise Reject("truncated", "0 bytes")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            # Tags that no pixel depends on: a camera's broken EXIF block must not cost the photo.
+            warnings.filterwarnings("ignore", category=UserWarning)
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                yield image
+    except Reject:
+        raise
+    except UnidentifiedImageError:
+        raise Reject("invalid_image", f"not one of {', '.join(FORMATS).lower()}: begins {data[:12]!r}") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise Reject("too_large", str(error)) from None
+    except MemoryError:
+        raise Reject("too_large", "out of memory while decoding") from None
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, ArithmeticError, LookupError, TypeError) as error:
+        text = str(error) or type(error).__name__
+        short = isinstance(error, (EOFError, struct.error)) or "truncated" in text.lower() or "end of file" in text.lower()
+        raise Reject("truncated" if short else "invalid_image", f"{type(error).__name__}: {text}"[:300]) from None
+
+
+def _check_size(width: int, height: int, max_pixels: int) -> None:
+    if width < 1 or height < 1:
+        raise Reject("invalid_image", f"{width} × {height} pixels")
+    if width * height > max_pixels:
+        raise Reject("too_large", f"{width} × {height} = {width * height} pixels, allowed {max_pixels}")
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        value = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # EXIF is a format of its own with its own damage; without it the picture is upright
+        return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16") or image.mode == "I":
+        grey = np.asarray(image).astype(np.int64)
+        if grey.min(initial=0) < 0 or grey.max(initial=0) > 65535:
+            raise Reject("invalid_image", "32-bit integer pixels without a stated range")
+        return Image.fromarray(((grey + 128) // 257).astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        raise Reject("invalid_image", "floating-point pixels without a stated range")
+    if image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def _has_end(name: str, data: bytes) -> bool:
+    if name == "jpeg":
+        start = _jpeg_scan(data)
+        return start > 0 and data.rfind(b"\xff\xd9", start) >= 0  # inside a scan 0xFF is always stuffed, so this is the end mark
+    if name == "png":
+        return data.rfind(b"IEND\xaeB`\x82") >= 0
+    if name == "webp":
+        return len(data) >= 8 + int.from_bytes(data[4:8], "little")
+    return False  # GIF, BMP, TIFF, AVIF: no mark that a cut could not leave standing
+
+
+def _jpeg_scan(data: bytes) -> int:
+    """Where the first scan begins; 0 when the markers cannot be followed."""
+    at = 2
+    while at + 4 <= len(data) and data[at] == 0xFF:
+        marker = data[at + 1]
+        if marker == 0xDA:
+            return at
+        at += 1 if marker == 0xFF else 2 if 0xD0 <= marker <= 0xD8 else 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return 0
+
+
+def _as_image(array: np.ndarray) -> Image.Image:
+    assert array.dtype == np.uint8 and array.ndim == 3 and array.shape[2] == 3, (array.dtype, array.shape)
+    return Image.fromarray(np.ascontiguousarray(array), "RGB")
+
+
+def _scaled(array: np.ndarray, new: tuple[int, int], box: tuple[int, int, int, int]) -> np.ndarray:
+    if box == (0, 0, new[0], new[1]) and array.shape[:2] == (new[1], new[0]):
+        return array
+    if (box[2] - box[0], box[3] - box[1]) == new:
+        return np.ascontiguousarray(array[box[1] : box[3], box[0] : box[2]])
+    return cast(np.ndarray, np.asarray(_as_image(array).resize(new, Image.Resampling.BICUBIC, box=box)))
