@@ -34,7 +34,7 @@ def nbytes(codec: str, n: int, width: int) -> int:
 
 
 def encode_latents(x: np.ndarray, codec: str) -> bytes:
-    """float [n, width] -> bytes of length nbytes(codec, n, width). The scaled codecs refuse values that are not finite (InputError)."""
+    """float [n, width] -> bytes of length nbytes(codec, n, width). The scaled codecs want finite values (InputError), below 2^127."""
     known(codec)
     x = np.ascontiguousarray(x, dtype="<f4")
     assert x.ndim == 2, f"latents are [n, width], not {x.shape}"
