@@ -1,0 +1,309 @@
+"""A strict YAML document → a frozen, typed object. The config *is* the object, and the file name is the registry.
+
+    text ──read_yaml──▶ plain values + lines ──overrides──▶ plain values ──pydantic──▶ object          (errors carry file:line: key)
+
+A `Part` is a frozen class whose fields are its YAML keys. `image_size: {min_side: 64}` under `filters:` is the class `ImageSize` of the file
+`filters/image_size.py`: adding a part is adding a file, and nothing lists them. A bare word is a part without fields. Overrides `a.b=c` win
+over the file, the file over defaults; the resolved form is saved with the artifact.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import pkgutil
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from difflib import get_close_matches
+from fractions import Fraction
+from hashlib import sha256
+from pathlib import Path as FilePath
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, GetCoreSchemaHandler, ValidationError
+from pydantic_core import CoreSchema, core_schema
+
+from pipelines.format.errors import InputError, RecipeError
+from pipelines.format.yaml_text import Marks, Path, read_scalar, read_yaml
+
+__all__ = ["Document", "Part", "PartOf", "Percent", "Size", "canon", "dump", "exact", "fingerprint", "load", "load_raw", "merge"]
+__all__ += ["parse", "read_yaml", "sha256_hex"]
+
+
+class Document(BaseModel):
+    """The base of every YAML document and of every block inside one: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+
+class Part(Document):
+    """A part named in a document by its file: source, filter, transform, encoder, model, evaluation."""
+
+
+T = TypeVar("T", bound=BaseModel)
+
+
+# ---- numbers as people write them ------------------------------------------------------------------------------------------------------
+
+_POWERS = {"": 0, "K": 3, "M": 6, "B": 9, "T": 12}
+
+
+def _size(value: Any) -> Any:
+    if isinstance(value, str):
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)([KMBT]?)", value.strip())
+        if not match:
+            raise ValueError("a size is a number with K, M, B or T (powers of 1,000), such as 20B or 1.5M")
+        value = Decimal(match[1]) * Decimal(10) ** _POWERS[match[2]]
+    if isinstance(value, float | Decimal) and value == int(value):
+        return int(value)
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    raise ValueError("a size is a whole number ≥ 0")
+
+
+def _percent(value: Any) -> Any:
+    if isinstance(value, str):
+        try:
+            return float(Decimal(value.removesuffix("%").strip()) / (100 if value.endswith("%") else 1))
+        except InvalidOperation:
+            raise ValueError("a share is a number, or a percentage such as 2%") from None
+    return value
+
+
+Size = Annotated[int, BeforeValidator(_size)]
+Percent = Annotated[float, BeforeValidator(_percent)]
+
+
+def exact(x: float | int) -> Fraction:
+    """The decimal number that the person wrote, without binary rounding: exact(0.1) == 1/10."""
+    return Fraction(repr(x)) if isinstance(x, float) else Fraction(x)
+
+
+# ---- parts by file name ----------------------------------------------------------------------------------------------------------------
+
+
+class _Inner(ValueError):
+    """A part's own validation errors, carried out of the outer validator with their paths."""
+
+    def __init__(self, prefix: Path, errors: Sequence[Any]) -> None:
+        super().__init__("a part does not fit")
+        self.prefix, self.errors = prefix, errors
+
+
+@dataclass(frozen=True)
+class PartOf:
+    """`field: Annotated[Any, PartOf("pipelines.sources")]`: a one-key mapping or a bare word, looked up as a file of that package."""
+
+    package: str
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.with_info_plain_validator_function(
+            self._resolve, serialization=core_schema.plain_serializer_function_ser_schema(_dump_part)
+        )
+
+    def _resolve(self, value: Any, info: core_schema.ValidationInfo) -> Any:
+        if isinstance(value, Part):
+            return value
+        if isinstance(value, str):
+            value = {value: {}}
+        if not isinstance(value, dict) or len(value) != 1:
+            raise ValueError(f"a part is one word, or one key with its fields; known: {', '.join(self.names())}")
+        (name, fields), *_ = value.items()
+        cls = self.find(name)
+        try:
+            return cls.model_validate_json(json.dumps(fields if fields is not None else {}), strict=True, context=info.context)
+        except ValidationError as e:
+            raise _Inner((name,), e.errors(include_url=False)) from None
+
+    def names(self) -> list[str]:
+        """The parts there are: the files of the folder."""
+        package = importlib.import_module(self.package)
+        return sorted(m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_"))
+
+    def find(self, name: str) -> type[Part]:
+        """The class of a part; its heavy imports wait until it is set up."""
+        if name not in self.names():
+            close = get_close_matches(name, self.names(), n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise ValueError(f"no part {name!r} in {self.package.replace('.', '/')}/{hint} known: {', '.join(self.names())}")
+        module = importlib.import_module(f"{self.package}.{name}")
+        cls = getattr(module, "".join(word[:1].upper() + word[1:] for word in name.split("_")), None)
+        if cls is None:  # SdVae or SDVae: letters count, capitals do not
+            wanted = name.replace("_", "")
+            cls = next((v for k, v in vars(module).items() if k.lower() == wanted and isinstance(v, type)), None)
+        assert isinstance(cls, type) and issubclass(cls, Part), f"{module.__name__} must define the Part named by its file"
+        return cls
+
+
+def part_name(part: Part) -> str:
+    """The name a part has in YAML: its file's."""
+    return type(part).__module__.rsplit(".", 1)[-1]
+
+
+def _dump_part(part: Part) -> dict[str, Any]:
+    return {part_name(part): part.model_dump(mode="json")}
+
+
+# ---- reading ---------------------------------------------------------------------------------------------------------------------------
+
+
+def load(cls: type[T], ref: str, overrides: Iterable[str] = (), packaged: Sequence[FilePath | str] = ()) -> T:
+    """Read the document at path `ref`, or the packaged one of that name, apply `a.b=c` overrides, and validate it as `cls`."""
+    path = _find(ref, packaged)
+    data, marks = read_yaml(_text(path), str(ref))
+    return parse(cls, data, marks, name=str(ref), overrides=overrides, folder=path.parent, stem=path.stem)
+
+
+def parse(
+    cls: type[T],
+    data: Any,
+    marks: Marks | None = None,
+    *,
+    name: str = "<config>",
+    overrides: Iterable[str] = (),
+    folder: FilePath | str = ".",
+    stem: str | None = None,
+) -> T:
+    """Validate plain values as `cls`; `folder` is what file references inside the document are relative to."""
+    data, where = {} if data is None else data, {}
+    if not isinstance(data, dict):
+        raise RecipeError("a document is a mapping of keys", where=name, found=type(data).__name__)
+    for override in overrides:
+        path = _override(data, override)
+        where[path] = override
+    if stem and "name" in cls.model_fields and data.get("name") is None:
+        data["name"] = stem
+    try:
+        return cls.model_validate_json(json.dumps(data), strict=True, context={"folder": str(folder), "file": name})
+    except ValidationError as e:
+        raise _explain(cls, e, marks or {}, where, name, data) from None
+
+
+def load_raw(path: str | FilePath) -> dict[str, Any]:
+    """The plain values of a YAML file, unvalidated: for documents that extend one another."""
+    data, _ = read_yaml(_text(_find(str(path), [])), str(path))
+    if not isinstance(data, dict):
+        raise RecipeError("a document is a mapping of keys", where=path, found=type(data).__name__)
+    return data
+
+
+def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """`over` laid on `base`, mapping by mapping; any other value replaces what was there."""
+    out = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, dict) and isinstance(out.get(key), dict)
+        out[key] = merge(out[key], value) if both else value
+    return out
+
+
+def _find(ref: str, packaged: Sequence[FilePath | str]) -> FilePath:
+    path = FilePath(ref)
+    if path.is_file():
+        return path
+    for folder in packaged:
+        inside = FilePath(folder) / f"{ref.removesuffix('.yaml')}.yaml"
+        if inside.is_file():
+            return inside
+    known = sorted(p.stem for folder in packaged for p in FilePath(folder).glob("*.yaml"))
+    raise InputError("no such document", where=ref, allowed=f"a file, or a packaged name: {', '.join(known)}" if known else "a file")
+
+
+def _text(path: FilePath) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as e:
+        raise InputError("the document cannot be read", where=path, found=e) from None
+
+
+def _override(data: dict[str, Any], text: str) -> Path:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise RecipeError("an override is written key.key=value", where=f"command line: {text}", found=text)
+    path: list[str | int] = []
+    here: Any = data
+    steps = key.split(".")
+    for i, step in enumerate(steps):
+        where: str | int = int(step) if isinstance(here, list) and step.isdigit() else step
+        path.append(where)
+        if isinstance(here, list) and not (isinstance(where, int) and where < len(here)):
+            raise RecipeError("a list is indexed by number", where=f"command line: {text}", found=step, allowed=f"0 to {len(here) - 1}")
+        if i == len(steps) - 1:
+            here[where] = read_scalar(value, f"command line: {text}")
+            break
+        inner = here.get(where) if isinstance(here, dict) else here[where]  # type: ignore[index]
+        if isinstance(inner, str):  # a bare word is a part without fields
+            inner = {inner: {}}
+        here[where] = inner if isinstance(inner, dict | list) else {}
+        here = here[where]
+    return tuple(path)
+
+
+def _explain(cls: type[BaseModel], e: ValidationError, marks: Marks, overrides: dict[Path, str], name: str, data: Any) -> RecipeError:
+    problems = list(_flatten(e.errors(include_url=False), ()))
+    lines = []
+    for path, kind, message, found in problems:
+        place = _place(path, marks, overrides, name)
+        key = ".".join(map(str, path)) or "the document"
+        if kind == "extra_forbidden":
+            message = f"unknown key {path[-1]!r}"
+            message += _suggest(cls, path)
+        elif kind == "missing":
+            message = "this key is required"
+        elif not isinstance(found, dict | list):
+            message += f" (found {found!r})"
+        lines.append((place, key, message))
+    (place, key, message), rest = lines[0], lines[1:]
+    more = "".join(f"\n  {p}: {k}: {m}" for p, k, m in rest[:8])
+    return RecipeError(f"{key}: {message}{more}", where=place, next=f"{len(problems)} problem(s); every key is explained in the class's docs")
+
+
+def _flatten(errors: Sequence[Any], prefix: Path) -> Iterable[tuple[Path, str, str, Any]]:
+    for error in errors:
+        path = (*prefix, *(p for p in error["loc"] if not (isinstance(p, str) and p.startswith("function-"))))
+        inner = error.get("ctx", {}).get("error")
+        if isinstance(inner, _Inner):
+            yield from _flatten(inner.errors, (*path, *inner.prefix))
+        else:
+            yield path, error["type"], error["msg"].removeprefix("Value error, "), error.get("input")
+
+
+def _place(path: Path, marks: Marks, overrides: dict[Path, str], name: str) -> str:
+    for n in range(len(path), -1, -1):
+        if path[:n] in overrides:
+            return f"command line: {overrides[path[:n]]}"
+        if path[:n] in marks:
+            return f"{name}:{marks[path[:n]]}"
+    return name
+
+
+def _suggest(cls: type[BaseModel], path: Path) -> str:
+    known = list(cls.model_fields) if len(path) == 1 else []
+    close = get_close_matches(str(path[-1]), known, n=1)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    return f"; known: {', '.join(known)}" if known else ""
+
+
+# ---- writing down ----------------------------------------------------------------------------------------------------------------------
+
+
+def dump(document: BaseModel) -> dict[str, Any]:
+    """The resolved document as plain values: what is saved beside the artifact."""
+    return document.model_dump(mode="json")
+
+
+def canon(x: Any) -> bytes:
+    """JSON with sorted keys, no spaces, UTF-8 and shortest floats: equal values give equal bytes."""
+    return json.dumps(x, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def sha256_hex(data: bytes | memoryview) -> str:
+    """sha256 as 64 hex digits."""
+    return sha256(data).hexdigest()
+
+
+def fingerprint(x: Any) -> str:
+    """sha256 of the canonical form: what says that two artifacts were made of the same things in the same way."""
+    return sha256_hex(canon(x))
