@@ -1,0 +1,91 @@
+"""Run a stage: one YAML in, one artifact out, resumed where it was left.
+
+    pipelines run STAGE -c FILE [a.b=c …] [--x v]
+
+STAGE is a name from `pipelines stages`; FILE a YAML document or the name of a packaged one. `a.b=c` overrides any key of it (lists by index); a
+flag `--x v` is the key `x=v`. The same command again skips what is finished.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from typing import Any
+
+from pipelines import plugins
+from pipelines.format.errors import InputError
+from pipelines.terminal import say, table
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("stage", metavar="STAGE", help="what to run: pipelines stages lists them")
+    parser.add_argument("-c", "--config", required=True, metavar="FILE", help="a YAML document, or the name of a packaged one")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be done and what it would take; write nothing")
+    parser.add_argument("--address", metavar="A", help="a running Ray cluster (ray://host:port or auto); default: start one here")
+    parser.set_defaults(takes_rest=True)
+
+
+def answer(args: argparse.Namespace) -> dict[str, Any]:
+    from pipelines.format.document import load
+
+    stage = plugins.find(plugins.STAGES, args.stage)
+    config = load(stage.config, args.config, overrides(args.rest), plugins.packaged(args.stage))
+    if args.dry_run:
+        estimate = stage.plan(config)
+        return {"stage": args.stage, "dry_run": True, "rows": [list(row) for row in estimate.rows()], **estimate.as_dict()}
+    return carry_out(args.stage, stage, config, args)
+
+
+def carry_out(name: str, stage: Any, config: Any, args: argparse.Namespace) -> dict[str, Any]:
+    """Run the stage in a job of its own and read what it left."""
+    from pipelines.engine import open_job
+    from pipelines.stopping import stopping
+    from pipelines.summary import stats
+
+    start = time.monotonic()
+    with stopping(args.command) as stop, open_job(getattr(config, "engine", "ray"), args.address) as job:
+        stop.watch(job.stop)
+        path = stage.run(config, job)
+    return {"stage": name, **stats(path), "path": str(path), "seconds": round(time.monotonic() - start, 2)}
+
+
+def overrides(rest: list[str]) -> list[str]:
+    """`a.b=c`, `--x v`, `--x=v` and a bare `--x` (true) as overrides, in the order said."""
+    found: list[str] = []
+    words = iter(rest)
+    pending: str | None = None
+    for word in words:
+        if pending is not None:
+            if not word.startswith("--") and not _assigns(word):
+                found.append(f"{pending}={word}")
+                pending = None
+                continue
+            found.append(f"{pending}=true")
+            pending = None
+        if word.startswith("--"):
+            key, given, value = word[2:].partition("=")
+            key = key.replace("-", "_")
+            if given:
+                found.append(f"{key}={value}")
+            else:
+                pending = key
+        elif _assigns(word):
+            found.append(word)
+        else:
+            raise InputError("this is not understood", where="the command line", found=word, allowed="a.b=c or --x v", next="pipelines run --help")
+    return [*found, f"{pending}=true"] if pending is not None else found
+
+
+def _assigns(word: str) -> bool:
+    key, given, _ = word.partition("=")
+    return bool(given) and all(part.replace("-", "_").isidentifier() or part.isdigit() for part in key.split("."))
+
+
+def show(answer: dict[str, Any]) -> None:
+    if answer.get("dry_run"):
+        table(f"{answer['stage']}: what would be done", ["", ""], [[str(cell) for cell in row] for row in answer["rows"]])
+        return
+    from pipelines.summary import show_stats
+
+    show_stats(answer)
+    say(f"{answer['seconds']} s\n{answer['path']}")
