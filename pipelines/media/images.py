@@ -126,6 +126,14 @@ def resize(array: np.ndarray, size: int, mode: Mode = "center_crop", upscale: bo
     return out
 
 
+def stretch(array: np.ndarray, height: int, width: int, filter: str = "bicubic") -> np.ndarray:
+    """`uint8 [H, W, 3]` → exactly [height, width, 3], sides scaled apart, as image processors of vision towers do it. `filter` is Pillow's
+    name of the kernel: nearest, box, bilinear, hamming, bicubic, lanczos."""
+    if array.shape[:2] == (height, width):
+        return array
+    return cast(np.ndarray, np.asarray(_as_image(array).resize((width, height), Image.Resampling[filter.upper()])))
+
+
 def phash(array: np.ndarray) -> int:
     """64-bit perceptual hash: grey, 32 × 32, DCT-II, the 8 × 8 lowest frequencies against their median, row by row, first bit highest
     (Zauner, "Implementation and Benchmarking of Perceptual Image Hash Functions", 2010). Integer arithmetic, so no machine differs by rounding."""
