@@ -42,12 +42,12 @@ class Segment:
     nbytes: int | None = None
 
 
-def Text(text: str, role: Role = "target", atom: int = -1, turn: int = -1, name: str | None = None) -> Segment:  # noqa: N802 - a noun
+def Text(text: str, role: Role = "target", atom: int = -1, turn: int = -1, name: str | None = None) -> Segment:
     """A text segment; `name` tells several captions of one image apart."""
     return Segment("text", role, atom, turn, member=name, text=text)
 
 
-def Image(  # noqa: N802 - a noun
+def Image(
     payload: bytes,
     role: Role = "target",
     atom: int = -1,

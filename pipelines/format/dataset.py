@@ -1,0 +1,142 @@
+"""Reading a dataset: card → shard table → index rows → the bytes they point at. Nothing is listed and nothing is guessed.
+
+What comes in: the path of a dataset and, to pin a snapshot, its fingerprint. What goes out: index tables for planners, records for people and
+stages, arrays for the trainer. Local files are mapped once and shared; remote ones are read by range.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from pipelines.format import codec, storage
+from pipelines.format.document import sha256_hex
+from pipelines.format.errors import InputError, VerifyError
+from pipelines.format.manifest import read_card
+from pipelines.format.record import Record, Segment
+from pipelines.format.shard import Shard, read_shard_table, record_of
+from pipelines.format.storage import join
+
+
+class Dataset:
+    """A curated or encoded dataset, as its card tells it."""
+
+    def __init__(self, path: str, card: dict[str, Any]) -> None:
+        self.path, self.card = path, card
+        table = storage.read(join(path, card["shards"]["file"]))
+        if sha256_hex(table) != card["shards"]["sha256"]:
+            raise VerifyError("the shard table differs from its card", where=join(path, card["shards"]["file"]))
+        self.shards: list[Shard] = read_shard_table(table)
+        self._maps: dict[str, memoryview] = {}
+
+    @classmethod
+    def open(cls, path: str, fingerprint: str | None = None) -> Dataset:
+        """The dataset at `path`; with a fingerprint, that snapshot of it."""
+        card = read_card(path)
+        if card["kind"] != "dataset":
+            raise InputError("this is not a dataset", where=path, found=card["kind"])
+        if fingerprint is not None and card["fingerprint"] != fingerprint:
+            older = join(card["path"], f"manifest-{fingerprint[:16]}.json")
+            if not storage.exists(older):
+                raise InputError("the dataset has changed", where=path, found=card["fingerprint"], allowed=fingerprint)
+            card = {**storage.read_json(older), "path": card["path"]}
+        return cls(card["path"], card)
+
+    @property
+    def fingerprint(self) -> str:
+        """What says which data this is."""
+        return str(self.card["fingerprint"])
+
+    @property
+    def data(self) -> str:
+        """text, image-text, video, action-video or vqa."""
+        return str(self.card["data"])
+
+    @property
+    def encoding(self) -> dict[str, Any] | None:
+        """How it was encoded (text, image, stats); None for a curated dataset."""
+        return self.card.get("encoding")
+
+    def index(self, i: int, columns: list[str] | None = None) -> pa.Table:
+        """The index of shard i, or some of its columns."""
+        path = join(self.path, self.shards[i].index)
+        try:
+            source = pa.BufferReader(pa.py_buffer(self._map(path)))
+            return pq.read_table(source, columns=columns)
+        except (pa.ArrowInvalid, OSError) as e:
+            raise VerifyError("the index cannot be read", where=path, found=e, next=f"pipelines verify {self.path} --deep") from e
+
+    def records(self, i: int, payloads: bool = False) -> Iterator[Record]:
+        """The records of shard i in written order; with `payloads`, their bytes too."""
+        for batch in self.index(i).to_batches(max_chunksize=1024):
+            for row in batch.to_pylist():
+                record = record_of(row)
+                yield self.with_payloads(i, record) if payloads else record
+
+    def with_payloads(self, i: int, record: Record) -> Record:
+        """The record with the bytes of its stored segments in memory."""
+        filled = (replace(s, payload=bytes(self.payload(i, s))) if s.offset is not None else s for s in record.segments)
+        return replace(record, segments=tuple(filled))
+
+    def payload(self, i: int, segment: Segment) -> memoryview:
+        """The stored bytes of a segment of shard i."""
+        return self.slice(i, segment.kind, segment.offset or 0, segment.nbytes or 0)
+
+    def slice(self, i: int, kind: str, offset: int, nbytes: int) -> memoryview:
+        """Bytes [offset, offset + nbytes) of shard i's tokens file (kind "tokens") or data file."""
+        shard = self.shards[i]
+        name = shard.tokens_file if kind == "tokens" else shard.data
+        assert name is not None, f"shard {i} of {self.path} has no file for {kind}"
+        path = storage.resolve(name, storage.absolute(self.path))
+        if storage.is_local(path):
+            view = self._map(path)[offset : offset + nbytes]
+        else:
+            view = memoryview(storage.read(path, offset, offset + nbytes))
+        if len(view) != nbytes:
+            raise VerifyError("the data file is shorter than its index says", where=path, next=f"pipelines verify {self.path}")
+        return view
+
+    def array(self, i: int, segment: Segment) -> NDArray[Any]:
+        """Token ids (integer [n]) or latents (float32 [n, width], not normalised) of a segment of shard i."""
+        view = self.payload(i, segment)
+        if segment.kind == "tokens":
+            return np.frombuffer(view, dtype=np.dtype(segment.dtype).newbyteorder("<"))
+        n, width = segment.shape
+        return codec.decode_latents(view, str(segment.dtype), n, width)
+
+    def latent_stats(self) -> tuple[int, NDArray[np.float64], NDArray[np.float64]]:
+        """(latent vectors counted, mean per channel [C], variance per channel [C]), exact over the dataset, in float64."""
+        n, mean, m2 = self.latent_moments()
+        return n, mean, m2 / max(n, 1)
+
+    def latent_moments(self) -> tuple[int, NDArray[np.float64], NDArray[np.float64]]:
+        """(n, mean [C], sum of squared deviations [C]): what merges exactly with another dataset's."""
+        entry = (self.encoding or {}).get("stats")
+        if not entry:
+            raise InputError("this dataset has no latent statistics", where=self.path, allowed="an encoded dataset with images")
+        data = storage.read(join(self.path, entry["file"]))
+        if sha256_hex(data) != entry["sha256"]:
+            raise VerifyError("the statistics differ from their card", where=join(self.path, entry["file"]))
+        table = pq.read_table(pa.BufferReader(data))
+        return int(entry["n"]), table["mean"].to_numpy(), table["m2"].to_numpy()
+
+    def _map(self, path: str) -> memoryview:
+        if path not in self._maps:
+            self._maps[path] = storage.map_file(path)
+        return self._maps[path]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_maps": {}}  # maps do not travel between processes
+
+
+@functools.lru_cache(maxsize=16)
+def open_cached(path: str, fingerprint: str) -> Dataset:
+    """The same dataset object for repeated use inside one worker process."""
+    return Dataset.open(path, fingerprint)

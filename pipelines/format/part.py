@@ -1,0 +1,165 @@
+"""The part: one unit of work, and the record that says it is done.
+
+A part of the source becomes k ≥ 0 shards, one file of rejects, and `parts/PPPPP.json`, created exclusively and last. The commit record names
+every file with bytes and sha256, so it cannot lie; outputs are named by content, so a second attempt writes the same names; and it counts:
+
+    in = written + Σ filtered(by reason) + Σ rejected(by reason)          exact, or the commit fails
+
+`in` is counted where records appear (`emit`), the right-hand side where they end, so that a record lost on the way is found here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from contextlib import ExitStack
+from typing import Any
+
+import pyarrow as pa
+
+from pipelines.format import storage
+from pipelines.format.document import canon
+from pipelines.format.errors import ConflictError
+from pipelines.format.record import Record
+from pipelines.format.shard import Shard, ShardWriter, _parquet
+from pipelines.format.storage import join
+
+FORMAT = "headwater/1"
+SHARD_BYTES = 256 << 20
+REJECT_SCHEMA = pa.schema([(name, pa.string()) for name in ("id", "origin", "stage", "outcome", "reason", "error")])
+_ERROR_TEXT = 4096  # characters of an error kept per record
+
+
+def commit_path(root: str, part: int) -> str:
+    """Where the commit record of a part lies."""
+    return join(root, "parts", f"{part:05d}.json")
+
+
+class PartWriter:
+    """Takes the records of one part in order and publishes them at once. Leave the block without `commit` and nothing was committed."""
+
+    def __init__(
+        self,
+        root: str,
+        part: int,
+        *,
+        fingerprint: str,
+        encoded: bool = False,
+        shard_bytes: int = SHARD_BYTES,
+        items: int = 1,
+        foreign_data: str | None = None,
+    ) -> None:
+        self.root, self.part, self.fingerprint, self.encoded = root, part, fingerprint, encoded
+        self.shard_bytes, self.items, self.foreign_data = shard_bytes, items, foreign_data
+        self.emitted = self.written = 0
+        self.filtered: Counter[str] = Counter()
+        self.rejected: Counter[str] = Counter()
+        self._sources: dict[str, Counter[str]] = {}
+        self._tokens: Counter[str] = Counter()
+        self._rejects: list[dict[str, Any]] = []
+        self._shards: list[Shard] = []
+        self._files: list[dict[str, Any]] = []
+        self._stack = ExitStack()
+        self._shard: ShardWriter | None = None
+
+    def __enter__(self) -> PartWriter:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stack.close()
+
+    def emit(self, n: int = 1) -> None:
+        """Count `n` more records (or unreadable items) that came in."""
+        self.emitted += n
+
+    def add(self, record: Record) -> None:
+        """Write one record, rolling to a new shard when the present one is full."""
+        if self._shard is None:
+            self._shard = ShardWriter(self.root, self.part, self.written, self.encoded, self.foreign_data)
+            self._stack.enter_context(self._shard)
+        self._shard.add(record)
+        self.written += 1
+        self._count(record)
+        if self._shard.stored >= self.shard_bytes:
+            self._roll()
+
+    def drop(self, record: Record, stage: str, reason: str) -> None:
+        """A record that a filter did not want."""
+        self.filtered[reason] += 1
+        self._note(record.id, record.origin, stage, "filtered", reason, "")
+
+    def reject(self, origin: str, stage: str, reason: str, error: str = "", id: str | None = None) -> None:
+        """A record or an item that could not be used."""
+        self.rejected[reason] += 1
+        self._note(id, origin, stage, "rejected", reason, error)
+
+    def commit(self, stats: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Publish shards, rejects and, exclusively, the commit record. Returns the record; a lost race with equal work returns the winner's."""
+        ends = self.written + self.filtered.total() + self.rejected.total()
+        assert self.emitted == ends, f"part {self.part}: {self.emitted} came in, {ends} went out"
+        self._roll()
+        if self._rejects:
+            self._publish_rejects()
+        record = {
+            "format": FORMAT,
+            "part": self.part,
+            "fingerprint": self.fingerprint,
+            "files": self._files,
+            "shards": [s.as_dict() for s in self._shards],
+            "items": self.items,
+            "in": self.emitted,
+            "written": self.written,
+            "filtered": dict(sorted(self.filtered.items())),
+            "rejected": dict(sorted(self.rejected.items())),
+            "tokens": {k: self._tokens[k] for k in ("text", "visual", "loss", "all")},
+            "sources": {k: dict(sorted(v.items())) for k, v in sorted(self._sources.items())},
+            "stats": stats,
+        }
+        return publish_commit(self.root, record)
+
+    def _roll(self) -> None:
+        if self._shard is not None:
+            shard, files = self._shard.publish()
+            self._shards.append(shard)
+            self._files += files
+            self._stack.close()
+            self._shard = None
+
+    def _count(self, record: Record) -> None:
+        tokens = {"text": 0, "visual": 0, "loss": 0, "all": 0}
+        for s in record.segments:
+            tokens["text"] += s.tokens if s.kind == "tokens" else 0
+            tokens["visual"] += s.tokens if s.kind == "latents" else 0
+            tokens["loss"] += s.tokens if s.role == "target" else 0
+            tokens["all"] += s.tokens
+        source = self._sources.setdefault(record.source, Counter())
+        source.update({"records": 1, **tokens})
+        self._tokens.update(tokens)
+
+    def _note(self, id: str | None, origin: str, stage: str, outcome: str, reason: str, error: str) -> None:
+        row = {"id": id, "origin": origin, "stage": stage, "outcome": outcome, "reason": reason, "error": error[:_ERROR_TEXT]}
+        self._rejects.append(row)
+
+    def _publish_rejects(self) -> None:
+        with storage.building(self.root) as b:
+            b.write(_parquet(pa.Table.from_pylist(self._rejects, schema=REJECT_SCHEMA)))
+            name = f"rejects/{self.part:05d}-{b.sha256[:16]}.parquet"
+            self._files.append({"path": name, "bytes": b.nbytes, "sha256": b.sha256})
+            b.publish(self.root, name)
+
+
+def publish_commit(root: str, record: dict[str, Any]) -> dict[str, Any]:
+    """Create the commit record exclusively. A loser with the same fingerprint accepts the winner's; with another, it is a conflict."""
+    path = commit_path(root, record["part"])
+    if storage.create_exclusive(path, canon(record), scratch=root):
+        return record
+    winner = json.loads(storage.read(path))
+    if winner["fingerprint"] == record["fingerprint"]:
+        return dict(winner)
+    raise ConflictError(
+        "another job has committed this part from other inputs",
+        where=path,
+        found=winner["fingerprint"],
+        allowed=record["fingerprint"],
+        next="give this job another output, or stop the other one",
+    )
