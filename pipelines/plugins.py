@@ -1,7 +1,8 @@
 """What is installed: stages, pages, checks and services, found by entry point so that no import points upward.
 
-In: the name of a group and of a thing in it. Out: the loaded thing, or an error that names what there is. Packages of other people take part
-by declaring entry points; nothing here knows them. Importing an entry point never imports ray or torch (CONTRACTS C10), so finding is cheap.
+In: the name of a group and of a thing in it. Out: the loaded thing, or an error that names what there is. Packages of other people take
+part by declaring entry points; nothing here knows them. Importing an entry point never imports ray or torch (CONTRACTS C10), so finding
+is cheap.
 """
 
 from __future__ import annotations

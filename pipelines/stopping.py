@@ -1,7 +1,7 @@
 """A clean stop: the first SIGINT or SIGTERM asks the job to finish what it holds, the second ends at once, and both say how to go on.
 
-In: the command that was given. Out: status 130 or 143 within `GRACE` seconds, with the command that resumes. Parts are published atomically, so
-leaving in the middle loses at most the parts in hand; that is why the deadline may end the process without asking it.
+In: the command that was given. Out: status 130 or 143 within `GRACE` seconds, with the command that resumes. Parts are published
+atomically, so leaving in the middle loses at most the parts in hand; that is why the deadline may end the process without asking it.
 """
 
 from __future__ import annotations
@@ -33,6 +33,11 @@ class Stopping:
         self.event = event
         if self.signum:
             event.set()
+
+    def check(self) -> None:
+        """Raise if a signal came: for work that ended early because the job was asked to stop."""
+        if self.signum:
+            raise self.error()
 
     def error(self) -> Stopped:
         return Stopped("stopped on request; what was finished is kept", signal=self.signum, next=self.resume)

@@ -1,8 +1,8 @@
 """What people read in a terminal: numbers, tables, and text from data made harmless.
 
-Captions, file names and error texts are other people's bytes: an escape sequence in a caption must not move a cursor, set a title or write to a
-clipboard, so everything that came from data passes `clean` on its way to a terminal. Data goes to stdout, progress to stderr; colours follow
-NO_COLOR and vanish when the stream is not a terminal (rich does both).
+Captions, file names and error texts are other people's bytes: an escape sequence in a caption must not move a cursor, set a title or
+write to a clipboard, so everything that came from data passes `clean` on its way to a terminal. Data goes to stdout, progress to
+stderr; colours follow NO_COLOR and vanish when the stream is not a terminal (rich does both).
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 # and the bidirectional overrides that can make one text look like another.
 _STRING = "\x1b[\\]PX^_][^\x07\x1b\x9c]*(?:\x07|\x1b\\\\|\x9c|$)"
 _CONTROL = re.compile(
-    _STRING + "|\x1b\\[[0-?]*[ -/]*[@-~]?|\x1b[ -/]*[0-~]?|\x9b[0-?]*[ -/]*[@-~]?|[\x00-\x08\x0b-\x1f\x7f-\x9f]|[\u202a-\u202e\u2066-\u2069]"
+    _STRING
+    + "|\x1b\\[[0-?]*[ -/]*[@-~]?|\x1b[ -/]*[0-~]?|\x9b[0-?]*[ -/]*[@-~]?|[\x00-\x08\x0b-\x1f\x7f-\x9f]|[\u202a-\u202e\u2066-\u2069]"
 )
 
 

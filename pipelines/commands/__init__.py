@@ -1,15 +1,15 @@
 """The one command line: `pipelines VERB …`.
 
-A verb is a file of this folder: the file's name is the verb, the first line of its docstring its help, and only the verb that was said is
-imported, so that `pipelines --help` answers at once. A verb's file answers
+A verb is a file of this folder: the file's name is the verb, the first line of its docstring its help, and only the verb that was said
+is imported, so that `pipelines --help` answers at once. A verb's file answers
 
     arguments(parser)       what may be said (`--json` is added here, for every verb)
     answer(args) -> dict    the work; the dict is what `--json` prints, as the only thing on stdout
     show(answer)            the same for people
     status(answer) -> int   optional: the exit status of an answer that is not an error (a failed `verify` is 4)
 
-Errors become exit statuses here and nowhere else (docs/exit_codes.md). With `--json` whatever a library prints goes to stderr: the real stdout is
-set aside before the work begins.
+Errors become exit statuses here and nowhere else (docs/exit_codes.md). With `--json` whatever a library prints goes to stderr: the real
+stdout is set aside before the work begins.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import ast
 import json
+import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -29,7 +30,7 @@ from typing import Any, NoReturn
 from pipelines.format.errors import HeadwaterError, InputError, StorageError
 
 # The order in which a new user meets them; a verb that is not named here is listed after these.
-_ORDER = "demo run stages stats inspect view verify trace status gc forget doctor".split()
+_ORDER = ["demo", "run", "stages", "stats", "inspect", "view", "verify", "trace", "status", "gc", "forget", "doctor"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -81,7 +82,9 @@ def _run(words: list[str], as_json: bool, data: Any) -> int:
         return 0
     verb = _verb(words[0])
     name = words[0]
-    parser = _Parser(prog=f"pipelines {name}", description=(verb.__doc__ or "").strip(), formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = _Parser(
+        prog=f"pipelines {name}", description=(verb.__doc__ or "").strip(), formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object on stdout and nothing else")
     verb.arguments(parser)
     args, rest = parser.parse_known_args(words[1:])
@@ -91,7 +94,7 @@ def _run(words: list[str], as_json: bool, data: Any) -> int:
     args.command = ["pipelines", *words]
     answer = verb.answer(args)
     if as_json:
-        data.write(json.dumps(answer, allow_nan=False, default=str) + "\n")
+        data.write(json.dumps(_finite(answer), allow_nan=False, default=str) + "\n")
     else:
         verb.show(answer)
     return verb.status(answer) if hasattr(verb, "status") else 0
@@ -103,7 +106,9 @@ def _verb(name: str) -> ModuleType:
         from pipelines.plugins import nearest
 
         near = nearest(name, known)
-        raise InputError("there is no such verb", found=name, allowed=", ".join(verbs()), next=f"pipelines {near}" if near else "pipelines --help")
+        raise InputError(
+            "there is no such verb", found=name, allowed=", ".join(verbs()), next=f"pipelines {near}" if near else "pipelines --help"
+        )
     return import_module(f"pipelines.commands.{name}")
 
 
@@ -157,6 +162,15 @@ def _data_channel(as_json: bool) -> Iterator[Any]:
         sys.stdout.flush()
         os.dup2(real, 1)
         os.close(real)
+
+
+def _finite(x: Any) -> Any:
+    """JSON has no NaN and no infinity: a figure that does not exist is null."""
+    if isinstance(x, dict):
+        return {str(key): _finite(value) for key, value in x.items()}
+    if isinstance(x, list | tuple):
+        return [_finite(value) for value in x]
+    return None if isinstance(x, float) and not math.isfinite(x) else x
 
 
 def _failed(error: HeadwaterError, as_json: bool, data: Any) -> int:

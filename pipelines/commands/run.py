@@ -2,8 +2,8 @@
 
     pipelines run STAGE -c FILE [a.b=c …] [--x v]
 
-STAGE is a name from `pipelines stages`; FILE a YAML document or the name of a packaged one. `a.b=c` overrides any key of it (lists by index); a
-flag `--x v` is the key `x=v`. The same command again skips what is finished.
+STAGE is a name from `pipelines stages`; FILE a YAML document or the name of a packaged one. `a.b=c` overrides any key of it (lists by
+index); a flag `--x v` is the key `x=v`. The same command again skips what is finished.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def answer(args: argparse.Namespace) -> dict[str, Any]:
     config = load(stage.config, args.config, overrides(args.rest), plugins.packaged(args.stage))
     if args.dry_run:
         estimate = stage.plan(config)
-        return {"stage": args.stage, "dry_run": True, "rows": [list(row) for row in estimate.rows()], **estimate.as_dict()}
+        return {"stage": args.stage, "dry_run": True, **estimate.as_dict()}
     return carry_out(args.stage, stage, config, args)
 
 
@@ -72,7 +72,9 @@ def overrides(rest: list[str]) -> list[str]:
         elif _assigns(word):
             found.append(word)
         else:
-            raise InputError("this is not understood", where="the command line", found=word, allowed="a.b=c or --x v", next="pipelines run --help")
+            raise InputError(
+                "this is not understood", where="the command line", found=word, allowed="a.b=c or --x v", next="pipelines run --help"
+            )
     return [*found, f"{pending}=true"] if pending is not None else found
 
 
@@ -83,9 +85,23 @@ def _assigns(word: str) -> bool:
 
 def show(answer: dict[str, Any]) -> None:
     if answer.get("dry_run"):
-        table(f"{answer['stage']}: what would be done", ["", ""], [[str(cell) for cell in row] for row in answer["rows"]])
+        _show_estimate(answer)
         return
     from pipelines.summary import show_stats
 
     show_stats(answer)
     say(f"{answer['seconds']} s\n{answer['path']}")
+
+
+def _show_estimate(answer: dict[str, Any]) -> None:
+    known = ("stage", "dry_run", "estimate", "table", "warnings")
+    facts = [[key, value] for key, value in answer.items() if key not in known and not isinstance(value, dict | list)]
+    table(f"{answer['stage']}, not run: {answer['estimate']}", ["", ""], facts)
+    if answer["table"]:
+        columns = list(dict.fromkeys(key for row in answer["table"] for key in row))
+        table("", columns, [[row.get(column) for column in columns] for row in answer["table"]])
+    for key, value in answer.items():
+        if key not in known and isinstance(value, list):  # the command lines of a launch, one a line, ready to copy
+            say("\n".join(" ".join(map(str, line)) if isinstance(line, list) else str(line) for line in value))
+    for warning in answer["warnings"]:
+        say(f"warning: {warning}", stderr=True)

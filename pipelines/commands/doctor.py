@@ -1,0 +1,143 @@
+"""Look at the machine: versions against their floors, torch, Ray, ffmpeg, disk, memory, cores.
+
+A floor is the version that closed a hole or brought a behaviour that headwater relies on. Below a floor is a failure (exit 4), a
+missing optional package is a note. Nothing is changed and nothing is fetched.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from pipelines.terminal import say, size, table
+
+# name, floor, what the floor is for; optional packages are judged only when they are installed.
+FLOORS = (
+    ("ray", "2.56", "pickle in read_webdataset (CVE-2026-57516)"),
+    ("pillow", "13.0.0", "heap overflow in the JPEG decoder (CVE-2026-112403)"),
+    ("pyarrow", "17", "extension types that unpickle (CVE-2023-47248, 14.0.1)"),
+    ("fsspec", "2026.6", "code from reference file systems (CVE-2026-104851)"),
+    ("torch", "2.11", "torch.load with weights_only (CVE-2026-24747, 2.10)"),
+    ("transformers", "5.3", "remote code through config.json (CVE-2026-5241)"),
+    ("av", "18", "the bundled FFmpeg 8.1"),
+    ("numpy", "2.0", "the array interface used here"),
+    ("pydantic", "2.7", "strict JSON validation"),
+    ("tokenizers", "0.20", "the tokenizer.json format written here"),
+    ("zstandard", "0.22", "bounded streaming decompression"),
+)
+OPTIONAL = (
+    ("urllib3", "2.7.0", "decompression bombs (CVE-2026-44432)"),
+    ("aiohttp", "3.14.4", "decompression bombs (CVE-2026-128131)"),
+    ("datasets", "5.2.0", "pickle in the pandas builder (CVE-2026-57845)"),
+    ("hydra-core", "1.3.7", "code from configs (CVE-2026-106439)"),
+    ("diffusers", "0.36", "the VAE encoders"),
+    ("webdataset", "0.2.111", "reading our tars elsewhere"),
+)
+# From these patch levels on tarfile's own extraction filters hold; we stream members and never extract, hence a note and not a failure.
+TARFILE = {(3, 11): 17, (3, 12): 15, (3, 13): 16}
+DISK, MEMORY = 5 << 30, 4 << 30  # the demo with its .venv takes 4 GiB of disk and peaks at 3 GiB of memory, Ray included
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--at", default=".", metavar="DIR", help="the folder whose disk is looked at (default: here)")
+
+
+def answer(args: argparse.Namespace) -> dict[str, Any]:
+    rows = [_python(), *(_package(*row, required=True) for row in FLOORS), *(_package(*row, required=False) for row in OPTIONAL)]
+    rows += [_torch(), _ffmpeg(), _ray_open()]
+    rows += [_cores(), _memory(), _disk(args.at)]
+    return {"ok": all(row["state"] != "fail" for row in rows), "checks": rows}
+
+
+def status(answer: dict[str, Any]) -> int:
+    return 0 if answer["ok"] else 4
+
+
+def show(answer: dict[str, Any]) -> None:
+    table(
+        "doctor",
+        ["", "what", "found", "floor", "note"],
+        [[r["state"], r["what"], r["found"], r["floor"], r["note"]] for r in answer["checks"]],
+    )
+    say("all is well" if answer["ok"] else "something is below its floor: pip install -c constraints.txt -e . brings the known-good set")
+
+
+def _row(what: str, state: str, found: Any, floor: str = "", note: str = "") -> dict[str, str]:
+    return {"what": what, "state": state, "found": str(found), "floor": floor, "note": note}
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    """A version as comparable numbers: "2.13.0+cpu" is (2, 13, 0)."""
+    head = re.match(r"\d+(?:\.\d+)*", text)
+    return tuple(map(int, head[0].split("."))) if head else ()
+
+
+def _package(name: str, floor: str, why: str, *, required: bool) -> dict[str, str]:
+    try:
+        found = version(name)
+    except PackageNotFoundError:
+        return _row(name, "fail" if required else "note", "not installed", floor, why)
+    return _row(name, "ok" if numbers(found) >= numbers(floor) else "fail", found, floor, why)
+
+
+def _python() -> dict[str, str]:
+    here = sys.version_info
+    old = here.micro < TARFILE.get((here.major, here.minor), 0)
+    note = "its tarfile filters can be passed by; headwater never extracts" if old else ""
+    return _row("python", "fail" if here < (3, 11) else "note" if old else "ok", ".".join(map(str, here[:3])), "3.11", note)
+
+
+def _torch() -> dict[str, str]:
+    """Asked in a child: this floor imports no torch."""
+    code = (
+        "import torch; print(torch.__version__, 'cuda', torch.version.cuda, torch.cuda.device_count(), 'threads', torch.get_num_threads())"
+    )
+    try:
+        out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True).stdout
+    except (subprocess.SubprocessError, OSError) as error:
+        return _row("torch loads", "fail", f"{type(error).__name__}", note="pip install torch")
+    return _row("torch loads", "ok", out.strip())
+
+
+def _ffmpeg() -> dict[str, str]:
+    path = shutil.which("ffmpeg")
+    return _row("ffmpeg", "ok" if path else "note", path or "not installed", note="not needed: PyAV brings its own")
+
+
+def _ray_open() -> dict[str, str]:
+    """A Ray dashboard that listens on every interface lets anybody run code here, unless a token is asked for."""
+    port = f"{8265:04X}"  # /proc/net/tcp writes ports in hex
+    try:
+        rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    except OSError:
+        return _row("ray dashboard", "note", "cannot be seen on this system")
+    is_open = any(row[1] == f"00000000:{port}" and row[3] == "0A" for row in rows)
+    if not is_open:
+        return _row("ray dashboard", "ok", "not open to the network")
+    token = os.environ.get("RAY_AUTH_MODE") == "token"
+    return _row("ray dashboard", "ok" if token else "fail", "0.0.0.0:8265", note="set RAY_AUTH_MODE=token or --dashboard-host 127.0.0.1")
+
+
+def _cores() -> dict[str, str]:
+    return _row("cores", "ok", len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
+
+
+def _memory() -> dict[str, str]:
+    try:
+        facts = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+        free = int(facts["MemAvailable"].split()[0]) << 10
+    except (OSError, KeyError):
+        return _row("memory", "note", "cannot be seen on this system", size(MEMORY))
+    return _row("memory", "ok" if free >= MEMORY else "note", f"{size(free)} available", size(MEMORY), "for the demo")
+
+
+def _disk(at: str) -> dict[str, str]:
+    free = shutil.disk_usage(at).free
+    return _row("disk", "ok" if free >= DISK else "note", f"{size(free)} free", size(DISK), "for the demo")

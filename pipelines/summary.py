@@ -1,0 +1,85 @@
+"""What an artifact says of itself: the object behind `stats`, `run --json` and the lineage in every page.
+
+In: the path of any artifact. Out: plain values from its card and from its parents' cards, never from a listing of the folder. Keys that
+do not apply to a kind are absent, so a script can ask `"tokens" in stats`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipelines.format import storage
+from pipelines.format.errors import InputError
+from pipelines.format.manifest import read_card
+from pipelines.terminal import count, say, size, table
+
+_KEYS = ["kind", "data", "name", "fingerprint", "records", "bytes", "tokens", "sources", "in", "written", "filtered", "rejected"]
+_MORE = ["structure", "padding", "fill", "encoding"]  # a plan's and an encoded dataset's own
+
+
+def stats(path: str) -> dict[str, Any]:
+    """The `stats --json` object of an artifact."""
+    card = read_card(path)
+    found = {key: card[key] for key in _KEYS if card.get(key) is not None}
+    if isinstance(card.get("shards"), dict):
+        found["shards"] = card["shards"]["n"]
+    found |= {key: card[key] for key in _MORE if card.get(key) is not None}
+    return found | {"lineage": lineage(path, card)}
+
+
+def lineage(path: str, card: dict[str, Any] | None = None) -> list[dict[str, Any]]:
+    """Every ancestor once, nearest first: path (as seen from here), fingerprint, kind and name where its card can still be read.
+
+    `found` is "missing" for a parent that is gone and "changed" for one whose card now has another fingerprint.
+    """
+    out: list[dict[str, Any]] = []
+    seen: set[tuple[str, str]] = set()
+    queue = _parents(path, card or read_card(path))
+    while queue:
+        place, fingerprint = queue.pop(0)
+        if (place, fingerprint) in seen:
+            continue
+        seen.add((place, fingerprint))
+        row: dict[str, Any] = {"path": place, "fingerprint": fingerprint}
+        try:
+            parent = read_card(place)
+        except InputError:
+            out.append(row | {"found": "missing"})
+            continue
+        same = parent.get("fingerprint") == fingerprint
+        out.append(row | {"kind": parent.get("kind"), "name": parent.get("name"), "found": "yes" if same else "changed"})
+        queue += _parents(place, parent)
+    return out
+
+
+def _parents(path: str, card: dict[str, Any]) -> list[tuple[str, str]]:
+    return [(storage.resolve(p["path"], path), p.get("fingerprint") or "") for p in card.get("parents") or []]
+
+
+def show_stats(found: dict[str, Any]) -> None:
+    """The same for people."""
+    head = " · ".join(str(found[k]) for k in ("kind", "data", "name") if found.get(k))
+    rows: list[list[Any]] = [[k, found[k]] for k in ("records", "shards") if k in found]
+    if "bytes" in found:
+        rows.append(["bytes", f"{count(found['bytes'])} ({size(found['bytes'])})"])
+    rows += [[f"tokens: {k}", n] for k, n in (found.get("tokens") or {}).items()]
+    rows += [[k, found[k]] for k in ("structure", "padding", "fill") if k in found]
+    if "in" in found:
+        rows += [["in", found["in"]], ["written", found.get("written", 0)]]
+        rows += [[f"filtered: {reason}", n] for reason, n in sorted((found.get("filtered") or {}).items())]
+        rows += [[f"rejected: {reason}", n] for reason, n in sorted((found.get("rejected") or {}).items())]
+    table(head, ["", ""], rows)
+    if found.get("sources"):
+        _show_sources(found["sources"])
+    for parent in found.get("lineage") or []:
+        note = {"yes": "", "missing": "  (no longer there)", "changed": "  (has changed since)"}[parent["found"]]
+        say(f"from {parent.get('kind') or '?'} {parent['path']} {parent['fingerprint'][:16]}{note}")
+
+
+def _show_sources(sources: dict[str, dict[str, Any]]) -> None:
+    flat = {
+        name: {**{k: v for k, v in s.items() if not isinstance(v, dict)}, **{f"{k} tokens": v for k, v in (s.get("tokens") or {}).items()}}
+        for name, s in sources.items()
+    }
+    columns = list(dict.fromkeys(key for row in flat.values() for key in row))
+    table("by source", ["source", *columns], [[name, *(row.get(c) for c in columns)] for name, row in flat.items()])
