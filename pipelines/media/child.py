@@ -1,0 +1,256 @@
+"""The guarded child: a disposable process in which bytes from strangers are decoded.
+
+What comes in: the name of a decoding function (`package.module:function`), its arguments, and the untrusted bytes. What goes out: what the
+function yields, one (meta, buffer) at a time; a `Reject` for anything that goes wrong in there. Decoders are C code that has been broken
+before and will be again, so a crash, an endless loop or a memory bomb must cost one record, never the worker:
+
+    worker ──socket: JSON header + raw bytes──▶ child      no pickle in either direction; the bytes travel as an anonymous file
+           ◀──────── one frame per answer ────             a slow reader is simply waited for (the socket is the back-pressure)
+
+The child has an empty environment (no credentials, no proxies), an empty and already deleted working directory, no standard streams, and
+limits on memory, processor time per answer, file size (0) and open files; `jail.py` takes the network, new programs and writing from it
+where the kernel can. It is killed when an answer is late and when its parent dies. One child serves a worker for many records (starting one
+costs about 0.3 s); it is replaced after a failure, and after `RETIRE` calls so that a leaking decoder cannot grow for ever.
+
+The lifeline, not PR_SET_PDEATHSIG, ties the child to its parent: the latter fires when the *thread* that started the child ends, which in a
+thread pool would kill a healthy child and cost an innocent record.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from pipelines.format.errors import Reject, TemporaryError
+
+MEMORY = 3 << 30  # address space: 8192 × 4320 h264 needs 1.4 GB with all its reference frames, and libraries reserve 0.6 GB unused
+WALL_S = 60.0  # waiting for one answer; three times the processor limit, since other work shares the machine
+CPU_S = 20  # processor time per answer
+RETIRE = 1000  # calls a child serves; restarting costs 0.3 ms per call at this rate
+MAX_HEADER = 1 << 20
+MAX_BLOB = 1 << 30
+_START_S = 120.0
+_BOOT = "import sys, json; sys.path[:] = json.loads(sys.argv[1]); from pipelines.media.serve import serve; serve(*map(int, sys.argv[2:]))"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One thing the child yielded: a small JSON object and a buffer that is ours alone."""
+
+    meta: dict[str, Any]
+    blob: bytearray
+
+
+class ChildDied(Exception):
+    """The child is gone or must go; the message says how."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+
+
+class Child:
+    """One guarded process. `call` may be used by one thread at a time; `guarded` below shares children between threads."""
+
+    def __init__(self, memory: int = MEMORY) -> None:
+        ours, theirs = socket.socketpair()
+        alive_end, self._lifeline = os.pipe()
+        paths = [os.path.abspath(p) for p in sys.path]
+        # MALLOC_…: keep freed pictures in the heap instead of returning every one to the kernel; halves the time of large decodes.
+        env = {"LC_ALL": "C.UTF-8", "OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "67108864", "MALLOC_TRIM_THRESHOLD_": "268435456"}
+        fds = (theirs.fileno(), alive_end)
+        argv = [sys.executable, "-I", "-c", _BOOT, json.dumps(paths), *map(str, fds), str(memory)]
+        null = subprocess.DEVNULL
+        try:
+            self._process = subprocess.Popen(argv, env=env, pass_fds=fds, stdin=null, stdout=null, stderr=null, cwd="/")
+        except OSError as e:
+            raise TemporaryError("a decoding process could not be started", found=e, next="free some memory, then run again") from e
+        finally:
+            theirs.close()
+            os.close(alive_end)
+        self._socket = ours
+        self.calls = 0
+        try:
+            self._frame(time.monotonic() + _START_S)
+        except ChildDied as e:
+            raise TemporaryError("a decoding process did not start", found=e) from e
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def call(self, op: str, args: dict[str, Any], data: Any = b"", *, wall_s: float = WALL_S, cpu_s: int = CPU_S) -> Iterator[Answer]:
+        """Run `module:function` on the bytes (or on an open file, which is handed over as it is) and yield its answers.
+
+        Raises `Reject` as the function raised it; `ChildDied` when the process is lost. Leaving the iterator early kills the child."""
+        self.calls += 1
+        done = False
+        try:
+            with _file(data) as fd:
+                self._send({"op": op, "args": args, "cpu_s": cpu_s}, fd)
+            while True:
+                head, blob = self._frame(time.monotonic() + wall_s)
+                if head["kind"] == "answer":
+                    yield Answer(head["meta"], blob)
+                    continue
+                done = True
+                if head["kind"] == "reject":
+                    raise Reject(str(head["reason"]), str(head["detail"]))
+                assert head["kind"] == "end", head
+                return
+        except ChildDied:
+            done = True
+            self.close()
+            raise
+        finally:
+            if not done:
+                self.close()
+
+    def close(self) -> None:
+        """Kill the process and wait for it."""
+        self._process.kill()
+        self._process.wait()
+        self._socket.close()
+        if self._lifeline >= 0:
+            os.close(self._lifeline)
+            self._lifeline = -1
+
+    @property
+    def alive(self) -> bool:
+        return self._lifeline >= 0 and self._process.poll() is None
+
+    def _send(self, head: dict[str, Any], fd: int) -> None:
+        raw = json.dumps(head).encode()
+        self._socket.settimeout(_START_S)
+        try:
+            socket.send_fds(self._socket, [len(raw).to_bytes(4, "big")], [fd])
+            self._socket.sendall(raw)
+        except OSError as e:
+            raise self._death(e) from None
+
+    def _frame(self, deadline: float) -> tuple[dict[str, Any], bytearray]:
+        size = int.from_bytes(self._exactly(4, deadline), "big")
+        if not 0 < size <= MAX_HEADER:
+            raise ChildDied("unreadable", "the decoder answered nonsense")
+        try:
+            head = json.loads(self._exactly(size, deadline))
+            length = int(head["blob"])
+        except (ValueError, KeyError, TypeError):
+            raise ChildDied("unreadable", "the decoder answered nonsense") from None
+        if not 0 <= length <= MAX_BLOB:
+            raise ChildDied("too_large", f"an answer of {length} bytes, allowed {MAX_BLOB}")
+        return head, self._exactly(length, deadline)
+
+    def _exactly(self, n: int, deadline: float) -> bytearray:
+        out = bytearray(n)
+        view, got = memoryview(out), 0
+        while got < n:
+            self._socket.settimeout(max(0.001, deadline - time.monotonic()))
+            try:
+                more = self._socket.recv_into(view[got:])
+            except TimeoutError:
+                raise ChildDied("timeout", "no answer before the deadline") from None
+            except OSError as e:
+                raise self._death(e) from None
+            if not more:
+                raise self._death(None)
+            got += more
+        return out
+
+    def _death(self, error: OSError | None) -> ChildDied:
+        """What the end of the conversation means: the socket closes when the process goes."""
+        try:
+            code = self._process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            return ChildDied("unreadable", f"the decoder stopped answering: {error}")
+        if code in (-signal.SIGXCPU, -signal.SIGKILL):
+            return ChildDied("timeout", "the decoder used up its processor time" if code == -signal.SIGXCPU else "the decoder was killed")
+        name = signal.Signals(-code).name if code < 0 else f"exit {code}"
+        return ChildDied("unreadable", f"the decoder died: {name}")
+
+
+# ---- sharing -----------------------------------------------------------------------------------------------------------------------------
+
+_idle: list[Child] = []
+_lock = threading.Lock()
+_owner = 0
+
+
+def guarded(op: str, args: dict[str, Any], data: Any = b"", *, wall_s: float = WALL_S, cpu_s: int = CPU_S) -> Iterator[Answer]:
+    """`Child.call` on a child of this process: an idle one, else a new one. A lost child costs this record: `Reject("timeout" | …)`."""
+    child = _take()
+    try:
+        yield from child.call(op, args, data, wall_s=wall_s, cpu_s=cpu_s)
+    except ChildDied as e:
+        raise Reject(e.reason, str(e)) from None
+    finally:
+        _give_back(child)
+
+
+def ask(op: str, args: dict[str, Any], data: Any = b"", *, wall_s: float = WALL_S, cpu_s: int = CPU_S) -> Answer:
+    """`guarded` for functions with one answer."""
+    answers = list(guarded(op, args, data, wall_s=wall_s, cpu_s=cpu_s))
+    if len(answers) != 1:
+        raise Reject("unreadable", f"the decoder gave {len(answers)} answers instead of one")
+    return answers[0]
+
+
+def close_children() -> None:
+    """End this process's idle children; the next call starts a new one."""
+    with _lock:
+        children = list(_idle) if _owner == os.getpid() else []
+        _idle.clear()
+    for child in children:
+        child.close()
+
+
+def _take() -> Child:
+    global _owner
+    with _lock:
+        if _owner != os.getpid():  # after a fork the parent's children are not ours to talk to
+            _idle.clear()
+            _owner = os.getpid()
+        while _idle:
+            child = _idle.pop()
+            if child.alive:
+                return child
+            child.close()
+    return Child()
+
+
+def _give_back(child: Child) -> None:
+    if child.alive and child.calls < RETIRE:
+        with _lock:
+            _idle.append(child)
+    else:
+        child.close()
+
+
+@contextlib.contextmanager
+def _file(data: Any) -> Iterator[int]:
+    """A file descriptor of the bytes: an anonymous file in memory, sealed; or the descriptor of a file that is already open."""
+    if hasattr(data, "fileno"):
+        yield data.fileno()
+        return
+    if hasattr(os, "memfd_create"):
+        fd = os.memfd_create("media", os.MFD_CLOEXEC)
+    else:  # not Linux: an unnamed temporary file
+        with tempfile.TemporaryFile() as f:
+            fd = os.dup(f.fileno())
+    try:
+        view, at = memoryview(data), 0
+        while at < len(view):
+            at += os.write(fd, view[at : at + (64 << 20)])
+        os.lseek(fd, 0, os.SEEK_SET)
+        yield fd
+    finally:
+        os.close(fd)

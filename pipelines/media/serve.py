@@ -1,0 +1,113 @@
+"""The inside of the guarded child (`child.py`): take limits upon oneself, then answer calls until the parent goes.
+
+What comes in: on a socket, a JSON header {op, args, cpu_s} with one file descriptor beside it. What goes out: per thing the function yields
+a JSON header {kind: answer, meta, blob: bytes} and the raw buffer; then {kind: end}, or {kind: reject, reason, detail}. A function is
+`op(args: dict, file: BinaryIO) -> Iterator[(meta, buffer)]`; the parent names it, so only trusted code chooses what runs here.
+"""
+
+import contextlib
+import fcntl
+import importlib
+import json
+import os
+import resource
+import signal
+import socket
+import tempfile
+from typing import Any
+
+from pipelines.format.errors import Reject
+from pipelines.media.jail import enter
+
+_F_SETSIG = 10  # Linux: which signal an asynchronous descriptor sends
+_FILES = 64
+
+
+def serve(socket_fd: int, lifeline_fd: int, memory: int) -> None:
+    """The life of a child. Returns when the parent closes the socket."""
+    _die_with(lifeline_fd)
+    _nowhere()
+    connection = socket.socket(fileno=socket_fd)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (_FILES, _FILES))
+    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    enter()
+    _send(connection, {"kind": "ready"})
+    while True:
+        call = _receive(connection)
+        if call is None:
+            return
+        head, fd = call
+        with os.fdopen(fd, "rb") as file:
+            _send(connection, _run(connection, head, file))
+
+
+def _run(connection: socket.socket, head: dict[str, Any], file: Any) -> dict[str, Any]:
+    """Answer one call; the returned header closes it. Whatever the decoder raises is the record's fault, and says so."""
+    try:
+        module, _, function = head["op"].partition(":")
+        run = getattr(importlib.import_module(module), function)
+        _allow(head["cpu_s"])
+        for meta, blob in run(head["args"], file):
+            _send(connection, {"kind": "answer", "meta": meta}, blob)
+            _allow(head["cpu_s"])
+    except Reject as e:
+        return {"kind": "reject", "reason": e.reason, "detail": e.detail}
+    except MemoryError:
+        return {"kind": "reject", "reason": "too_large", "detail": "out of memory while decoding"}
+    except Exception as e:
+        return {"kind": "reject", "reason": "unreadable", "detail": f"{type(e).__name__}: {e}"[:500]}
+    return {"kind": "end"}
+
+
+def _allow(cpu_s: int) -> None:
+    """So much processor time from now on; SIGXCPU ends the process after it."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    resource.setrlimit(resource.RLIMIT_CPU, (int(used.ru_utime + used.ru_stime) + 1 + cpu_s, hard))
+
+
+def _die_with(lifeline: int) -> None:
+    """The kernel sends SIGKILL when the last writer of the pipe, our parent, is gone; a busy interpreter lock cannot delay it."""
+    if hasattr(fcntl, "F_SETOWN"):
+        fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(lifeline, _F_SETSIG, signal.SIGKILL)
+        fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC | os.O_NONBLOCK)
+    with contextlib.suppress(BlockingIOError):
+        if os.read(lifeline, 1) == b"":  # it went before we were listening
+            os._exit(0)
+
+
+def _nowhere() -> None:
+    """A working directory that is empty and no longer has a name: no relative path leads anywhere, nothing can be created in it."""
+    folder = tempfile.mkdtemp()
+    os.chdir(folder)
+    os.rmdir(folder)
+
+
+def _receive(connection: socket.socket) -> tuple[dict[str, Any], int] | None:
+    first, fds, _, _ = socket.recv_fds(connection, 4, 1)
+    if not first:
+        return None
+    size = int.from_bytes(first + _exactly(connection, 4 - len(first)), "big")
+    return json.loads(_exactly(connection, size)), fds[0]
+
+
+def _exactly(connection: socket.socket, n: int) -> bytes:
+    out = bytearray()
+    while len(out) < n:
+        more = connection.recv(n - len(out))
+        if not more:
+            os._exit(0)
+        out += more
+    return bytes(out)
+
+
+def _send(connection: socket.socket, head: dict[str, Any], blob: Any = b"") -> None:
+    view = memoryview(blob).cast("B") if len(blob) else memoryview(b"")
+    raw = json.dumps({**head, "blob": len(view)}).encode()
+    connection.sendall(len(raw).to_bytes(4, "big") + raw)
+    if len(view):
+        connection.sendall(view)
