@@ -1,0 +1,76 @@
+"""What an arm gains over another, paired by seed and question: the statements an ablation exists for.
+
+Three questions, each a table: does adding X help (arm − the first arm)? does X stand in for more of the target (arm − each arm that holds the
+target alone)? and does the arm beat its own controls? Each has the mean, its question error, the interval over seeds × questions and every
+seed's own value, so that a sign that flips between seeds is seen.
+"""
+
+from __future__ import annotations
+
+from trainer.report.evidence import Evidence
+from trainer.report.markup import Markup, table, tag
+from trainer.report.statistics import POWER, Difference, difference
+
+HEADER = ["arms", "difference, points", "± 1 SE", "SEs", "95 % interval", "by seed"]
+
+
+def alone(evidence: Evidence) -> list[str]:
+    """Arms that hold only what the first arm holds: the first arm itself, its repetition, more of the same."""
+    first = {s for s, n in evidence.budgets.get(evidence.arms[0], {}).items() if n}
+    return [a for a in evidence.arms if {s for s, n in evidence.budgets.get(a, {}).items() if n} == first]
+
+
+def between(evidence: Evidence, a: str, b: str) -> Difference | None:
+    """Accuracy of arm a − arm b, paired."""
+    left, right = evidence.answered(a, "correct"), evidence.answered(b, "correct")
+    return None if left is None or right is None or left.shape != right.shape else difference(left, right)
+
+
+def against(evidence: Evidence, arm: str, control: str) -> Difference | None:
+    """Accuracy of an arm − its control (constant, shuffled, blind), paired."""
+    left, right = evidence.answered(arm, "correct"), evidence.answered(arm, f"correct_{control}")
+    return None if left is None or right is None else difference(left, right)
+
+
+def section(evidence: Evidence) -> Markup | None:
+    """The three tables."""
+    if evidence.answered(evidence.arms[0], "correct") is None:
+        return None
+    first, own = evidence.arms[0], alone(evidence)
+    transfer = [(f"{a} − {first}", between(evidence, a, first)) for a in evidence.arms if a != first]
+    others = [a for a in evidence.arms if a not in own]
+    instead = [(f"{a} − {b}", between(evidence, a, b)) for b in own if b != first for a in others]
+    controls = [(f"{a} − {name}", against(evidence, a, c)) for a in evidence.arms for c, name in (("constant", "constant answer"), ("shuffled", "its own shuffled images"))]
+    tables = [_table(f"Over {first}", transfer)]
+    if instead:
+        tables.append(_table("Instead of more of the same", instead))
+    tables.append(_table("Over what needs no picture", controls))
+    return tag("section", tag("h2", "Differences between arms"), *tables, _power(evidence, first), id="differences")
+
+
+def _table(title: str, rows: list[tuple[str, Difference | None]]) -> Markup:
+    cells = []
+    for name, d in rows:
+        if d is not None:
+            seeds = ", ".join(f"{100 * s:+.1f}" for s in d.seeds)
+            interval = f"{100 * d.low:+.1f} … {100 * d.high:+.1f}"
+            strong = abs(d.errors) >= 3
+            cells.append([name, tag("strong" if strong else "span", f"{100 * d.mean:+.1f}"), f"{100 * d.error:.1f}", f"{d.errors:+.1f}", interval, seeds])
+    return table(HEADER, cells, title)
+
+
+def detectable(evidence: Evidence) -> float | None:
+    """The smallest true difference between two arms that these questions would usually show (80 % power, 5 % two-sided), as a share."""
+    found = [d.error for a in evidence.arms[1:] if (d := between(evidence, a, evidence.arms[0])) is not None]
+    return POWER * sum(found) / len(found) if found else None
+
+
+def _power(evidence: Evidence, first: str) -> Markup | None:
+    smallest = detectable(evidence)
+    if smallest is None:
+        return None
+    return tag(
+        "p",
+        f"With these questions and seeds held fixed, a true difference of about {100 * smallest:.1f} points would usually be found (80 % power, 5 % two-sided); ",
+        "a new seed moves an arm by its seed spread on top of that. Bold: three standard errors of questions or more.",
+    )

@@ -1,0 +1,86 @@
+"""Training loss by source, a panel a source and loss, a line an arm: where an arm still falls, and where it has begun to memorise.
+
+The horizontal axis is payload tokens seen in all, because arms differ in size and each arm's schedule ends at its own horizon. Lines are means
+over seeds of a running mean of the logged steps; they are training losses on what the arm itself draws, not an evaluation.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from trainer.report.drawing import colour, draw, figure
+from trainer.report.evidence import Evidence
+from trainer.report.markup import Markup, clean, tag
+from trainer.report.statistics import Floats
+
+POINTS = 120
+UNITS = {"text": "nats a token", "flow": "mean squared error"}
+
+
+def smooth(values: Floats, window: int) -> Floats:
+    """A running mean over the last `window` logged steps (fewer at the start)."""
+    total = np.concatenate([[0.0], np.cumsum(values)])
+    stop = np.arange(1, len(values) + 1)
+    start = np.maximum(0, stop - window)
+    return (total[stop] - total[start]) / (stop - start)
+
+
+def line(evidence: Evidence, arm: str, key: tuple[str, str]) -> tuple[Floats, Floats] | None:
+    """Tokens and loss of one arm, mean over seeds, at most POINTS points."""
+    found = [r.curves[key] for s in evidence.seeds if (r := evidence.runs.get((arm, s))) is not None and key in r.curves]
+    found = [(x, y) for x, y in found if len(x) > 1]
+    if not found:
+        return None
+    end = min(x[-1] for x, _ in found)
+    grid = np.linspace(max(x[0] for x, _ in found), end, POINTS)
+    window = max(1, len(found[0][0]) // 25)
+    return grid, np.mean([np.interp(grid, x, smooth(y, window)) for x, y in found], axis=0)
+
+
+def section(evidence: Evidence) -> Markup | None:
+    """The panels, text losses first."""
+    keys = sorted({k for r in evidence.runs.values() for k in r.curves}, key=lambda k: (k[0] != "text", k[1]))
+    if not keys:
+        return None
+    rows = (len(keys) + 1) // 2
+    drawing = draw(lambda f: _draw(f, evidence, keys, rows), height=0.9 + 1.75 * rows, label="Training loss by source and arm", prefix="curves")
+    caption = "Training loss by source against payload tokens seen (all sources together). Cross-entropy in nats a token; flow loss is comparable only between arms of one encoder."
+    return tag("section", tag("h2", "Loss by source"), figure(drawing, caption), id="losses")
+
+
+def _draw(fig: Any, evidence: Evidence, keys: list[tuple[str, str]], rows: int) -> None:
+    panels = fig.subplots(rows, 2 if len(keys) > 1 else 1, squeeze=False).ravel()
+    for panel, (loss, source) in zip(panels, keys, strict=False):
+        for i, arm in enumerate(evidence.arms):
+            found = line(evidence, arm, (loss, source))
+            if found is not None:
+                panel.plot(*found, color=colour(i), label=arm)
+        panel.set_title(f"{clean(source)}: {'text' if loss == 'text' else 'images'}")
+        panel.set_ylabel(UNITS[loss], fontsize=8)
+        panel.grid(axis="y", alpha=0.35)
+        panel.xaxis.set_major_formatter(_tokens)
+        panel.xaxis.set_major_locator(_ticks())
+        panel.tick_params(labelsize=7.5)
+    for panel in panels[len(keys) :]:
+        panel.set_axis_off()
+    fig.supxlabel("payload tokens seen", fontsize=8.5)
+    handles: dict[str, Any] = {}
+    for panel in panels:
+        for handle, name in zip(*panel.get_legend_handles_labels(), strict=True):
+            handles.setdefault(clean(name), handle)
+    fig.legend(list(handles.values()), list(handles), loc="outside upper left", ncols=2, handlelength=1.6, borderpad=0)
+
+
+def _ticks() -> Any:
+    from matplotlib.ticker import MaxNLocator
+
+    return MaxNLocator(4)
+
+
+def _tokens(value: float, _: Any = None) -> str:
+    for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
+        if abs(value) >= size:
+            return f"{value / size:.3g}{unit}"
+    return f"{value:.0f}"

@@ -1,0 +1,76 @@
+"""report.html: one file, no network, no script, readable in light and dark, on a phone and on paper.
+
+In: `Evidence`. Out: the page as text. Sections come from the other files of this folder, one a figure, in reading order; each returns markup
+or None when the ablation has nothing of its kind. The page allows itself no outside resource by its own policy.
+"""
+
+from __future__ import annotations
+
+from trainer.report import accuracy, arms, caveats, differences, language, lineage, loss_curves, tokens, types
+from trainer.report.evidence import Evidence
+from trainer.report.markup import Markup, joined, link, tag
+
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
+SECTIONS = (  # anchor, name in the navigation, what makes it
+    ("accuracy", "accuracy", accuracy.section),
+    ("caveats", "what this is and is not", caveats.section),
+    ("differences", "differences", differences.section),
+    ("types", "question types", types.section),
+    ("arms", "arms", arms.section),
+    ("tokens", "tokens", tokens.section),
+    ("losses", "losses", loss_curves.section),
+    ("language", "text and images", language.section),
+    ("lineage", "lineage", lineage.section),
+)
+STYLE = Markup("""
+:root{color-scheme:light dark;--ink:#1b1f24;--paper:#fff;--faint:#8a929c;--line:#d9dee4;--soft:#f5f7f9;--bad:#b3261e}
+@media(prefers-color-scheme:dark){:root{--ink:#e4e7eb;--paper:#15181c;--faint:#8d96a1;--line:#333a43;--soft:#1d2127;--bad:#ff8a80}}
+*{box-sizing:border-box}
+body{margin:0;background:var(--paper);color:var(--ink);font:16px/1.55 system-ui,-apple-system,"Segoe UI",sans-serif}
+main{max-width:960px;margin:0 auto;padding:24px 16px 64px}
+h1{font-size:1.7rem;line-height:1.2;margin:.2em 0}
+h2{font-size:1.2rem;margin:2.2em 0 .6em;padding-top:.6em;border-top:1px solid var(--line)}
+p,li{max-width:75ch;overflow-wrap:anywhere}
+nav{display:flex;flex-wrap:wrap;gap:4px 16px;margin:1em 0;font-size:.92rem}
+a{color:inherit}
+figure{margin:1em 0}
+svg{display:block;height:auto;color:var(--ink)}
+svg text{font-family:system-ui,"DejaVu Sans",sans-serif!important}
+figcaption,caption{color:var(--faint);font-size:.86rem;text-align:left;max-width:75ch;padding:.4em 0}
+caption{caption-side:top}
+.scroll{overflow-x:auto;margin:.8em 0}
+table{border-collapse:collapse;font-size:.88rem}
+th,td{padding:.3em .7em;border-bottom:1px solid var(--line);text-align:left;vertical-align:top;white-space:nowrap}
+th.n,td.n{text-align:right;font-variant-numeric:tabular-nums}
+thead th{font-weight:600;background:var(--soft);white-space:normal;vertical-align:bottom}
+tbody th{font-weight:500}
+code{font-size:.88em;background:var(--soft);padding:.1em .3em;border-radius:3px}
+.lead{font-size:1.05rem}
+.weak{color:var(--faint)}
+.bad{color:var(--bad);font-weight:600}
+summary{cursor:pointer}
+@media print{main{max-width:none;padding:0}.scroll{overflow:visible}table{font-size:.68rem}th,td{white-space:normal;padding:.2em .35em}section,figure,tr{break-inside:avoid}nav{display:none}}
+""")
+
+
+def render(evidence: Evidence) -> str:
+    """The whole page."""
+    made = [(anchor, name, section) for anchor, name, make in SECTIONS if (section := make(evidence)) is not None]
+    head = tag(
+        "head",
+        tag("meta", charset="utf-8"),
+        Markup(f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("title", f"{evidence.name}: which data makes one model better at what"),
+        tag("style", STYLE),
+    )
+    nav = tag("nav", *(link(anchor, name) for anchor, name, _ in made))
+    body = tag("body", tag("main", *_opening(evidence), nav, *(section for _, _, section in made)))
+    return f"<!doctype html>\n{tag('html', head, body, lang='en')}\n"
+
+
+def _opening(evidence: Evidence) -> list[Markup]:
+    print_ = str(evidence.card.get("fingerprint", ""))[:16]
+    made = joined([" · fingerprint ", tag("code", print_)]) if print_ else None
+    lead = tag("p", f"{len(evidence.arms)} arms × {len(evidence.seeds)} paired seeds, scale {evidence.scale:g}", made, class_="lead")
+    return [tag("h1", evidence.name), lead]
