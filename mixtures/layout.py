@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -169,12 +169,13 @@ def _build(pieces: tuple[_Piece, ...], begins: bool, ends: bool, isolated: bool,
     if ends and not isolated:
         token[at], position[at], is_target[at] = specials.eos, place, bool(pieces) and _trained(pieces)
     shown = [p for p in pieces if p.image]
-    arrays: list[Any] = [kind, token, segment, offset, turn, position, is_target, image, condition]
-    arrays.append(np.array([p.segment for p in shown], np.int16))
-    arrays += [np.array([p.loss for p in shown], np.bool_), np.array([p.hidden for p in shown], np.bool_)]
-    for a in arrays:
-        a.setflags(write=False)
-    return Layout(*arrays, sum(p.length for p in pieces if not p.copy))
+    image_segment = np.array([p.segment for p in shown], np.int16)
+    image_loss, hidden = np.array([p.loss for p in shown], np.bool_), np.array([p.hidden for p in shown], np.bool_)
+    payload = sum(p.length for p in pieces if not p.copy)
+    out = Layout(kind, token, segment, offset, turn, position, is_target, image, condition, image_segment, image_loss, hidden, payload)
+    for name in Layout.__slots__[:-1]:
+        getattr(out, name).setflags(write=False)
+    return out
 
 
 def _trained(pieces: tuple[_Piece, ...]) -> bool:

@@ -13,7 +13,7 @@ from pipelines.format.errors import InputError
 
 
 class Specials(NamedTuple):
-    """Ids of the structure tokens: V … V+4 after a tokenizer of V ids, or the tokenizer's own where the encode recipe maps them."""
+    """Ids of the structure tokens, as the encoding's card gives them: V … V+4 after a tokenizer of V ids, unless its recipe maps them."""
 
     bos: int
     eos: int
@@ -27,8 +27,7 @@ class Specials(NamedTuple):
         text = encoding.get("text")
         if not text:
             raise InputError("the encoding names no tokenizer, so structure tokens have no ids", allowed="at least one dataset with text")
-        ids = text.get("specials") or {name: text["vocab"] + i for i, name in enumerate(cls._fields)}
-        return cls(**{name: int(ids[name]) for name in cls._fields})
+        return cls(**{name: int(text["specials"][name]) for name in cls._fields})
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ import pytest
 
 from mixtures.layout import layout
 from mixtures.span import SourceRules, Span, Specials
+from pipelines.format.errors import InputError
 from pipelines.format.record import Record, Segment
 
 B, E, I, J, P = SPECIALS = Specials(bos=100, eos=101, boi=102, eoi=103, pad=104)  # B…E is a document, I…J an image
@@ -187,7 +188,11 @@ def test_layouts_are_shared_between_equal_shapes_and_cannot_be_written():
         a.kind[0] = 1
 
 
-def test_specials_come_from_the_card_or_follow_the_vocabulary():
-    assert Specials.of({"text": {"vocab": 50}}) == (50, 51, 52, 53, 54)
+def test_specials_come_from_the_card():
     mapped = {"bos": 1, "eos": 2, "boi": 3, "eoi": 4, "pad": 0}
     assert Specials.of({"text": {"vocab": 50, "specials": mapped}}) == (1, 2, 3, 4, 0)
+
+
+def test_an_encoding_without_a_tokenizer_is_refused():
+    with pytest.raises(InputError, match="no tokenizer"):
+        Specials.of({"image": {"encoder": "pixels"}})
