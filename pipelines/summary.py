@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipelines.format import storage
 from pipelines.format.errors import InputError
-from pipelines.format.manifest import read_card
+from pipelines.format.manifest import parent_path, read_card
 from pipelines.terminal import count, say, size, table
 
 _KEYS = ["kind", "data", "name", "fingerprint", "records", "bytes", "tokens", "sources", "in", "written", "filtered", "rejected"]
@@ -53,7 +52,7 @@ def lineage(path: str, card: dict[str, Any] | None = None) -> list[dict[str, Any
 
 
 def _parents(path: str, card: dict[str, Any]) -> list[tuple[str, str]]:
-    return [(storage.resolve(p["path"], path), p.get("fingerprint") or "") for p in card.get("parents") or []]
+    return [(parent_path({"path": path}, p), p.get("fingerprint") or "") for p in card.get("parents") or []]
 
 
 def show_stats(found: dict[str, Any]) -> None:

@@ -82,9 +82,7 @@ def _run(words: list[str], as_json: bool, data: Any) -> int:
         return 0
     verb = _verb(words[0])
     name = words[0]
-    parser = _Parser(
-        prog=f"pipelines {name}", description=(verb.__doc__ or "").strip(), formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = _Parser(prog=f"pipelines {name}", description=(verb.__doc__ or "").strip(), formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print one JSON object on stdout and nothing else")
     verb.arguments(parser)
     args, rest = parser.parse_known_args(words[1:])
@@ -106,9 +104,7 @@ def _verb(name: str) -> ModuleType:
         from pipelines.plugins import nearest
 
         near = nearest(name, known)
-        raise InputError(
-            "there is no such verb", found=name, allowed=", ".join(verbs()), next=f"pipelines {near}" if near else "pipelines --help"
-        )
+        raise InputError("there is no such verb", found=name, allowed=", ".join(verbs()), next=f"pipelines {near}" if near else "pipelines --help")
     return import_module(f"pipelines.commands.{name}")
 
 

@@ -20,9 +20,7 @@ from pipelines.terminal import clean, say
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", default="out/demo", metavar="DIR", help="where everything is written (default: out/demo)")
-    parser.add_argument(
-        "--journey", default="demo", metavar="FILE", help="another journey: a YAML document or a packaged name (default: demo)"
-    )
+    parser.add_argument("--journey", default="demo", metavar="FILE", help="another journey: a YAML document or a packaged name (default: demo)")
     parser.add_argument("--address", metavar="A", help="a running Ray cluster; default: start one here")
     parser.add_argument("--engine", choices=("ray", "local"), help="override where the journey's steps run")
 

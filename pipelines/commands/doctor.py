@@ -96,9 +96,7 @@ def _python() -> dict[str, str]:
 
 def _torch() -> dict[str, str]:
     """Asked in a child: this floor imports no torch."""
-    code = (
-        "import torch; print(torch.__version__, 'cuda', torch.version.cuda, torch.cuda.device_count(), 'threads', torch.get_num_threads())"
-    )
+    code = "import torch; print(torch.__version__, 'cuda', torch.version.cuda, torch.cuda.device_count(), 'threads', torch.get_num_threads())"
     try:
         out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True).stdout
     except (subprocess.SubprocessError, OSError) as error:

@@ -72,9 +72,7 @@ def overrides(rest: list[str]) -> list[str]:
         elif _assigns(word):
             found.append(word)
         else:
-            raise InputError(
-                "this is not understood", where="the command line", found=word, allowed="a.b=c or --x v", next="pipelines run --help"
-            )
+            raise InputError("this is not understood", where="the command line", found=word, allowed="a.b=c or --x v", next="pipelines run --help")
     return [*found, f"{pending}=true"] if pending is not None else found
 
 

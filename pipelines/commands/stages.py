@@ -25,9 +25,7 @@ def answer(args: argparse.Namespace) -> dict[str, Any]:
         found.append(row)
     result: dict[str, Any] = {"stages": found}
     if args.yamls:
-        result["yamls"] = [
-            {"name": path.stem, "path": str(path)} for folder in plugins.packaged() for path in sorted(folder.glob("*.yaml"))
-        ]
+        result["yamls"] = [{"name": path.stem, "path": str(path)} for folder in plugins.packaged() for path in sorted(folder.glob("*.yaml"))]
     return result
 
 

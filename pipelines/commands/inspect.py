@@ -1,0 +1,110 @@
+"""Show single records: texts, picture sizes, token ids; a plan's sequences; a run's last figures.
+
+pipelines inspect PATH [-n 5] [--skip 0]
+pipelines inspect PATH --id ID
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+from typing import Any
+
+from pipelines import look
+from pipelines.format import storage
+from pipelines.format.dataset import Dataset
+from pipelines.format.errors import InputError
+from pipelines.format.manifest import read_card
+from pipelines.terminal import say, short, table
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("path", metavar="PATH")
+    parser.add_argument("--id", metavar="ID", help="this record of a dataset")
+    parser.add_argument("-n", type=int, default=5, metavar="N", help="how many (default: 5)")
+    parser.add_argument("--skip", type=int, default=0, metavar="K", help="pass over the first K")
+
+
+def answer(args: argparse.Namespace) -> dict[str, Any]:
+    card = read_card(args.path)
+    head = {"kind": card["kind"], "path": args.path}
+    if args.id is not None and card["kind"] != "dataset":
+        raise InputError("--id finds records of a dataset", where=args.path, found=card["kind"], next=f"pipelines trace {args.id} {args.path}")
+    if card["kind"] == "dataset":
+        return head | {"records": _records(args)}
+    if card["kind"] == "plan":
+        return head | {"sequences": _rows(card, "sequences-", args)}
+    if card["kind"] == "run":
+        return head | {"metrics": _last_lines(card, args.n)}
+    return head | {"results": _rows(card, "results", args)}
+
+
+def _records(args: argparse.Namespace) -> list[dict[str, Any]]:
+    dataset = Dataset.open(args.path)
+    words = look.tokenizer(dataset) if dataset.encoding else None
+    if args.id is None:
+        return [look.plain(dataset, found, words) for found in look.first(dataset, args.n, args.skip)]
+    found = look.find(dataset, args.id)
+    if found is None:
+        raise InputError("there is no record of this id", where=args.path, found=args.id, next=f"pipelines inspect {args.path}")
+    return [look.plain(dataset, found, words)]
+
+
+def _rows(card: dict[str, Any], prefix: str, args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Rows of the Parquet files that a card names, in order."""
+    import pyarrow.parquet as pq
+
+    rows: list[dict[str, Any]] = []
+    skip = args.skip
+    for entry in card["files"]:
+        if not (entry["path"].startswith(prefix) and entry["path"].endswith(".parquet")) or len(rows) >= args.n:
+            continue
+        found = pq.read_table(io.BytesIO(storage.read(storage.join(card["path"], entry["path"]))))
+        part = found.slice(min(skip, found.num_rows), args.n - len(rows))
+        skip = max(0, skip - found.num_rows)
+        rows += part.to_pylist()
+    return rows
+
+
+def _last_lines(card: dict[str, Any], n: int) -> list[dict[str, Any]]:
+    where = storage.join(card["path"], "metrics.jsonl")
+    lines = storage.read(where).splitlines()[-n:] if storage.exists(where) else []
+    return [json.loads(line) for line in lines]
+
+
+def show(answer: dict[str, Any]) -> None:
+    if answer["kind"] == "dataset":
+        for record in answer["records"]:
+            _show_record(record)
+    elif answer["kind"] == "plan":
+        for row in answer["sequences"]:
+            say(f"sequence {row['seq']}: {row['length']} positions, {row['payload']} payload tokens, {len(row['spans'])} spans")
+            columns = ["dataset", "source", "shard", "row", "first", "count", "start", "stop", "epoch"]
+            table("", columns, [[span[c] for c in columns] for span in row["spans"]])
+    else:
+        rows = answer.get("metrics") or answer.get("results") or []
+        columns = list(dict.fromkeys(key for row in rows for key in row))
+        table(answer["path"], columns, [[_figure(row.get(c)) for c in columns] for row in rows])
+
+
+def _figure(x: Any) -> Any:
+    return f"{x:.4g}" if isinstance(x, float) else x
+
+
+def _show_record(record: dict[str, Any]) -> None:
+    say(f"{record['id']}  {record['data']} from {record['source']}: {short(record['origin'])}")
+    for key in ("group", "licence", "url", "scores", "fields"):
+        if key in record and not (key == "group" and record["group"] == record["id"]):
+            say(f"  {key}: {short(record[key], 160)}")
+    for i, s in enumerate(record["segments"]):
+        what = [s["kind"], s["role"]]
+        what += [f"atom {s['atom']}"] if "atom" in s else []
+        what += [f"turn {s['turn']}"] if "turn" in s else []
+        what += [f"{s['time_s']:.1f} s"] if "time_s" in s else []
+        what += ["×".join(map(str, s["shape"]))] if s.get("shape") else []
+        what += [f"{s['tokens']} tokens"] if s.get("tokens") else []
+        text = s.get("text")
+        said = f" “{short(text, 160)}”" if text else f" {s['ids']}" if "ids" in s else f" {s['member']}" if s.get("member") else ""
+        say(f"  {i:3} {', '.join(what)}{said}")
+    say()

@@ -1,0 +1,113 @@
+"""Single records, for people: found by id, and told as plain values. Behind `inspect`, `view` and `trace`.
+
+In: a dataset. Out: dictionaries that JSON takes: the text of a text, the size of a picture, the ids of tokens with the words they stand
+for (where the dataset carries its tokenizer). Payload bytes never leave here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from pipelines.format import storage
+from pipelines.format.dataset import Dataset
+from pipelines.format.errors import InputError
+from pipelines.format.record import Record, Segment
+from pipelines.format.storage import join
+
+IDS = 24  # token ids shown of a segment
+
+
+class Found(NamedTuple):
+    """Where a record lies: shard and row count from 0 in the shard table and in the shard's index."""
+
+    shard: int
+    row: int
+    record: Record
+
+
+def find(dataset: Dataset, id: str) -> Found | None:
+    """The record with this id. Reads one flat column per shard until it is found."""
+    import pyarrow.compute as pc
+
+    for i in range(len(dataset.shards)):
+        row = pc.index(dataset.index(i, ["id"])["id"], id).as_py()
+        if row >= 0:
+            return Found(i, row, at(dataset, i, row))
+    return None
+
+
+def at(dataset: Dataset, shard: int, row: int) -> Record:
+    """The record of one index row."""
+    from pipelines.format.shard import record_of
+
+    return record_of(dataset.index(shard).slice(row, 1).to_pylist()[0])
+
+
+def first(dataset: Dataset, n: int, skip: int = 0) -> Iterator[Found]:
+    """The n records after the first `skip`, in written order; shards that are skipped whole are not opened."""
+    for i, shard in enumerate(dataset.shards):
+        if skip >= shard.records:
+            skip -= shard.records
+            continue
+        for row, record in enumerate(dataset.records(i)):
+            if n <= 0:
+                return
+            if row >= skip:
+                yield Found(i, row, record)
+                n -= 1
+        skip = 0
+
+
+def spread(dataset: Dataset, n: int) -> Iterator[Found]:
+    """About n records from all over the dataset: evenly spaced rows, so that a contact sheet is not all of one file."""
+    total = sum(shard.records for shard in dataset.shards)
+    wanted = sorted({k * total // n for k in range(min(n, total))}) if total else []
+    start = 0
+    for i, shard in enumerate(dataset.shards):
+        rows = [k - start for k in wanted if start <= k < start + shard.records]
+        if rows:
+            from pipelines.format.shard import record_of
+
+            for row, values in zip(rows, dataset.index(i).take(rows).to_pylist(), strict=True):
+                yield Found(i, row, record_of(values))
+        start += shard.records
+
+
+def plain(dataset: Dataset, found: Found, words: Any = None) -> dict[str, Any]:
+    """A record as JSON values; keys without a value are absent. `words` is `tokenizer(dataset)`, when it is wanted."""
+    r = found.record
+    whole = {key: getattr(r, key) for key in ("id", "source", "origin", "data", "group", "licence", "url", "phash", "scores", "fields")}
+    told = {key: value for key, value in whole.items() if value not in (None, {}, "")}
+    segments = [_segment(dataset, found.shard, s, words) for s in r.segments]
+    return {**told, "shard": found.shard, "row": found.row, "segments": segments}
+
+
+def _segment(dataset: Dataset, shard: int, s: Segment, words: Any) -> dict[str, Any]:
+    told: dict[str, Any] = {"kind": s.kind, "role": s.role}
+    told |= {key: value for key, value in (("atom", s.atom), ("turn", s.turn)) if value >= 0}
+    for key in ("member", "dtype", "shape", "time_s", "nbytes", "text"):
+        value = getattr(s, key)
+        if value not in (None, ()):
+            told[key] = list(value) if isinstance(value, tuple) else value
+    if s.tokens:
+        told["tokens"] = s.tokens
+    if s.kind == "tokens" and s.nbytes:
+        ids = dataset.array(shard, s)
+        told["ids"] = ids[:IDS].tolist()
+        if words is not None:
+            told["text"] = words.decode(ids.tolist(), skip_special_tokens=False)
+    return told
+
+
+def tokenizer(dataset: Dataset) -> Any:
+    """The tokenizer that an encoded dataset carries, or None."""
+    where = join(dataset.path, "tokenizer.json")
+    if not storage.exists(where):
+        return None
+    from tokenizers import Tokenizer
+
+    try:
+        return Tokenizer.from_str(storage.read(where).decode())
+    except Exception as error:  # the Rust side raises bare Exception
+        raise InputError("the dataset's tokenizer cannot be read", where=where, found=error) from error
