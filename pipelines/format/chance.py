@@ -95,8 +95,8 @@ def noise(key: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
 @overload
 def held_out(group: str, fraction: float, seed: int) -> bool: ...
 @overload
-def held_out(group: Sequence[str], fraction: float, seed: int) -> NDArray[np.bool_]: ...
-def held_out(group: str | Sequence[str], fraction: float, seed: int) -> bool | NDArray[np.bool_]:
+def held_out(group: list[str], fraction: float, seed: int) -> NDArray[np.bool_]: ...
+def held_out(group: str | list[str], fraction: float, seed: int) -> bool | NDArray[np.bool_]:
     """Whether a group stands on the held-out side: the same for every source, arm and training seed."""
     if isinstance(group, str):
         return uniform(draw(group_hash(group), seed, "split")) < fraction

@@ -21,7 +21,7 @@ from pipelines.format import storage
 from pipelines.format.document import canon
 from pipelines.format.errors import ConflictError
 from pipelines.format.record import Record
-from pipelines.format.shard import Shard, ShardWriter, _parquet
+from pipelines.format.shard import Shard, ShardWriter, parquet_bytes
 from pipelines.format.storage import join
 
 FORMAT = "headwater/1"
@@ -142,7 +142,7 @@ class PartWriter:
 
     def _publish_rejects(self) -> None:
         with storage.building(self.root) as b:
-            b.write(_parquet(pa.Table.from_pylist(self._rejects, schema=REJECT_SCHEMA)))
+            b.write(parquet_bytes(pa.Table.from_pylist(self._rejects, schema=REJECT_SCHEMA)))
             name = f"rejects/{self.part:05d}-{b.sha256[:16]}.parquet"
             self._files.append({"path": name, "bytes": b.nbytes, "sha256": b.sha256})
             b.publish(self.root, name)

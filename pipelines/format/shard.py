@@ -94,7 +94,7 @@ SHARD_SCHEMA = pa.schema(
 
 def shard_table(shards: list[Shard]) -> bytes:
     """The shard table as Parquet bytes."""
-    return _parquet(pa.Table.from_pylist([s.as_dict() for s in shards], schema=SHARD_SCHEMA))
+    return parquet_bytes(pa.Table.from_pylist([s.as_dict() for s in shards], schema=SHARD_SCHEMA))
 
 
 def read_shard_table(data: bytes) -> list[Shard]:
@@ -102,7 +102,8 @@ def read_shard_table(data: bytes) -> list[Shard]:
     return [Shard(**row) for row in pq.read_table(pa.BufferReader(data)).to_pylist()]
 
 
-def _parquet(table: pa.Table) -> bytes:
+def parquet_bytes(table: pa.Table) -> bytes:
+    """A table as Parquet: zstd 3, row groups of 10,000, no pandas metadata."""
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd", compression_level=3, row_group_size=ROW_GROUP)
     return cast(bytes, sink.getvalue().to_pybytes())
@@ -159,12 +160,12 @@ class ShardWriter:
                 names[kind] = (name, b)
         table = pa.Table.from_pylist(self._rows, schema=INDEX_SCHEMA)
         index = self._stack.enter_context(storage.building(self.root))
-        index.write(_parquet(table))
+        index.write(parquet_bytes(table))
         names["index"] = (f"index-{self.part:05d}-{index.sha256[:16]}.parquet", index)
         for name, b in names.values():
             b.publish(self.root, name)
         files = [{"path": name, "bytes": b.nbytes, "sha256": b.sha256} for name, b in names.values()]
-        return self._shard({kind: f for kind, f in zip(names, files, strict=True)}), files
+        return self._shard(dict(zip(names, files, strict=True))), files
 
     def _shard(self, files: dict[str, dict[str, Any]]) -> Shard:
         def of(kind: str, key: str) -> Any:

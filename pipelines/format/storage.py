@@ -32,8 +32,9 @@ from pipelines.format.errors import InputError, StorageError
 from pipelines.format.failpoint import failpoint, failpoint_steps
 from pipelines.format.paths import absolute, is_local, join, local, protocol, relative, resolve
 
-__all__ = ["Building", "absolute", "building", "create_exclusive", "delete", "exists", "failpoint", "failpoint_steps", "is_local", "join"]
-__all__ += ["listing", "local", "map_file", "open_read", "protocol", "publish", "read", "read_json", "relative", "replace", "resolve", "size", "sweep"]
+__all__ = ["TMP", "Building", "absolute", "building", "create_exclusive", "delete", "exists", "failpoint", "failpoint_steps", "is_local"]
+__all__ += ["join", "listing", "local", "map_file", "open_read", "protocol", "publish", "read", "read_json", "relative", "replace", "resolve"]
+__all__ += ["size", "sweep"]
 
 TMP = "_tmp"  # scratch of unfinished work below an artifact; `pipelines gc` empties it
 _BLOCK = 8 << 20

@@ -58,11 +58,12 @@ def read_scalar(text: str, name: str) -> Any:
 def _refuse_magic(text: str, name: str) -> None:
     depth = documents = 0
     for event in yaml.parse(text, Loader=_Core):
-        line = event.start_mark.line + 1
+        line = event.start_mark.line + 1 if event.start_mark else 1
         if getattr(event, "anchor", None) is not None:
             raise RecipeError("anchors and aliases are not read", where=f"{name}:{line}", allowed="write the value out")
-        if getattr(event, "tag", None) is not None:
-            raise RecipeError("tags are not read", where=f"{name}:{line}", found=event.tag, allowed="plain values")
+        tag = getattr(event, "tag", None)
+        if tag is not None:
+            raise RecipeError("tags are not read", where=f"{name}:{line}", found=tag, allowed="plain values")
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         documents += isinstance(event, yaml.DocumentStartEvent)
         if depth > MAX_DEPTH:

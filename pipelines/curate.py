@@ -1,0 +1,141 @@
+"""Raw files → curated shards: one function for all five kinds of data.
+
+    part ──source.read──▶ records ──filters──▶ records ──transforms──▶ records ──▶ shards, rejects, commit      (one fused map, a row a part)
+
+Only the descriptor of a part and its summary travel between processes; records never do. The verb on the command line (`text`, `image-text`,
+`video`, `action-video`, `vqa`) states the kind of record that is expected, and a recipe of another kind is refused before anything runs.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from pipelines.build import Build, Watch, build, part_fingerprint, recipe_fingerprint
+from pipelines.format import storage
+from pipelines.format.document import dump, parse, part_name
+from pipelines.format.errors import HeadwaterError, RecipeError, Reject
+from pipelines.format.estimate import Estimate
+from pipelines.format.part import PartWriter
+from pipelines.format.record import Record
+from pipelines.recipe import Recipe
+from pipelines.stage import Job, Rejected, Step
+
+
+class Curate:
+    """The stage behind the five verbs."""
+
+    config = Recipe
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+
+    def plan(self, config: Recipe) -> Estimate:
+        """Parts, files and bytes that would be read."""
+        self._expect(config)
+        parts = config.source.parts()
+        inputs = {tuple(i[:2]) for p in parts for i in p.inputs}
+        facts = {"parts": len(parts), "files": len(inputs), "bytes_in": sum(size for _, size in inputs), "output": config.output}
+        stages = [config.source, *config.filters, *config.transforms]
+        return Estimate(f"{self.kind} {config.name}", facts, [{"step": part_name(s), **_short(s)} for s in stages])
+
+    def run(self, config: Recipe, job: Job) -> str:
+        """Make the dataset; returns its path."""
+        self._expect(config)
+        output = storage.absolute(config.output)
+        recipe, versions = config.resolved(), config.versions()
+        whole = recipe_fingerprint("curate", recipe, versions)
+        items = [
+            {"part": i, "root": output, "spec": p.spec, "items": max(len(p.inputs), 1), "fingerprint": part_fingerprint(whole, p.spec, p.inputs)}
+            for i, p in enumerate(config.source.parts())
+        ]
+        chain = [Step(curate_part, {"recipe": dump(config)}, cpus=config.resources.cpus, name="curate")]
+        return build(job, Build(output, config.name, self.kind, recipe, whole, items, chain, versions=versions))
+
+    def _expect(self, config: Recipe) -> None:
+        if config.source.data != self.kind:
+            raise RecipeError(
+                "the recipe makes another kind of record than the verb says",
+                where=f"source: {part_name(config.source)}",
+                found=config.source.data,
+                allowed=self.kind,
+                next=f"pipelines run {config.source.data} -c …",
+            )
+
+
+TEXT, IMAGE_TEXT, VIDEO, ACTION_VIDEO, VQA = (Curate(k) for k in ("text", "image-text", "video", "action-video", "vqa"))
+
+
+def curate_part(item: dict[str, Any], recipe: dict[str, Any]) -> dict[str, Any]:
+    """Read, filter, transform and commit one part; the commit record is the result."""
+    r = parse(Recipe, recipe)
+    watch = r.error_budget.watch()
+    with PartWriter(
+        item["root"], item["part"], fingerprint=item["fingerprint"], shard_bytes=r.shard_bytes, items=item["items"]
+    ) as writer:
+        for found in _read(r, item["spec"]):
+            writer.emit()
+            if isinstance(found, Rejected):
+                writer.reject(found.origin, "read", found.reason, found.detail)
+                watch.saw(found.detail if found.reason.startswith("error:") else None)
+            else:
+                _one(r, found, writer, watch)
+        return writer.commit()
+
+
+def _read(r: Recipe, spec: dict[str, Any]) -> Iterator[Record | Rejected]:
+    """The source's records; a source that breaks off costs the rest of its part, said as one reject."""
+    origin = f"{part_name(r.source)}:{spec}"
+    try:
+        yield from r.source.read(spec, r.name)
+    except HeadwaterError:
+        raise
+    except Reject as e:
+        yield Rejected(origin, e.reason, e.detail)
+    except Exception as e:
+        yield Rejected(origin, f"error:{type(e).__name__}", traceback.format_exc(limit=-4))
+
+
+def _one(r: Recipe, record: Record, writer: PartWriter, watch: Watch) -> None:
+    """One record through filters and transforms to its end: written, filtered or rejected."""
+    stage = "filter"
+    try:
+        for f in r.filters:
+            stage = part_name(f)
+            reason = f.reason(record)
+            if reason is not None:
+                writer.drop(record, stage, reason)
+                watch.saw(None)
+                return
+        made = [record]
+        for t in r.transforms:
+            stage = part_name(t)
+            made = [out for one in made for out in _apply(t, one)]
+    except HeadwaterError:
+        raise
+    except Reject as e:
+        writer.reject(record.origin, stage, e.reason, e.detail, id=record.id)
+        watch.saw(None)
+        return
+    except Exception as e:
+        detail = traceback.format_exc(limit=-4)
+        writer.reject(record.origin, stage, f"error:{type(e).__name__}", detail, id=record.id)
+        watch.saw(f"{record.id} in {stage}: {e!r}")
+        return
+    watch.saw(None)
+    if not made:
+        writer.drop(record, stage, "empty")
+        return
+    writer.emit(len(made) - 1)
+    for out in made:
+        writer.add(out)
+
+
+def _apply(transform: Any, record: Record) -> Iterable[Record]:
+    return list(transform.apply(record))
+
+
+def _short(part: Any) -> dict[str, Any]:
+    text = ", ".join(f"{k}={v}" for k, v in part.model_dump(mode="json").items())
+    return {"settings": text if len(text) < 160 else text[:157] + "…"}

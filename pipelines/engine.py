@@ -1,0 +1,226 @@
+"""Runs a chain of steps over many items, on Ray or in this process, with the same results. The only importer of ray.
+
+On Ray **a row of the dataset is a part, not a record**: only descriptors and the payload of the part at hand cross the object store, blocks are
+split between rows and never inside, and there is no Ray sort, shuffle or group-by. In process the same steps run one item at a time: for tests,
+for debugging, for machines without Ray, and for resuming a job that has nothing left to do, which therefore never starts Ray.
+
+    items ──from_items──▶ step 1 ──▶ step 2 ──▶ … ──iter_rows──▶ results        (1:1 at every step; functions of equal needs are fused by Ray)
+
+A HeadwaterError inside a step travels as a value and is raised here, so that a person sees it rather than a Ray traceback.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from threading import Event
+from typing import Any
+
+from pipelines.format.errors import HeadwaterError, InputError, Stopped
+from pipelines.stage import Step
+
+WINDOW = 10_000  # items handed to Ray at a time: beyond that its bookkeeping, not the work, takes the time
+BLOCKS_PER_CPU = 4  # Ray's own default makes 200 blocks of anything, and minutes of scheduling out of seconds of work
+
+
+class _Failed:
+    """A HeadwaterError on its way from a worker to the driver."""
+
+    def __init__(self, error: HeadwaterError) -> None:
+        self.error = error
+
+
+class _Box:
+    """Keeps Ray Data from looking inside a row and turning its values into Arrow types."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+def _call(fn: Callable[[Any], Any], item: Any) -> Any:
+    if isinstance(item, _Failed):
+        return item
+    try:
+        return fn(item)
+    except HeadwaterError as e:
+        return _Failed(e)
+
+
+class EngineJob:
+    """A running job (the `Job` of stage.py). Ray is started by the first `map` that has items, and not before."""
+
+    def __init__(self, where: str = "ray", address: str | None = None, cpus: int | None = None, log_path: str | None = None) -> None:
+        self.where, self._address, self._asked = where, address, cpus
+        self.stop = Event()
+        self.scratch = tempfile.mkdtemp(prefix="headwater-")
+        self._log_path, self._started_ray = log_path, False
+
+    @property
+    def cpus(self) -> int:
+        """Processors to plan for."""
+        return self._asked or len(os.sched_getaffinity(0))
+
+    def map(self, chain: list[Step], items: list[dict[str, Any]]) -> Iterator[Any]:
+        """Run every item through the chain; results come in no particular order. Stops between items when `stop` is set."""
+        if not items:
+            return
+        results = self._on_ray(chain, items) if self.where == "ray" else self._in_process(chain, items)
+        for result in results:
+            if isinstance(result, _Failed):
+                raise result.error
+            yield result
+            if self.stop.is_set():
+                raise Stopped("stopped before the job was complete")
+
+    def _in_process(self, chain: list[Step], items: list[dict[str, Any]]) -> Iterator[Any]:
+        calls: list[Any] = [s.fn(**s.kwargs) if inspect.isclass(s.fn) else _bound(s) for s in chain]
+        for item in items:
+            value: Any = item
+            for call in calls:
+                value = _call(call, value)
+            yield value
+
+    def _on_ray(self, chain: list[Step], items: list[dict[str, Any]]) -> Iterator[Any]:
+        ray = self._start_ray()
+        cpus = int(ray.cluster_resources().get("CPU", 1))
+        for start in range(0, len(items), WINDOW):
+            window = items[start : start + WINDOW]
+            rows = [{"row": _Box(item)} for item in window]
+            dataset = ray.data.from_items(rows, override_num_blocks=min(len(rows), BLOCKS_PER_CPU * cpus))
+            for step in chain:
+                dataset = _add_step(ray, dataset, step, cpus, len(window))
+            for row in dataset.iter_rows():
+                yield row["row"].value
+
+    def _start_ray(self) -> Any:
+        os.environ.setdefault("RAY_DEDUP_LOGS", "0")
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+        try:
+            import ray
+            import ray.data
+        except ImportError as e:
+            raise InputError("Ray is not installed", found=e, next="pip install 'ray[data]', or run with engine=local") from e
+        if not ray.is_initialized():
+            quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
+            if self._address:
+                ray.init(address=self._address, **quiet)
+            else:
+                ray.init(address="local", include_dashboard=False, num_cpus=self._asked, object_store_memory=_store_bytes(), **quiet)
+            self._started_ray = True
+        for name in ("ray.data", "ray"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        context.enable_operator_progress_bars = False
+        context.print_on_execution_start = False
+        return ray
+
+    def launch(self, argv: list[str], processes: int = 1, where: str = "local", env: dict[str, str] | None = None) -> int:
+        """Run `python *argv`; several processes go through torchrun here, or srun under SLURM. SIGTERM is passed on when the job stops."""
+        command = [sys.executable, *argv]
+        if where == "slurm":
+            command = ["srun", f"--ntasks={processes}", *command]
+        elif processes > 1:
+            command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", *argv]
+        child = subprocess.Popen(command, env={**os.environ, **(env or {})})
+        while child.poll() is None:
+            if self.stop.wait(0.05):
+                child.terminate()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    child.wait(30)
+                child.kill()
+        return child.wait()
+
+    def log(self, event: str, **fields: Any) -> None:
+        """One line of log.jsonl: clock and host stand here and in no card."""
+        if self._log_path:
+            line = json.dumps({"time": round(time.time(), 3), "host": os.uname().nodename, "event": event, **fields}, default=str)
+            with open(self._log_path, "a", encoding="utf-8") as f:
+                f.write(line + "\n")
+
+    def close(self) -> None:
+        """Give back scratch space and the Ray that this job started."""
+        shutil.rmtree(self.scratch, ignore_errors=True)
+        if self._started_ray:
+            import ray
+
+            ray.shutdown()
+
+
+@contextlib.contextmanager
+def open_job(where: str = "ray", address: str | None = None, cpus: int | None = None, log_path: str | None = None) -> Iterator[EngineJob]:
+    """A job that cleans up after itself."""
+    job = EngineJob(where, address, cpus, log_path)
+    try:
+        yield job
+    finally:
+        job.close()
+
+
+def _bound(step: Step) -> Callable[[Any], Any]:
+    return lambda item: step.fn(item, **step.kwargs)
+
+
+def _add_step(ray: Any, dataset: Any, step: Step, cpus: int, items: int) -> Any:
+    needs: dict[str, Any] = {"num_cpus": step.cpus}
+    if step.gpus:
+        needs["num_gpus"] = step.gpus
+    if not inspect.isclass(step.fn):
+        return dataset.map(_rowwise(step.fn, step.kwargs), **needs)
+    gpus = ray.cluster_resources().get("GPU", 0)
+    free = int(gpus / step.gpus) if step.gpus else max(1, int((cpus - 1) / max(step.cpus, 0.25)))  # one CPU stays for loading and writing
+    actors = max(1, min(step.actors or free, items))
+    return dataset.map(_actor(step.fn), fn_constructor_kwargs=step.kwargs, compute=ray.data.ActorPoolStrategy(size=actors), **needs)
+
+
+def _settle(folder: str) -> None:
+    """Relative paths in a recipe mean the driver's working directory, in every worker that has one of that name."""
+    with contextlib.suppress(OSError):
+        os.chdir(folder)
+
+
+def _rowwise(fn: Callable[..., Any], kwargs: dict[str, Any]) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    folder = os.getcwd()
+
+    def run(row: dict[str, Any]) -> dict[str, Any]:
+        _settle(folder)
+        return {"row": _Box(_call(lambda item: fn(item, **kwargs), row["row"].value))}
+
+    run.__name__ = getattr(fn, "__name__", "step")
+    return run
+
+
+def _actor(cls: Any) -> type:
+    folder = os.getcwd()
+
+    class Actor:
+        def __init__(self, **kwargs: Any) -> None:
+            _settle(folder)
+            try:
+                self._call: Any = cls(**kwargs)
+            except HeadwaterError as e:  # a setting that cannot work must reach the person, not die as a lost actor
+                failed = _Failed(e)
+                self._call = lambda item: failed
+
+        def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+            return {"row": _Box(_call(self._call, row["row"].value))}
+
+    Actor.__name__ = cls.__name__
+    return Actor
+
+
+def _store_bytes() -> int:
+    """A tenth of memory, within 300 MiB and 8 GiB: parts are small and never live long in the object store."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return max(300 << 20, min(memory // 10, 8 << 30))

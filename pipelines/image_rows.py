@@ -1,0 +1,161 @@
+"""Rows of a table that name image files: planned once on the driver, read part by part.
+
+What comes in: a folder, the table in it, and how a row names its image. What goes out: parts of at most 1,000 images and 256 MiB, whose
+specs say where the rows lie; then, in a worker, the bytes of each image with its rows. The table is scanned once and never held. A part's spec
+carries a digest of its rows instead of the table's date, so that rows appended to a table add parts and change none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+
+from pipelines.format.document import canon
+from pipelines.format.errors import HeadwaterError, Reject
+from pipelines.format.storage import join, read
+from pipelines.listing import PART_BYTES, PART_FILES, Input, list_files
+from pipelines.pictures import SUFFIXES as IMAGES
+from pipelines.stage import Rejected, SourcePart
+from pipelines.table import SUFFIXES as TABLES
+from pipelines.table import Row, beside, matching, pick, scan
+
+PART_ROWS = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """What becomes one record: images (path, bytes) and the rows about them, as (ordinal, value, joined value)."""
+
+    origin: str
+    images: list[tuple[str, bytes]]
+    rows: list[tuple[int, Any, Any]]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """How a table is read. `images_of` gives the image paths of a row, relative to the table's folder (none = the row is no item: `Reject`).
+    `merge` puts all rows about one image into one item. `joined` is a second table of the same source, matched by the column `on`."""
+
+    path: str
+    table: str
+    images_of: Callable[[Any], list[str]]
+    merge: bool = False
+    key: str | None = None
+    joined: str | None = None
+    joined_key: str | None = None
+    on: str = "question_id"
+
+    def parts(self) -> list[SourcePart]:
+        """Parts in the order of the tables' rows; with `merge`, in the order in which images first appear."""
+        listed = list_files(self.path)
+        files = {f.path: f for f in listed if f.path.lower().endswith(IMAGES)}
+        names = [f.path for f in listed if f.path.lower().endswith(TABLES)]
+        other = self._other(names)
+        return [part for table in matching(self.table, names) for part in _cut(table, self._entries(table, files, other), files)]
+
+    def items(self, spec: dict[str, Any]) -> Iterator[Item | Rejected]:
+        """The items of a part, in order."""
+        entries = spec["items"]
+        rows = pick(join(self.path, spec["table"]), [(r[1], r[2]) for e in entries if len(e) == 3 for r in e[2]])
+        spots = [(r[3], r[4]) for e in entries if len(e) == 3 for r in e[2] if len(r) > 3]
+        other = pick(join(self.path, spec["joined"]), spots) if spots else {}
+        for entry in entries:
+            if len(entry) == 4:
+                yield Rejected(*entry[1:])
+                continue
+            origin, images, found = entry
+            try:
+                data = [(image, read(join(self.path, image))) for image in images]
+            except HeadwaterError as error:
+                yield Rejected(origin, "unreadable", error.what)
+                continue
+            yield Item(origin, data, [(r[0], rows[r[1]], other.get(r[3]) if len(r) > 3 else None) for r in found])
+
+    def _other(self, names: list[str]) -> tuple[str, dict[Any, tuple[int, int, str]]]:
+        if self.joined is None:
+            return "", {}
+        table = matching(self.joined, names)[0]
+        rows = (r for r in scan(join(self.path, table), self.joined_key) if isinstance(r.value, dict) and self.on in r.value)
+        return table, {r.value[self.on]: (r.at, r.size, canon(r.value).decode()) for r in rows}
+
+    def _entries(self, table: str, files: dict[str, Input], other: tuple[str, dict[Any, tuple[int, int, str]]]) -> list[_Entry]:
+        seen: dict[tuple[str, ...], _Entry] = {}
+        out: list[_Entry] = []
+        for row in scan(join(self.path, table), self.key):
+            try:
+                images, joined = self._place(table, row, files, other[1])
+            except Reject as reject:
+                out.append(_Entry(f"{table}#{row.number}", (), reject=reject))
+                continue
+            entry = seen.get(images)
+            if entry is None or not self.merge:
+                # An image that more than one row names, each for itself, needs more than its path to tell its records apart.
+                origin = f"{images[0]}#{row.number}" if entry is not None or len(images) > 1 else images[0]
+                entry = _Entry(origin, images, sum(files[i].bytes for i in set(images)))
+                seen.setdefault(images, entry)
+                out.append(entry)
+            entry.add(row, joined, other[0])
+        return out
+
+    def _place(self, table: str, row: Row, files: dict[str, Input], other: dict[Any, tuple[int, int, str]]) -> tuple[tuple[str, ...], Any]:
+        if row.problem:
+            raise row.problem
+        images = tuple(beside(table, image) for image in self.images_of(row.value))
+        for image in images:
+            if image not in files:
+                raise Reject("unreadable", f"no such image file: {image[:200]}")
+        if self.joined is None:
+            return images, None
+        match = other.get(row.value.get(self.on)) if isinstance(row.value, dict) else None
+        if match is None:
+            raise Reject("unreadable", f"no row in {self.joined} with this {self.on}")
+        return images, match
+
+
+class _Entry:
+    """An item as it is planned: its rows' places and a running digest of what they say."""
+
+    def __init__(self, origin: str, images: tuple[str, ...], nbytes: int = 0, reject: Reject | None = None) -> None:
+        self.origin, self.images, self.nbytes, self.reject = origin, images, nbytes, reject
+        self.rows: list[list[int]] = []
+        self.digest = sha256()
+        self.joined = ""
+
+    def add(self, row: Row, joined: Any, table: str) -> None:
+        spot = [row.number, row.at, row.size]
+        self.digest.update(canon(row.value))
+        if joined is not None:
+            spot += joined[:2]
+            self.digest.update(joined[2].encode())
+            self.joined = table
+        self.rows.append(spot)
+
+    def spec(self) -> list[Any]:
+        if self.reject is not None:
+            return ["reject", self.origin, self.reject.reason, self.reject.detail]
+        return [self.origin, list(self.images), self.rows]
+
+
+def _cut(table: str, entries: list[_Entry], files: dict[str, Input]) -> Iterator[SourcePart]:
+    run: list[_Entry] = []
+    for entry in entries:
+        full = run and (
+            sum(e.nbytes for e in run) + entry.nbytes > PART_BYTES
+            or len(run) >= PART_FILES
+            or sum(len(e.rows) for e in run) + len(entry.rows) > PART_ROWS
+        )
+        if full:
+            yield _part(table, run, files)
+            run = []
+        run.append(entry)
+    if run:
+        yield _part(table, run, files)
+
+
+def _part(table: str, run: list[_Entry], files: dict[str, Input]) -> SourcePart:
+    digest = sha256(b"".join(e.digest.digest() for e in run)).hexdigest()
+    spec = {"table": table, "items": [e.spec() for e in run], "digest": digest, "joined": next((e.joined for e in run if e.joined), "")}
+    names = dict.fromkeys(image for e in run for image in e.images)
+    return SourcePart(spec, [files[name].as_list() for name in names])

@@ -1,0 +1,147 @@
+"""The contracts: what a source, a filter, a transform and a stage must answer. One method each, one type per answer.
+
+    Source     parts() → units of work;  read(part) → records, or what could not be read
+    Filter     reason(record) → why to drop it, or None
+    Transform  apply(record) → none, one or many records
+    Across     rounds of map and reduce over a whole dataset (duplicates, balancing), ending in ids and reasons
+    Stage      config, plan(config) → Estimate, run(config, job) → path of the artifact
+
+Parts never meet the engine: they are plain Python and are tested without a cluster. A filter or transform raises `Reject` to cost one record;
+any other exception costs one record too, is counted as `error:<Class>`, and weighs on the job's error budget.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from threading import Event
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+from pipelines.format.document import Part
+from pipelines.format.errors import Reject
+from pipelines.format.estimate import Estimate
+from pipelines.format.record import Record
+
+__all__ = ["Across", "Estimate", "Filter", "Job", "Part", "Record", "Reject", "Rejected", "Source", "SourcePart", "Stage", "Step", "Transform"]
+
+
+@dataclass(frozen=True, slots=True)
+class SourcePart:
+    """One unit of work: `spec` is JSON that `read` understands, `inputs` the files behind it as [relative path, bytes, tag]."""
+
+    spec: dict[str, Any]
+    inputs: list[list[Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """An item of a part that could not be turned into a record; everything else of the part still is."""
+
+    origin: str
+    reason: str
+    detail: str = ""
+
+
+class Source(Part):
+    """Where records come from. `data` says their kind; parts must be a pure function of the recipe and the sorted listing."""
+
+    version: ClassVar[int] = 1
+    data: ClassVar[str]
+
+    def parts(self) -> list[SourcePart]:
+        """The units of work, numbered by their place in this list."""
+        raise NotImplementedError
+
+    def read(self, spec: dict[str, Any], source: str) -> Iterator[Record | Rejected]:
+        """The records of one part, in a fixed order; `source` is the recipe's name and goes into every record."""
+        raise NotImplementedError
+
+
+class Filter(Part):
+    """A reason to drop a record. The reason is the filter's file name, with `.detail` when it has several rules."""
+
+    version: ClassVar[int] = 1
+
+    def reason(self, record: Record) -> str | None:
+        """Why this record is dropped, or None to keep it."""
+        raise NotImplementedError
+
+
+class Transform(Part):
+    """A change of a record into none, one or many. Derived records get origins that end in `~k`."""
+
+    version: ClassVar[int] = 1
+
+    def apply(self, record: Record) -> Iterable[Record]:
+        """What becomes of this record."""
+        raise NotImplementedError
+
+
+Row = tuple[int, bytes, Any]
+
+
+class Across(Part):
+    """A stage over a whole dataset, independent of sharding and workers.
+
+    `rounds` is a list of (map, reduce): map turns a part (or a row of the round before) into rows (bucket, key, value); reduce sees one bucket,
+    sorted by key, and gives rows for the next round; the last reduce gives (id, reason) of the records to drop. `buckets` is a constant of the
+    recipe, never the number of workers.
+    """
+
+    version: ClassVar[int] = 1
+    buckets: int = 64
+
+    def rounds(self) -> list[tuple[Callable[[Any], Iterable[Row]], Callable[[Iterable[Row]], Iterable[Any]]]]:
+        """The rounds, in order."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a chain: a function item → item, or a class that is set up once per worker and then called with items.
+
+    cpus and gpus are what one call needs at a time; `actors` is how many workers a class gets (None: one per GPU or CPU that is free).
+    """
+
+    fn: Callable[..., Any]
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    cpus: float = 1.0
+    gpus: float = 0.0
+    actors: int | None = None
+    name: str | None = None
+
+
+class Job(Protocol):
+    """What a stage may use of the engine."""
+
+    where: str
+    cpus: int
+    scratch: str
+    stop: Event
+
+    def map(self, chain: list[Step], items: list[dict[str, Any]]) -> Iterator[Any]:
+        """Run every item through the chain; results come in no particular order."""
+        ...
+
+    def launch(self, argv: list[str], processes: int = 1, where: str = "local", env: dict[str, str] | None = None) -> int:
+        """Run a Python module or script (argv after `python`) as that many processes that find one another; returns the exit status."""
+        ...
+
+    def log(self, event: str, **fields: Any) -> None:
+        """A line for log.jsonl and, briefly, for the person watching."""
+        ...
+
+
+@runtime_checkable
+class Stage(Protocol):
+    """What an entry point of the group `pipelines.stages` names. Importing it loads neither ray nor torch."""
+
+    config: type[Any]
+
+    def plan(self, config: Any) -> Estimate:
+        """What running this would take and give, without running it."""
+        ...
+
+    def run(self, config: Any, job: Job) -> str:
+        """Make the artifact; returns its path."""
+        ...
