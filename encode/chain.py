@@ -1,0 +1,222 @@
+"""The work on one part, as three steps that the engine places: load (CPU) -> encode (device) -> write (CPU).
+
+    load     rows of the parent shard -> texts as ids, each distinct image decoded and resized once, as one uint8 array
+    Encode   that array -> stored bytes of latents, in padded batches of one size; the only step that holds a network
+    write    records with ids and latents -> shards, rejects, statistics, commit record
+
+Only plain values pass between them, at most some hundred MiB per part. A record whose image cannot be read is rejected with the reason; its
+text is not kept either, since half a record is another record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from encode.encoder import ImageEncoder, ImageEncoding, LoadedTokenizer, Machine, TextEncoder
+from encode.stats import Moments
+from pipelines.format import codec, storage
+from pipelines.format.dataset import Dataset, open_cached
+from pipelines.format.errors import Reject
+from pipelines.format.part import PartWriter
+from pipelines.format.record import Record, Segment
+from pipelines.format.shard import record_of
+from pipelines.media import images
+
+Lost = tuple[str, str, str, str]  # origin, id, reason, detail of a record that cannot be kept
+Place = tuple[int, int]  # offset and length of a payload in the parent's data file: what tells distinct images of a part apart
+
+
+def load(
+    item: dict[str, Any],
+    dataset: tuple[str, str],
+    text: TextEncoder,
+    encoder: ImageEncoder | None = None,
+    encode_later: bool = False,
+    other: tuple[str, str] | None = None,
+) -> dict[str, Any]:
+    """A part -> its records with token ids, and `pictures` uint8 [n, height, width, 3] with `slots` from place to row.
+
+    `dataset` and `other` are (path, fingerprint); `other` is an encoded dataset whose latents are pointed at; `encode_later` points at the
+    parent's image files instead (`storage: none`). In both cases `foreign` is the data file meant, and there are no pictures.
+    """
+    parent = open_cached(*dataset)
+    records = rows(parent, item["shard"], item["first"], item["rows"])
+    lost: list[Lost] = []
+    out = {"part": item["part"], "fingerprint": item["fingerprint"], "foreign": None, "slots": {}, "pictures": None}
+    if other is not None:
+        reused = open_cached(*other)
+        records, lost = pointed(records, reused, item["other"])
+        out["foreign"] = None if item["other"] is None else data_file(reused, item["other"])
+    elif encode_later and encoder is not None:
+        grid = encoder.grid()
+        records = [with_images(r, lambda s: pointer(s, grid.tokens, grid.channels)) for r in records]
+        out["foreign"] = data_file(parent, item["shard"])
+    elif encoder is not None:
+        out["pictures"], out["slots"], bad = prepared(parent, item["shard"], records, encoder)
+        records, lost = readable(records, bad)
+    return {**out, "records": tokenised(records, tokenizer(text.model_dump_json(), text)), "lost": lost}
+
+
+def prepared(
+    parent: Dataset, i: int, records: list[Record], encoder: ImageEncoder
+) -> tuple[np.ndarray | None, dict[Place, int], dict[Place, Reject]]:
+    """Each distinct image of the records decoded once: (pictures, row of each place, what could not be read)."""
+    slots: dict[Place, int] = {}
+    bad: dict[Place, Reject] = {}
+    pictures: list[np.ndarray] = []
+    for s in (s for r in records for s in r.segments if s.kind == "image"):
+        if place(s) in slots or place(s) in bad:
+            continue
+        try:
+            pictures.append(encoder.picture(images.decode(bytes(parent.payload(i, s)))))
+            slots[place(s)] = len(pictures) - 1
+        except Reject as e:
+            bad[place(s)] = e
+    return (np.stack(pictures) if pictures else None), slots, bad
+
+
+class Encode:
+    """The step that holds the network. Set up once per worker."""
+
+    def __init__(self, encoder: ImageEncoder, codec_name: str, device: str | None = None, threads: int = 1) -> None:
+        self.encoding = ImageEncoding(encoder, device)
+        self.codec_name, self.threads = codec_name, threads
+
+    def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
+        pictures = item["pictures"]
+        out: list[bytes] = []
+        batch = self.encoding.encoder.batch
+        with threads(self.encoding.machine, self.threads):
+            for first in range(0, 0 if pictures is None else len(pictures), batch):
+                latents = self.encoding.encode(pictures[first : first + batch])
+                out += [codec.encode_latents(x, self.codec_name) for x in latents]
+        return {**item, "pictures": None, "latents": out, "encoder": self.encoding.fingerprint}
+
+
+def write(item: dict[str, Any], root: str, codec_name: str, shard_bytes: int, shape: tuple[int, int] | None = None) -> dict[str, Any]:
+    """Publish the part; `shape` = (tokens, channels) of an image that this dataset stores. Returns the commit record."""
+    latents: list[bytes] = item.get("latents", [])
+    slots: dict[Place, int] = item["slots"]
+    used: dict[int, None] = {}  # in order of first use, so that statistics do not depend on anything else
+    foreign = item["foreign"] and storage.relative(item["foreign"], storage.absolute(root))
+    with PartWriter(root, item["part"], fingerprint=item["fingerprint"], encoded=True, shard_bytes=shard_bytes, foreign_data=foreign) as writer:
+        writer.emit(len(item["records"]) + len(item["lost"]))
+        for origin, id, reason, detail in item["lost"]:
+            writer.reject(origin, "encode", reason, detail, id=id)
+        for record in item["records"]:
+            if shape is not None:
+                used.update((slots[place(s)], None) for s in record.segments if s.kind == "image")
+                record = with_images(record, lambda s: stored(s, latents[slots[place(s)]], codec_name, *shape))
+            writer.add(record)
+        if shape is None or not used:
+            return writer.commit({})
+        moments = Moments.none(shape[1])
+        for slot in used:
+            moments = moments.merged(Moments.of(codec.decode_latents(latents[slot], codec_name, *shape)))
+        return writer.commit({"latents": moments.as_json(), "images": len(used), "encoder": item["encoder"]})
+
+
+@contextmanager
+def threads(machine: Machine, number: int) -> Iterator[None]:
+    """A fixed number of torch threads on a CPU, put back afterwards: another number may split a sum elsewhere and change its last bit."""
+    if machine.device != "cpu" or machine.kind == "any":
+        yield
+        return
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def rows(dataset: Dataset, i: int, first: int, count: int) -> list[Record]:
+    """Records [first, first + count) of shard i, without payloads."""
+    return [record_of(row) for row in dataset.index(i).slice(first, count).to_pylist()]
+
+
+def place(s: Segment) -> Place:
+    assert s.offset is not None and s.nbytes is not None, "an image of a curated dataset has its bytes in the data file"
+    return s.offset, s.nbytes
+
+
+def with_images(record: Record, change: Callable[[Segment], Segment]) -> Record:
+    return replace(record, segments=tuple(change(s) if s.kind == "image" else s for s in record.segments))
+
+
+def stored(s: Segment, payload: bytes, name: str, tokens: int, channels: int) -> Segment:
+    """An image segment as latents that this dataset stores."""
+    kept = {"kind": "latents", "dtype": name, "shape": (tokens, channels), "tokens": tokens, "member": None}
+    return replace(s, payload=payload, offset=None, nbytes=len(payload), **kept)  # type: ignore[arg-type]
+
+
+def pointer(s: Segment, tokens: int, channels: int) -> Segment:
+    """An image segment that stays an image file in the parent's data, counted as the latents it will become (`storage: none`)."""
+    return replace(s, kind="latents", shape=(tokens, channels), tokens=tokens, member=None)
+
+
+def readable(records: list[Record], bad: dict[Place, Reject]) -> tuple[list[Record], list[Lost]]:
+    kept: list[Record] = []
+    lost: list[Lost] = []
+    for record in records:
+        wrong = next((bad[place(s)] for s in record.segments if s.kind == "image" and place(s) in bad), None)
+        if wrong is None:
+            kept.append(record)
+        else:
+            lost.append((record.origin, record.id, wrong.reason, wrong.detail))
+    return kept, lost
+
+
+def pointed(records: list[Record], other: Dataset, j: int | None) -> tuple[list[Record], list[Lost]]:
+    """Records whose images are the latents that shard j of another dataset stores for the same ids."""
+    theirs = {} if j is None else {r.id: [s for s in r.segments if s.kind == "latents"] for r in other.records(j)}
+    kept: list[Record] = []
+    lost: list[Lost] = []
+    for record in records:
+        if record.id in theirs:
+            kept.append(with_images(record, partial(same_place, iter(theirs[record.id]))))
+        else:
+            lost.append((record.origin, record.id, "not_encoded", "the reused dataset has no latents for this record"))
+    return kept, lost
+
+
+def same_place(theirs: Iterator[Segment], s: Segment) -> Segment:
+    latents = next(theirs)
+    kept = {k: getattr(latents, k) for k in ("kind", "dtype", "shape", "tokens", "offset", "nbytes")}
+    return replace(s, member=None, **kept)
+
+
+def data_file(dataset: Dataset, i: int) -> str | None:
+    """Where the data file of shard i lies, which may be in yet another dataset."""
+    name = dataset.shards[i].data
+    return None if name is None else storage.resolve(name, storage.absolute(dataset.path))
+
+
+def tokenised(records: list[Record], tokenizer: LoadedTokenizer) -> list[Record]:
+    """All texts of a part in one call: the tokenizer's own threads share them."""
+    texts = [s.text or "" for r in records for s in r.segments if s.kind == "text"]
+    ids = iter(tokenizer.encode(texts))
+    return [replace(r, segments=tuple(as_tokens(s, next(ids)) if s.kind == "text" else s for s in r.segments)) for r in records]
+
+
+def as_tokens(s: Segment, ids: np.ndarray) -> Segment:
+    payload = ids.astype(ids.dtype.newbyteorder("<")).tobytes()
+    return replace(s, kind="tokens", text=None, payload=payload, dtype=ids.dtype.name, shape=(len(ids),), tokens=len(ids), nbytes=len(payload))
+
+
+_tokenizers: dict[str, LoadedTokenizer] = {}
+
+
+def tokenizer(key: str, text: TextEncoder) -> LoadedTokenizer:
+    """One loaded tokenizer per worker process."""
+    if key not in _tokenizers:
+        _tokenizers[key] = text.load()
+    return _tokenizers[key]

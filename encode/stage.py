@@ -1,0 +1,160 @@
+"""The encode stage: a curated dataset -> an encoded one, so that every ablation reads latents and token ids for nothing.
+
+    parent shards -> parts -> load (CPU) -> encode (device) -> write (CPU) -> shards -> card with encoding and statistics
+
+Text becomes tokens and images become latents; a record keeps its id, group, roles, atoms, turns, caption names, times, fields, scores and
+licence. Each distinct image of a part is encoded once, and the records that show it share its bytes. The card's `encoding` says all that
+a planner or a trainer needs: vocabulary, structure tokens, latent shape, codec, statistics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from encode.encoder import ImageEncoder
+from encode.encoders.reuse import Reuse
+from encode.estimate import estimate
+from encode.parts import VERSION, encode_parts, encoding_identity
+from encode.recipe import EncodeRecipe
+from encode.stats import Moments, merge, publish
+from pipelines.build import Build, build
+from pipelines.format import storage
+from pipelines.format.dataset import Dataset
+from pipelines.format.document import dump, fingerprint, part_name
+from pipelines.format.errors import InputError, RecipeError
+from pipelines.format.estimate import Estimate
+from pipelines.format.manifest import file_entry, parent
+from pipelines.format.part import FORMAT
+from pipelines.stage import Job, Step
+
+Commits = Callable[[], Iterator[dict[str, Any]]]
+
+
+class EncodeStage:
+    """`pipelines run encode -c RECIPE.yaml`."""
+
+    config = EncodeRecipe
+    summary = "texts to token ids and images to latents: a curated dataset -> an encoded one"
+
+    def plan(self, config: EncodeRecipe) -> Estimate:
+        """Images, tokens and disk, without encoding anything."""
+        return estimate(config, opened(config))
+
+    def run(self, config: EncodeRecipe, job: Job) -> str:
+        """Make the encoded dataset; returns its path."""
+        dataset = opened(config)
+        output = storage.absolute(config.output)
+        # No path stands in the fingerprint: the parent is known by how it was made, weights and tokenizer by their hashes.
+        made = {"parent": dataset.card.get("recipe_fingerprint"), **encoding_identity(config), "seed": config.seed}
+        return build(
+            job,
+            Build(
+                output=output,
+                name=config.name or dataset.card["name"],
+                data=dataset.data,
+                recipe=dump(config),
+                fingerprint=fingerprint({"format": FORMAT, "stage": "encode", "version": VERSION, **made}),
+                parts=encode_parts(config, dataset),
+                chain=chain(config, dataset, output, job),
+                parents=[parent(dataset.path, output, dataset.fingerprint)],
+                versions={"encode": VERSION},
+                extras=lambda commits: extras(config, output, commits),
+            ),
+        )
+
+
+STAGE = EncodeStage()
+
+
+def opened(config: EncodeRecipe) -> Dataset:
+    """The curated dataset, with what cannot be encoded refused before anything runs."""
+    dataset = Dataset.open(storage.absolute(config.dataset))
+    if dataset.encoding is not None:
+        raise InputError("this dataset is already encoded", where=config.dataset, next="name the curated dataset that it was made from")
+    if config.images is None and any(s.data for s in dataset.shards):
+        raise RecipeError(
+            "the dataset has images, and the recipe says nothing about them",
+            where=f"{config.dataset} ({dataset.data})",
+            next="add `images: {pixels: {}}`, another encoder of encode/encoders, or `images: {reuse: DATASET}`",
+        )
+    return dataset
+
+
+def chain(config: EncodeRecipe, dataset: Dataset, output: str, job: Job) -> list[Step]:
+    """load -> encode -> write; without images of our own to encode, load -> write."""
+    from encode.chain import Encode, load, write
+
+    encoder = config.images if isinstance(config.images, ImageEncoder) else None
+    reuse = Dataset.open(storage.absolute(config.images.dataset)) if isinstance(config.images, Reuse) else None
+    other = None if reuse is None else (reuse.path, reuse.fingerprint)
+    later = config.storage == "none"
+    # On a single processor the three kinds of worker share it, or the one that holds it would wait for the others for ever.
+    light = 1.0 if job.cpus > 1 else 0.25
+    read = {"dataset": (dataset.path, dataset.fingerprint), "text": config.text, "encoder": encoder, "encode_later": later, "other": other}
+    steps = [Step(load, read, cpus=light, name="load")]
+    shape = None
+    if encoder is not None and not later:
+        grid, gpus = encoder.grid(), gpus_each(config, encoder)
+        shape = (grid.tokens, grid.channels)
+        device = None if gpus else "cpu"
+        settings = {"encoder": encoder, "codec_name": config.storage, "device": device, "threads": config.resources.cpus}
+        cpus = config.resources.cpus * light
+        steps.append(Step(Encode, settings, cpus=cpus, gpus=gpus, actors=config.resources.actors, name="encode"))
+    save = {"root": output, "codec_name": config.storage, "shard_bytes": config.shard_bytes, "shape": shape}
+    return [*steps, Step(write, save, cpus=light, name="write")]
+
+
+def gpus_each(config: EncodeRecipe, encoder: ImageEncoder) -> float:
+    """GPUs of one encoding worker: as asked, else one where the driver sees any and the encoder can use it."""
+    if config.resources.gpus is not None:
+        return config.resources.gpus
+    return 1.0 if encoder.machine().device == "cuda" else 0.0
+
+
+def extras(config: EncodeRecipe, output: str, commits: Commits) -> dict[str, Any]:
+    """What the card says beside counts: the encoding, with the tokenizer and the merged statistics as files of the dataset."""
+    tokenizer = config.text.load()
+    files = [file_entry(output, "tokenizer.json", tokenizer.file)]
+    encoding: dict[str, Any] = {"text": {**tokenizer.card(), "config": tokens_config(config)}}
+    if isinstance(config.images, Reuse):
+        other = Dataset.open(storage.absolute(config.images.dataset))
+        assert other.encoding is not None
+        encoding["image"] = other.encoding["image"]
+        moments: Moments | None = Moments(*other.latent_moments()) if other.encoding.get("stats") else None
+    elif config.images is not None:
+        moments, seen = merged(commits)
+        encoding["image"] = image_card(config.images, config.storage, seen)
+    else:
+        return {"encoding": encoding, "files": files}
+    if moments is not None:
+        entry = publish(output, moments)
+        files.append({k: entry[k] for k in ("path", "bytes", "sha256")})
+        encoding["stats"] = {"file": entry["path"], "sha256": entry["sha256"], "n": entry["n"]}
+    return {"encoding": encoding, "files": files}
+
+
+def merged(commits: Commits) -> tuple[Moments | None, list[str]]:
+    """Statistics of all parts in part order, and the fingerprints of the encoders that made them."""
+    parts: list[tuple[int, Moments]] = []
+    seen: set[str] = set()
+    for commit in commits():
+        stats = commit["stats"] or {}
+        if "latents" in stats:
+            parts.append((commit["part"], Moments.from_json(stats["latents"])))
+            seen.add(stats["encoder"])
+    return merge(parts), sorted(seen)
+
+
+def image_card(encoder: ImageEncoder, codec_name: str, seen: list[str]) -> dict[str, Any]:
+    """How the images were encoded. A job that ran on several kinds of device has a fingerprint of its own."""
+    grid = encoder.grid()
+    one = seen[0] if len(seen) == 1 else fingerprint(seen or encoder.identity())
+    shape = {"tokens": grid.tokens, "width": grid.channels, "codec": codec_name, "pixels": [grid.height, grid.width]}
+    config = {part_name(encoder): encoder.model_dump(mode="json")}
+    return {"encoder": part_name(encoder), "fingerprint": one, **shape, "config": config}
+
+
+def tokens_config(config: EncodeRecipe) -> dict[str, Any]:
+    """The text encoder as the recipe names it."""
+    return {part_name(config.text): config.text.model_dump(mode="json")}

@@ -1,0 +1,59 @@
+"""Published weights, from a local folder or a hub id: JSON and safetensors only, never code, never pickle.
+
+In: what a recipe names. Out: a local folder, its JSON files, and one hash of its tensors, without loading a tensor.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import lru_cache
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from pipelines.format.document import fingerprint
+from pipelines.format.errors import InputError
+
+
+@lru_cache(maxsize=8)
+def folder(weights: str) -> Path:
+    """The local folder of `weights`; a hub id (`owner/name`) is downloaded into the hub's own cache first."""
+    path = Path(weights)
+    if path.is_dir():
+        return path
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(weights, allow_patterns=["*.json", "*.safetensors"]))
+    except Exception as e:  # no network, no such repository, a gated one: the hub has a dozen classes for it
+        raise InputError(
+            "these weights are neither a local folder nor a hub id that can be fetched",
+            where=weights,
+            found=f"{type(e).__name__}: {str(e).splitlines()[0] if str(e) else ''}"[:200],
+            next="download the model's folder (config.json, preprocessor_config.json, *.safetensors) and name its path",
+        ) from None
+
+
+def read_json(weights: str, *names: str) -> dict[str, Any]:
+    """The first of the named JSON files that the folder has."""
+    for name in names:
+        path = folder(weights) / name
+        if path.is_file():
+            return dict(json.loads(path.read_bytes()))
+    raise InputError(f"{' or '.join(names)} is missing", where=folder(weights), next="name a complete model folder")
+
+
+@lru_cache(maxsize=8)
+def tensors_sha256(weights: str) -> str:
+    """One hash over all safetensors files, by name. Costs a read: 1.5 GB a second."""
+    files = sorted(folder(weights).glob("*.safetensors"))
+    if not files:
+        raise InputError("no *.safetensors there", where=folder(weights), next="convert the weights; pickled ones are never loaded")
+    hashes = []
+    for path in files:
+        digest = sha256()
+        with path.open("rb") as f:
+            while block := f.read(1 << 22):
+                digest.update(block)
+        hashes.append([path.name, digest.hexdigest()])
+    return fingerprint(hashes)
