@@ -1,20 +1,19 @@
 """Reading what strangers packed, with a limit on everything they could make large: the bytes a compressed file unpacks to, the length of
-a line, the size of a Parquet row group.
+a line. (`row_groups.py` does the same for Parquet.)
 
-What comes in: paths. What goes out: streams of decompressed bytes, lines with the offset of their first byte, Parquet files whose metadata
-has been looked at. A 32 KB zstd file can unpack to 1 GiB and a 105 KB Parquet file to 1 GB; nothing here ever holds more than one buffer,
-one line or one batch of rows, and a file that goes on unpacking beyond reason is a `Reject` for its rest, after the good records before it.
+What comes in: paths. What goes out: streams of unpacked bytes, and lines with the offset of their first byte. A 32 KB zstd file can unpack to
+1 GiB; nothing here ever holds more than one buffer or one line, and a file that goes on unpacking beyond reason is a `Reject` for its
+rest, after the good records before it. A cut archive is noticed, which Python's own zstd reader leaves unsaid.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import IO, Any
+from typing import IO
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipelines.format.errors import Reject
 from pipelines.format.storage import open_read
@@ -24,8 +23,6 @@ MAX_LINE = 64 << 20  # bytes of one JSON line: ten times the longest book
 MAX_UNPACKED = 256 << 30  # bytes out of one compressed file
 MAX_RATIO = 300  # bytes out for each byte in, once FREE bytes are out; web text packs 3 to 10 times, logs 50
 FREE = 64 << 20
-MAX_ROW_GROUP = 4 << 30  # uncompressed bytes of the columns read from one row group
-MAX_COLUMNS = 10_000
 _STEP = 16 << 10  # what a cut file loses before its cut is at most this
 
 
@@ -98,39 +95,3 @@ def _to_newline(stream: IO[bytes], step: int) -> int:
         if piece.endswith(b"\n"):
             break
     return skipped
-
-
-@contextmanager
-def parquet(path: str) -> Iterator[pq.ParquetFile]:
-    """A Parquet file with its footer read and its number of columns checked. `Reject` when it is no Parquet file."""
-    with open_read(path) as raw:
-        file = _parquet(lambda: pq.ParquetFile(raw))
-        if file.metadata.num_columns > MAX_COLUMNS:
-            raise Reject("too_large", f"{file.metadata.num_columns} columns, allowed {MAX_COLUMNS}")
-        yield file
-
-
-def parquet_rows(file: pq.ParquetFile, group: int, columns: list[str], batch: int = 256) -> Iterator[dict]:
-    """The rows of one row group as plain dicts, a batch in memory at a time. The row group's stated size is checked before it is read."""
-    meta = file.metadata.row_group(group)
-    wanted = set(columns)
-    sizes = (meta.column(i) for i in range(meta.num_columns))
-    total = sum(max(0, c.total_uncompressed_size) for c in sizes if c.path_in_schema.split(".")[0] in wanted)
-    if total > MAX_ROW_GROUP:
-        raise Reject("too_large", f"row group {group} holds {total} bytes, allowed {MAX_ROW_GROUP}")
-    batches = _parquet(lambda: file.iter_batches(batch_size=batch, row_groups=[group], columns=columns, use_threads=False))
-    while True:
-        try:
-            rows = next(batches).to_pylist()
-        except StopIteration:
-            return
-        except (pa.ArrowException, OSError, ValueError) as error:
-            raise Reject("unreadable", f"row group {group}: {error}"[:300]) from None
-        yield from rows
-
-
-def _parquet(make: Callable[[], Any]) -> Any:
-    try:
-        return make()
-    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
-        raise Reject("unreadable", str(error)[:300]) from None

@@ -7,12 +7,12 @@ carries a digest of its rows instead of the table's date, so that rows appended 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
-from pipelines.format.document import canon
 from pipelines.format.errors import HeadwaterError, Reject
 from pipelines.format.storage import join, read
 from pipelines.listing import PART_BYTES, PART_FILES, Input, list_files
@@ -73,14 +73,14 @@ class Rows:
                 continue
             yield Item(origin, data, [(r[0], rows[r[1]], other.get(r[3]) if len(r) > 3 else None) for r in found])
 
-    def _other(self, names: list[str]) -> tuple[str, dict[Any, tuple[int, int, str]]]:
+    def _other(self, names: list[str]) -> tuple[str, dict[Any, tuple[int, int, bytes]]]:
         if self.joined is None:
             return "", {}
         table = matching(self.joined, names)[0]
         rows = (r for r in scan(join(self.path, table), self.joined_key) if isinstance(r.value, dict) and self.on in r.value)
-        return table, {r.value[self.on]: (r.at, r.size, canon(r.value).decode()) for r in rows}
+        return table, {r.value[self.on]: (r.at, r.size, _said(r.value)) for r in rows}
 
-    def _entries(self, table: str, files: dict[str, Input], other: tuple[str, dict[Any, tuple[int, int, str]]]) -> list[_Entry]:
+    def _entries(self, table: str, files: dict[str, Input], other: tuple[str, dict[Any, tuple[int, int, bytes]]]) -> list[_Entry]:
         seen: dict[tuple[str, ...], _Entry] = {}
         out: list[_Entry] = []
         for row in scan(join(self.path, table), self.key):
@@ -99,7 +99,7 @@ class Rows:
             entry.add(row, joined, other[0])
         return out
 
-    def _place(self, table: str, row: Row, files: dict[str, Input], other: dict[Any, tuple[int, int, str]]) -> tuple[tuple[str, ...], Any]:
+    def _place(self, table: str, row: Row, files: dict[str, Input], other: dict[Any, tuple[int, int, bytes]]) -> tuple[tuple[str, ...], Any]:
         if row.problem:
             raise row.problem
         images = tuple(beside(table, image) for image in self.images_of(row.value))
@@ -125,10 +125,10 @@ class _Entry:
 
     def add(self, row: Row, joined: Any, table: str) -> None:
         spot = [row.number, row.at, row.size]
-        self.digest.update(canon(row.value))
+        self.digest.update(_said(row.value))
         if joined is not None:
             spot += joined[:2]
-            self.digest.update(joined[2].encode())
+            self.digest.update(joined[2])
             self.joined = table
         self.rows.append(spot)
 
@@ -140,15 +140,12 @@ class _Entry:
 
 def _cut(table: str, entries: list[_Entry], files: dict[str, Input]) -> Iterator[SourcePart]:
     run: list[_Entry] = []
+    nbytes = rows = 0
     for entry in entries:
-        full = run and (
-            sum(e.nbytes for e in run) + entry.nbytes > PART_BYTES
-            or len(run) >= PART_FILES
-            or sum(len(e.rows) for e in run) + len(entry.rows) > PART_ROWS
-        )
-        if full:
+        nbytes, rows = nbytes + entry.nbytes, rows + len(entry.rows)
+        if run and (nbytes > PART_BYTES or rows > PART_ROWS or len(run) >= PART_FILES):
             yield _part(table, run, files)
-            run = []
+            run, nbytes, rows = [], entry.nbytes, len(entry.rows)
         run.append(entry)
     if run:
         yield _part(table, run, files)
@@ -159,3 +156,7 @@ def _part(table: str, run: list[_Entry], files: dict[str, Input]) -> SourcePart:
     spec = {"table": table, "items": [e.spec() for e in run], "digest": digest, "joined": next((e.joined for e in run if e.joined), "")}
     names = dict.fromkeys(image for e in run for image in e.images)
     return SourcePart(spec, [files[name].as_list() for name in names])
+
+
+def _said(value: Any) -> bytes:
+    return sha256(json.dumps(value, sort_keys=True).encode()).digest()

@@ -19,9 +19,9 @@ _SPACE = " \t\r\n"
 
 
 def parse(data: bytes) -> Any:
-    """One JSON value; a `Reject` (returned, not raised) when it is none."""
+    """One JSON value; a `Reject` (returned, not raised) when it is none. NaN and infinities, which Python writes and JSON forbids, are null."""
     try:
-        return json.loads(data)
+        return json.loads(data, parse_constant=lambda _: None)
     except (ValueError, RecursionError) as error:
         return Reject("unreadable", f"{type(error).__name__}: {error}"[:200])
 

@@ -10,12 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from pipelines.format.document import Size, sha256_hex
+from pipelines.format.document import sha256_hex
 from pipelines.format.errors import Reject
 from pipelines.format.record import Image, Record, Role, Segment, Text
 from pipelines.media import images
-
-__all__ = ["SUFFIXES", "Size", "captions", "clean", "group_of", "pair", "picture"]
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
 MAX_CAPTION = 1 << 20  # characters; a page of text is 3,000
@@ -39,20 +37,20 @@ def captions(fields: dict[str, Any]) -> list[tuple[str, str]]:
     out: list[tuple[str, str]] = []
     for name, value in fields.items():
         stem = "caption" if name == "original" else name
-        texts = [clean(v) for v in (value if isinstance(value, list | tuple) else [value]) if v is not None]
+        texts = [sound(v).strip() for v in (value if isinstance(value, list | tuple) else [value]) if v is not None]
         out += [(name if i == 0 else f"{stem}{i + 1}", text) for i, text in enumerate(t for t in texts if t)]
     return out
 
 
-def clean(value: Any) -> str:
-    """A text as UTF-8 can hold it, without white space around; `Reject` when it is none or beyond reason."""
+def sound(value: Any, most: int = MAX_CAPTION) -> str:
+    """A text that UTF-8 can hold, unchanged; `Reject` when it is none or longer than `most` characters."""
     if not isinstance(value, str):
         raise Reject("unreadable", f"not a text: {str(value)[:80]!r}")
-    if len(value) > MAX_CAPTION:
-        raise Reject("too_large", f"a text of {len(value)} characters, allowed {MAX_CAPTION}")
+    if len(value) > most:
+        raise Reject("too_large", f"a text of {len(value)} characters, allowed {most}")
     if not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value):
         raise Reject("unreadable", "half a surrogate pair: the text is not Unicode")
-    return value.strip()
+    return value
 
 
 def pair(source: str, origin: str, data: bytes, texts: Sequence[tuple[str, str]], max_pixels: int, **rest: Any) -> Record:

@@ -9,7 +9,6 @@ archive) the last row says so.
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Iterable, Iterator
 from fnmatch import fnmatchcase
 from posixpath import dirname, normpath
@@ -58,7 +57,7 @@ def pick(path: str, spots: Iterable[tuple[int, int]]) -> dict[int, Any]:
         for at, size in sorted(spots):
             _forward(stream, at, now)
             data = stream.read(size)
-            out[at] = dict(zip(header, _cells(data, kind), strict=False)) if header else json.loads(data)
+            out[at] = dict(zip(header, _cells(data, kind), strict=False)) if header else parse(data)
             now = at + size
     return out
 

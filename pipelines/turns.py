@@ -16,7 +16,9 @@ QUESTION = "Question: {question} Answer:"
 ANSWER = " {answer}"
 
 
-def turn_segments(questions: Iterable[dict[str, Any]], question: str = QUESTION, answer: str = ANSWER, with_choices: str | None = None) -> list[Segment]:
+def turn_segments(
+    questions: Iterable[dict[str, Any]], question: str = QUESTION, answer: str = ANSWER, with_choices: str | None = None
+) -> list[Segment]:
     """Question and answer segments of each turn, by template."""
     out = []
     for q in questions:

@@ -42,13 +42,14 @@ _ORIENTATION = 0x0112  # EXIF tag
 @dataclass(frozen=True, slots=True)
 class ImageInfo:
     """What the header says. `format` is lower case (`jpeg`); width and height are as displayed, orientation applied. `frames` is exact for
-    PNG, WebP and AVIF; a GIF or TIFF says only 1 or 2 (two or more), since counting would read the whole file."""
+    PNG, WebP and AVIF; a GIF or TIFF says only 1 or 2 (two or more), since counting would read the whole file. `upright`: shown as stored."""
 
     format: str
     width: int
     height: int
     mode: str
     frames: int
+    upright: bool = True
 
 
 def probe(data: bytes, max_pixels: int = MAX_PIXELS) -> ImageInfo:
@@ -58,11 +59,12 @@ def probe(data: bytes, max_pixels: int = MAX_PIXELS) -> ImageInfo:
         width, height = image.size
         if max_pixels:
             _check_size(width, height, max_pixels)
-        if _orientation(image) >= 5:
+        turn = _orientation(image)
+        if turn >= 5:
             width, height = height, width
         animated = bool(getattr(image, "is_animated", False))
         frames = int(getattr(image, "n_frames", 1)) if animated and name in ("PNG", "WEBP", "AVIF") else 1 + animated
-        return ImageInfo(name.lower(), width, height, image.mode, frames)
+        return ImageInfo(name.lower(), width, height, image.mode, frames, turn == 1)
 
 
 def verify(data: bytes, max_pixels: int = MAX_PIXELS) -> ImageInfo:
@@ -136,7 +138,7 @@ def stretch(array: np.ndarray, height: int, width: int, filter: str = "bicubic")
 
 def phash(array: np.ndarray) -> int:
     """64-bit perceptual hash: grey, 32 × 32, DCT-II, the 8 × 8 lowest frequencies against their median, row by row, first bit highest
-    (Zauner, "Implementation and Benchmarking of Perceptual Image Hash Functions", 2010). Integer arithmetic, so no machine differs by rounding."""
+    (Zauner, "Implementation and Benchmarking of Perceptual Image Hash Functions", 2010). Integers only: no machine differs by rounding."""
     grey = _as_image(array).convert("L").resize((32, 32), Image.Resampling.LANCZOS)
     pixels = np.asarray(grey, dtype=np.int64)
     low = (_DCT @ pixels @ _DCT.T).ravel()

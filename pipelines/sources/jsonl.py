@@ -1,0 +1,97 @@
+"""Text documents from JSON Lines: what most corpora are shipped as (C4, Dolma, FineWeb exports).
+
+A file or folder of `.jsonl` or `.json` files, plain or gzip or zstd. Plain files are cut into byte ranges of 256 MiB (a line belongs where its first
+byte lies), so one huge file is read by many workers; a compressed file is one part. A line that is no JSON, has no text or is longer
+than 64 MiB costs one record; an archive that is cut or unpacks beyond reason costs its rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+from pipelines.bounded import COMPRESSIONS, MAX_LINE, compression, lines, opened
+from pipelines.format.errors import Reject
+from pipelines.format.record import Record, Text
+from pipelines.json_list import parse
+from pipelines.listing import byte_ranges, list_files, place
+from pipelines.pictures import sound
+from pipelines.stage import Rejected, Source, SourcePart
+
+SUFFIXES = tuple(kind + end for kind in (".jsonl", ".ndjson", ".json") for end in ("", *COMPRESSIONS))
+
+
+class Jsonl(Source):
+    """Fields are named by key, with dots into nested objects (`metadata.url`). `keep` copies keys into the record's `fields`; `id_field` is kept
+    there as `source_id` (a record's own id comes from its place). `licence` holds for every document without one of its own."""
+
+    data: ClassVar[str] = "text"
+    path: str
+    text_field: str = "text"
+    id_field: str | None = None
+    url_field: str | None = None
+    licence_field: str | None = None
+    licence: str | None = None
+    keep: tuple[str, ...] = ()
+
+    def parts(self) -> list[SourcePart]:
+        """Every byte range of every plain file, every compressed file whole."""
+        out = []
+        for item in list_files(self.path, SUFFIXES):
+            whole = compression(item.path) is not None
+            for start, stop in [(0, None)] if whole else byte_ranges(item):
+                out.append(SourcePart({"file": item.path, "start": start, "stop": stop}, [item.as_list()]))
+        return out
+
+    def read(self, spec: dict[str, Any], source: str) -> Iterator[Record | Rejected]:
+        rel, packed = spec["file"], compression(spec["file"]) is not None
+        number = mark = 0
+        try:
+            with opened(place(self.path, rel)) as stream:
+                for at, line in lines(stream, spec["start"], spec["stop"]):
+                    if line is not None and not line.strip():
+                        continue
+                    mark = number if packed else at
+                    yield self._record(source, f"{rel}#{mark}", line)
+                    number, mark = number + 1, number + 1 if packed else at + len(line or b"")
+        except Reject as reject:
+            yield Rejected(f"{rel}#{mark}", reject.reason, reject.detail)
+
+    def _record(self, source: str, origin: str, line: bytes | None) -> Record | Rejected:
+        if line is None:
+            return Rejected(origin, "too_large", f"a line of more than {MAX_LINE} bytes")
+        row = parse(line)
+        if isinstance(row, Reject):
+            return Rejected(origin, row.reason, row.detail)
+        try:
+            text = sound(field(row, self.text_field), MAX_LINE)
+            if not text.strip():
+                raise Reject("empty", "no text")
+            kept = {key: field(row, key) for key in self.keep}
+            if self.id_field:
+                kept["source_id"] = field(row, self.id_field)
+            url = self.url_field and optional(row, self.url_field)
+            licence = self.licence_field and optional(row, self.licence_field)
+        except Reject as reject:
+            return Rejected(origin, reject.reason, reject.detail)
+        return Record.make(source, origin, self.data, [Text(text)], url=url, licence=licence or self.licence, fields=kept)
+
+
+def field(row: Any, name: str) -> Any:
+    """A value by its dotted name. `Reject` when it is not there."""
+    here = row
+    for step in name.split("."):
+        if not isinstance(here, dict) or step not in here:
+            known = ", ".join(row) if isinstance(row, dict) else f"a {type(row).__name__}"
+            raise Reject("unreadable", f"no field {name!r}; found: {known[:200]}")
+        here = here[step]
+    return here
+
+
+def optional(row: Any, name: str) -> str | None:
+    """A text by its dotted name, or None."""
+    try:
+        value = field(row, name)
+    except Reject:
+        return None
+    return str(value) if value is not None else None

@@ -1,0 +1,46 @@
+"""Images to the size the encoder wants, as JPEG: what makes photos of any size storable by the million.
+
+Decoding here is also the full check: damage in the middle of a file, which no header shows, costs its record now and not an encoder's
+batch later. A JPEG that is already of the size wanted keeps its bytes: a second compression would only lose detail.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from functools import lru_cache
+
+from pydantic import Field
+
+from pipelines.format.document import Size
+from pipelines.format.record import Record, Segment
+from pipelines.media import images
+from pipelines.stage import Transform
+
+
+class ResizeImage(Transform):
+    """Bicubic, antialiased. `mode`: center_crop → size × size; keep_ratio → shortest side = size; border → longest side = size on a white
+    square; no → only decoded and, unless JPEG already, re-encoded. `upscale: false` leaves small images small. `quality` is JPEG's, 1 to 95."""
+
+    size: int = Field(224, ge=1, le=16384)
+    mode: images.Mode = "center_crop"
+    quality: int = Field(92, ge=1, le=95)
+    upscale: bool = True
+    max_pixels: Size = images.MAX_PIXELS
+
+    def apply(self, record: Record) -> Iterable[Record]:
+        yield replace(record, segments=tuple(self._resized(s) if s.kind == "image" else s for s in record.segments))
+
+    def _resized(self, segment: Segment) -> Segment:
+        assert segment.payload is not None
+        payload, shape = _resize(segment.payload, self)
+        return replace(segment, payload=payload, shape=shape, dtype="jpeg")
+
+
+@lru_cache(maxsize=8)  # frames and question images shared by neighbouring records are done once; small after resizing
+def _resize(payload: bytes, how: ResizeImage) -> tuple[bytes, tuple[int, ...]]:
+    info = images.probe(payload, how.max_pixels)
+    before = images.decode(payload, how.max_pixels)
+    after = images.resize(before, how.size, how.mode, how.upscale)
+    unchanged = after is before and info.format == "jpeg" and info.mode == "RGB" and info.upright
+    return (payload if unchanged else images.encode_jpeg(after, how.quality)), after.shape
