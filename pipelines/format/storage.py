@@ -169,9 +169,9 @@ class Building:
     def write(self, data: bytes | memoryview) -> int:
         """Append bytes; returns the offset at which they begin."""
         assert self._file is not None
-        failpoint("write")
         start = self.nbytes
         with _told(self._path):
+            failpoint("write")
             self._file.write(data)
         self._hash.update(data)
         self.nbytes += len(data)
