@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from pipelines.format.codec import CODECS
-from pipelines.format.document import Part, fingerprint, part_name
+from pipelines.format.document import Part, PartOf, fingerprint, part_name
 from pipelines.format.errors import InputError
 from pipelines.media import images
 
@@ -171,3 +171,14 @@ class ImageEncoding:
         pictures = [self.encoder.picture(images.decode(payload)) for payload in payloads]
         shape = (0, self.grid.height, self.grid.width, 3)
         return self.encode(np.stack(pictures) if pictures else np.empty(shape, np.uint8))
+
+
+def as_written(part: Part) -> dict[str, Any]:
+    """An encoder as a recipe names it: one key and its fields."""
+    return {part_name(part): part.model_dump(mode="json")}
+
+
+def opened(written: dict[str, Any]) -> Part:
+    """The inverse of `as_written`, for cards: {"pixels": {"size": 32}} -> Pixels(size=32)."""
+    ((name, fields),) = written.items()
+    return PartOf("encode.encoders").find(name).model_validate(fields)

@@ -29,7 +29,7 @@ def estimate(config: EncodeRecipe, dataset: Dataset) -> Estimate:
     facts: dict[str, Any] = {"dataset": dataset.path, "records": dataset.card["records"], "parts": len(parts), "vocab": text["vocab"]}
     facts |= {"text_tokens_estimated": text["tokens"], "text_bytes_estimated": text["tokens"] * size}
     table: list[dict[str, Any]] = [{"what": "text", "encoder": part_name(config.text), "tokens": text["tokens"], "bytes": text["tokens"] * size}]
-    if isinstance(config.images, ImageEncoder):
+    if isinstance(config.images, ImageEncoder) and distinct:
         grid = config.images.grid()
         each = 0 if config.storage == "none" else codec.nbytes(config.storage, grid.tokens, grid.channels)
         facts |= {"images": distinct, "image_references": references, "visual_tokens": references * grid.tokens}

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from encode.encoder import ImageEncoder
+from encode.encoder import ImageEncoder, as_written
 from encode.encoders.reuse import Reuse
 from encode.estimate import estimate
 from encode.parts import VERSION, encode_parts, encoding_identity
@@ -59,7 +59,7 @@ class EncodeStage:
                 chain=chain(config, dataset, output, job),
                 parents=[parent(dataset.path, output, dataset.fingerprint)],
                 versions={"encode": VERSION},
-                extras=lambda commits: extras(config, output, commits),
+                extras=lambda commits: extras(config, dataset, output, commits),
             ),
         )
 
@@ -72,7 +72,7 @@ def opened(config: EncodeRecipe) -> Dataset:
     dataset = Dataset.open(storage.absolute(config.dataset))
     if dataset.encoding is not None:
         raise InputError("this dataset is already encoded", where=config.dataset, next="name the curated dataset that it was made from")
-    if config.images is None and any(s.data for s in dataset.shards):
+    if config.images is None and has_images(dataset):
         raise RecipeError(
             "the dataset has images, and the recipe says nothing about them",
             where=f"{config.dataset} ({dataset.data})",
@@ -85,7 +85,7 @@ def chain(config: EncodeRecipe, dataset: Dataset, output: str, job: Job) -> list
     """load -> encode -> write; without images of our own to encode, load -> write."""
     from encode.chain import Encode, load, write
 
-    encoder = config.images if isinstance(config.images, ImageEncoder) else None
+    encoder = config.images if isinstance(config.images, ImageEncoder) and has_images(dataset) else None
     reuse = Dataset.open(storage.absolute(config.images.dataset)) if isinstance(config.images, Reuse) else None
     other = None if reuse is None else (reuse.path, reuse.fingerprint)
     later = config.storage == "none"
@@ -112,26 +112,27 @@ def gpus_each(config: EncodeRecipe, encoder: ImageEncoder) -> float:
     return 1.0 if encoder.machine().device == "cuda" else 0.0
 
 
-def extras(config: EncodeRecipe, output: str, commits: Commits) -> dict[str, Any]:
+def extras(config: EncodeRecipe, dataset: Dataset, output: str, commits: Commits) -> dict[str, Any]:
     """What the card says beside counts: the encoding, with the tokenizer and the merged statistics as files of the dataset."""
     tokenizer = config.text.load()
     files = [file_entry(output, "tokenizer.json", tokenizer.file)]
-    encoding: dict[str, Any] = {"text": {**tokenizer.card(), "config": tokens_config(config)}}
+    # `encoding` enters the dataset's fingerprint, so it holds no path; how to open the encoders again stands beside it.
+    encoding: dict[str, Any] = {"text": tokenizer.card()}
+    encoders: dict[str, Any] = {"text": as_written(config.text)}
+    moments: Moments | None = None
     if isinstance(config.images, Reuse):
         other = Dataset.open(storage.absolute(config.images.dataset))
         assert other.encoding is not None
-        encoding["image"] = other.encoding["image"]
-        moments: Moments | None = Moments(*other.latent_moments()) if other.encoding.get("stats") else None
-    elif config.images is not None:
+        encoding["image"], encoders["image"] = other.encoding["image"], other.card["encoders"]["image"]
+        moments = Moments(*other.latent_moments()) if other.encoding.get("stats") else None
+    elif config.images is not None and has_images(dataset):
         moments, seen = merged(commits)
-        encoding["image"] = image_card(config.images, config.storage, seen)
-    else:
-        return {"encoding": encoding, "files": files}
+        encoding["image"], encoders["image"] = image_card(config.images, config.storage, seen), as_written(config.images)
     if moments is not None:
         entry = publish(output, moments)
         files.append({k: entry[k] for k in ("path", "bytes", "sha256")})
         encoding["stats"] = {"file": entry["path"], "sha256": entry["sha256"], "n": entry["n"]}
-    return {"encoding": encoding, "files": files}
+    return {"encoding": encoding, "encoders": encoders, "files": files}
 
 
 def merged(commits: Commits) -> tuple[Moments | None, list[str]]:
@@ -151,10 +152,9 @@ def image_card(encoder: ImageEncoder, codec_name: str, seen: list[str]) -> dict[
     grid = encoder.grid()
     one = seen[0] if len(seen) == 1 else fingerprint(seen or encoder.identity())
     shape = {"tokens": grid.tokens, "width": grid.channels, "codec": codec_name, "pixels": [grid.height, grid.width]}
-    config = {part_name(encoder): encoder.model_dump(mode="json")}
-    return {"encoder": part_name(encoder), "fingerprint": one, **shape, "config": config}
+    return {"encoder": part_name(encoder), "fingerprint": one, **shape}
 
 
-def tokens_config(config: EncodeRecipe) -> dict[str, Any]:
-    """The text encoder as the recipe names it."""
-    return {part_name(config.text): config.text.model_dump(mode="json")}
+def has_images(dataset: Dataset) -> bool:
+    """A shard with a data file holds images; text lies in the index."""
+    return any(shard.data for shard in dataset.shards)

@@ -61,10 +61,10 @@ class Siglip2(ImageEncoder):
         from transformers import SiglipVisionModel
 
         dtype = torch.bfloat16 if machine.dtype == "bf16" else torch.float32
-        model = SiglipVisionModel.from_pretrained(
+        model: Any = SiglipVisionModel.from_pretrained(
             str(folder(self.weights)), dtype=dtype, use_safetensors=True, attn_implementation="sdpa", local_files_only=True
         )
-        model = model.to(torch.device(machine.device)).eval().requires_grad_(False)
+        model = model.to(machine.device).eval().requires_grad_(False)
         tower = getattr(model, "vision_model", model)  # transformers before 5.4 nests the tower
         final = tower.post_layernorm
         tower.post_layernorm = torch.nn.LayerNorm(final.normalized_shape, eps=final.eps, elementwise_affine=False)
