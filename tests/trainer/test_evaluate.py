@@ -1,0 +1,315 @@
+"""Evaluations against oracles: what a perfect, a uniform and a blind model must score, and greedy decoding against the plain loop."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from mixtures.span import Row, SourceRules, Span, Specials
+from pipelines.format import codec
+from pipelines.format.dataset import Dataset
+from pipelines.format.document import PartOf, fingerprint
+from pipelines.format.part import PartWriter
+from pipelines.format.record import Record, Segment
+from tests import toys
+from trainer.evaluate import _questions
+from trainer.evaluate._answering import choice_likelihoods, greedy
+from trainer.evaluate._questions import Question, held_out_questions, normal, shuffled_images
+from trainer.evaluate._subject import Subject, document
+from trainer.evaluate.flow_loss import FlowLoss, fixed_quantiles
+from trainer.evaluate.text_perplexity import TextPerplexity
+from trainer.evaluate.vqa import Vqa
+from trainer.flow import Flow
+from trainer.models.transfusion import Output, Transfusion
+from trainer.stream import Reader
+
+SPECIALS = Specials(256, 257, 258, 259, 260)
+COLOURS = ("red", "blue", "green", "grey")
+
+
+def tokenizer():
+    """Byte-level, no merges: an id is a byte, so tests can count."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    made = Tokenizer(models.BPE({c: i for i, c in enumerate(alphabet)}, []))
+    made.pre_tokenizer, made.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    return made
+
+
+def ids(text: str, role: str, turn: int = -1, atom: int = -1) -> Segment:
+    found = np.array(tokenizer().encode(text).ids, "<u2")
+    return Segment("tokens", role, atom, turn, None, None, found.tobytes(), "uint16", (len(found),), len(found))
+
+
+def image(colour: int, role: str = "context", atom: int = 0) -> Segment:
+    x = np.full((2, 8), colour, np.float32)
+    return Segment("latents", role, atom, payload=codec.encode_latents(x, "f32"), dtype="f32", shape=(2, 8), tokens=2)
+
+
+def asked(i: int) -> Record:
+    """A picture of one colour with an open question, and one with choices."""
+    answer = COLOURS[i % 4]
+    questions = [{"turn": 0, "question": "colour", "answers": [answer], "type": "colour", "bag": [answer, "pink"]}]
+    questions.append({"turn": 1, "question": "which", "answers": [answer], "type": "which", "choices": list(COLOURS)})
+    turns = [s for t, q in enumerate(("colour?", "which?")) for s in (ids(q, "context", t, 0), ids(f" {answer}", "target", t, 0))]
+    return Record.make("toy", f"{i}.jpg", "vqa", [image(i % 4), *turns], fields={"questions": questions})
+
+
+def prose(i: int) -> Record:
+    return Record.make("toy", f"{i}.txt", "text", [ids(f"the {COLOURS[i % 4]} thing number {i}", "target")])
+
+
+def clip(i: int) -> Record:
+    return Record.make("toy", f"{i}.mp4", "video", [image(i % 4, "target", k) for k in range(3)])
+
+
+class HeldOut:
+    """A plan with a held-out split only: every record of three small datasets, one a row."""
+
+    def __init__(self, root: str, n: int = 12) -> None:
+        made = {"vqa": [asked(i) for i in range(n)], "text": [prose(i) for i in range(n)], "video": [clip(i) for i in range(n)]}
+        self.sources, self.sequence_length, self.specials = list(made), 96, SPECIALS
+        self.datasets, self.rows = [], []
+        for d, (name, records) in enumerate(made.items()):
+            path = f"{root}/{name}"
+            with PartWriter(path, 0, fingerprint=fingerprint(name), encoded=True) as w:
+                for r in records:
+                    w.emit()
+                    w.add(r)
+                toys.seal(path, name, records[0].data, [w.commit()], {}, {"text": {"vocab": 261}})
+            tokenizer().save(f"{path}/tokenizer.json")
+            self.datasets.append(Dataset.open(path))
+            for row, r in enumerate(records):
+                stop = sum(s.tokens for s in r.segments)
+                atoms = 1 if name == "vqa" else len(r.segments)
+                loss = tuple(s.role == "target" for s in r.segments)
+                self.rows.append(Span(d, d, 0, row, 0, atoms, -1, 0, stop, False, loss, 0))
+
+    def rules(self, source: str) -> SourceRules:
+        return SourceRules(turns="isolated" if source == "vqa" else "chained")
+
+    def sequences(self, split: str = "train") -> int:
+        return len(self.rows) if split == "heldout" else 0
+
+    def row(self, i: int, split: str = "train") -> Row:
+        return Row(i, 0, 0, self.rows[i].payload, 1.0, (self.rows[i],))
+
+    def latent_stats(self):
+        return 1, np.zeros(8), np.ones(8) - 1e-5
+
+
+class Ran:
+    flow = Flow()
+
+
+def subject(plan: HeldOut, model) -> Subject:
+    return Subject(model, Ran(), Reader(plan))
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory) -> HeldOut:
+    return HeldOut(str(tmp_path_factory.mktemp("held")))
+
+
+class Stub(torch.nn.Module):
+    """Says what `says(text before, images before)` answers, one byte at a time, then EOS. Reads batches as the real model does."""
+
+    def __init__(self, says) -> None:
+        super().__init__()
+        self.says = says
+
+    def forward(self, batch, z, t, dropped=None, at=None):
+        at = torch.arange(batch.tokens.numel()) if at is None else at
+        length = batch.shape[1]
+        logits = torch.full((len(at), 261), -9.0)
+        for k, place in enumerate(at.tolist()):
+            row, end = divmod(place, length)
+            turn = batch.turn[row, end]
+            seen = [j for j in range(end + 1) if batch.turn[row, j] in (-1, turn)]
+            text = tokenizer().decode([i for j in seen if (i := int(batch.tokens[row, j])) < 256])
+            slots = batch.latents[(batch.latent_slot >= row * length) & (batch.latent_slot <= place)]
+            question, said = text.split("?", 1)
+            answer = self.says(question, slots)
+            rest = tokenizer().encode(answer).ids[len(said) :] if answer.startswith(said) else []
+            logits[k, rest[0] if rest else SPECIALS.eos] = 9.0
+        return Output(logits, at, z)
+
+
+def seeing(question: str, slots: torch.Tensor) -> str:
+    return " " + COLOURS[round(float(slots[0, 0]))] if len(slots) else " red"
+
+
+def values(rows, metric: str) -> dict[str, float]:
+    return {r["split"]: r["value"] for r in rows if r["metric"] == metric}
+
+
+def test_a_model_that_sees_scores_one_and_without_its_images_no_better_than_chance(plan, tmp_path):
+    rows = Vqa().run(subject(plan, Stub(seeing)), str(tmp_path))
+    assert values(rows, "vqa") == {"held_out": 1, "held_out:colour": 1, "held_out:which": 1, "held_out:with_bag": 1}
+    assert values(rows, "vqa.choice")["held_out"] == 1
+    assert values(rows, "vqa.blind")["held_out"] == values(rows, "vqa.choice.blind")["held_out"] == 0.25
+    assert values(rows, "vqa.shuffled")["held_out"] < 0.5
+
+
+def test_a_blind_model_scores_what_the_constant_answer_scores(plan, tmp_path):
+    rows = Vqa().run(subject(plan, Stub(lambda q, s: " blue")), str(tmp_path))
+    for metric in ("vqa", "vqa.shuffled", "vqa.blind", "vqa.constant"):
+        assert values(rows, metric)["held_out"] == 0.25
+
+
+def test_the_answers_file_has_a_row_per_question_that_agrees_with_the_rows(plan, tmp_path):
+    rows = Vqa(questions=17).run(subject(plan, Stub(seeing)), str(tmp_path))
+    table = pq.read_table(tmp_path / "answers.parquet")
+    assert table.num_rows == 17 and {r["n"] for r in rows if r["metric"] == "vqa" and r["split"] == "held_out"} == {17}
+    assert np.mean(table["correct_shuffled"].to_pylist()) == pytest.approx(values(rows, "vqa.shuffled")["held_out"])
+    assert set(table["prediction"].to_pylist()) <= set(COLOURS)
+
+
+def tiny() -> torch.nn.Module:
+    torch.manual_seed(3)
+    model = Transfusion(layers=2, width=32, heads=2, qk_norm=False).build(261, 8, 2)
+    for name, p in model.named_parameters():
+        torch.nn.init.normal_(p, std=0.3 if "weight" in name or p.ndim == 2 else 1.0)
+    return model.eval()
+
+
+def plain_greedy(s: Subject, q: Question, limit: int) -> list[int]:
+    said: list[int] = []
+    while len(said) < limit:
+        d = document(q.ids, q.images, [np.array(said, np.int32)], SPECIALS)
+        (_, batch), *_ = s.batches([d])
+        token = int(s.logits(batch, np.array([len(d) - 1])).argmax())
+        if token in SPECIALS:
+            break
+        said.append(token)
+    return said
+
+
+def test_drafted_decoding_is_greedy_decoding(plan):
+    s = subject(plan, tiny())
+    questions = held_out_questions(plan, "vqa", 20)
+    found = greedy(s, questions, [q.images for q in questions])
+    assert [f.tolist() for f in found] == [plain_greedy(s, q, len(q.answer_ids) + 4) for q in questions]
+
+
+def test_a_right_draft_is_settled_in_one_pass(plan):
+    calls = []
+    s = subject(plan, Stub(seeing))
+    questions = held_out_questions(plan, "vqa", 20)
+    forward = Subject.forward
+    Subject.forward = lambda self, *a, **k: calls.append(1) or forward(self, *a, **k)  # type: ignore[method-assign]
+    try:
+        greedy(s, questions, [q.images for q in questions])
+    finally:
+        Subject.forward = forward  # type: ignore[method-assign]
+    assert len(calls) == 1
+
+
+def test_choices_side_by_side_score_as_each_alone(plan):
+    s = subject(plan, tiny())
+    questions = held_out_questions(plan, "vqa", 6)
+    ids_ = [[np.array(tokenizer().encode(f" {c}").ids, np.int32) for c in COLOURS] for _ in questions]
+    images = [q.images for q in questions]
+    together = choice_likelihoods(s, questions, images, ids_)
+    for k in range(len(COLOURS)):
+        alone = choice_likelihoods(s, questions, images, [[c[k]] for c in ids_])
+        assert np.allclose([t[k] for t in together], [a[0] for a in alone], atol=1e-5)
+
+
+def test_one_question_is_asked_per_image_before_a_second_of_any(plan):
+    first = held_out_questions(plan, "vqa", 12)
+    assert len({q.group for q in first}) == 12 and len(held_out_questions(plan, "vqa", 99)) == 24
+    assert [(q.id, q.turn) for q in held_out_questions(plan, "vqa", 5)] == [(q.id, q.turn) for q in first[:5]]
+
+
+def question(group: str, answers: tuple[str, ...] = ("a",), kind: str = "k", **more) -> Question:
+    nothing = np.zeros(0, np.int32)
+    return Question(group, group, 0, kind, "?", answers, nothing, nothing, (np.array([[hash_of(group)]], np.float32),), **more)
+
+
+def hash_of(group: str) -> float:
+    return float(sum(map(ord, group)))
+
+
+def test_shuffling_gives_nobody_their_own_image():
+    questions = [question(g) for g in "aaabbcdefgh"]
+    assert all(given[0] != q.images[0] for q, given in zip(questions, shuffled_images(questions), strict=True))
+
+
+def test_exact_match_forgives_case_space_and_outer_punctuation_only():
+    q = question("g", ("Dark red",))
+    assert q.right(" dark  RED. ") and not q.right("darkred") and not q.right("red")
+    assert normal('"Two."') == "two"
+
+
+def test_the_constant_is_the_commonest_answer_of_the_type():
+    asked_ = [question(str(i), (a,), k) for i, (a, k) in enumerate([("x", "p"), ("y", "p"), ("y", "p"), ("x", "q"), ("z", "q")])]
+    assert _questions.constant_answers(asked_) == {"p": "y", "q": "x"}
+
+
+def test_the_bag_of_attributes_guesses_among_its_candidates():
+    bags = [question("g", ("a",), bag=("a", "b", "c", "d")), question("h", ("z",), bag=("a",)), question("i")]
+    assert _questions.attribute_scores(bags) == [0.25, 0.0, None]
+
+
+class Uniform(torch.nn.Module):
+    def forward(self, batch, z, t, dropped=None, at=None):
+        return Output(torch.zeros(len(at), 261), at, torch.zeros_like(z))
+
+
+def test_a_uniform_model_has_the_vocabulary_as_its_perplexity(plan, tmp_path):
+    rows = TextPerplexity().run(subject(plan, Uniform()), str(tmp_path))
+    assert values(rows, "text_perplexity") == {"held_out": pytest.approx(261)}
+    assert values(rows, "bits_per_byte") == {"held_out": pytest.approx(np.log2(261))}  # here an id is a byte
+
+
+def test_perplexity_counts_each_payload_id_once_and_no_structure(plan, tmp_path):
+    rows = TextPerplexity(sources=["text", "vqa"]).run(subject(plan, Uniform()), str(tmp_path))
+    counted = {r["split"]: r["n"] for r in rows if r["metric"] == "text_perplexity"}
+    assert counted["held_out:text"] == sum(r.payload for r in plan.rows[12:24])
+    # answers only, and of an isolated turn the question stands before the answer, so all of its ids count
+    assert counted["held_out:vqa"] == sum(2 * len(f" {COLOURS[i % 4]}") for i in range(12))
+
+
+def test_flow_loss_of_a_model_that_says_nothing_is_the_size_of_what_it_should_say(plan, tmp_path):
+    s = subject(plan, Uniform())
+    s.run = type("R", (), {"flow": Flow(predict="v", loss_space="v", shift=1)})()
+    rows = FlowLoss(bins=3).run(s, str(tmp_path))
+    documents = s.held_out(["video"])
+    from pipelines.format import chance
+
+    size = []
+    for d in documents:
+        for k, segment in enumerate(d.image_segment.tolist()):
+            noise = chance.noise(int(chance.draw(d.h, 0, "noise", 0, segment)), (2, 8))
+            size.append(np.mean((d.latents[2 * k : 2 * k + 2] - noise) ** 2))
+    assert values(rows, "flow_loss") == {"held_out": pytest.approx(np.mean(size), rel=1e-4), "held_out:video": pytest.approx(np.mean(size), rel=1e-4)}
+    assert {r["n"] for r in rows if r["metric"] == "flow_loss.bin"} == {24}
+
+
+def test_fixed_quantiles_fill_the_bins_evenly_whatever_the_order(plan):
+    documents = subject(plan, Uniform()).held_out(["video"])
+    u = fixed_quantiles(documents, 4)
+    assert np.bincount((np.concatenate(u) * 4).astype(int)).tolist() == [9, 9, 9, 9]
+    assert all((a == b).all() for a, b in zip(u, fixed_quantiles(documents[::-1], 4)[::-1], strict=True))
+
+
+def test_batch_size_does_not_change_a_score(plan, tmp_path, monkeypatch):
+    s = subject(plan, tiny())
+    before = [Vqa().run(s, str(tmp_path)), TextPerplexity().run(s, str(tmp_path)), FlowLoss().run(s, str(tmp_path))]
+    monkeypatch.setattr("trainer.evaluate._subject.BATCH_POSITIONS", 100)
+    after = [Vqa().run(s, str(tmp_path)), TextPerplexity().run(s, str(tmp_path)), FlowLoss().run(s, str(tmp_path))]
+    for a, b in zip(before, after, strict=True):
+        assert [(r["metric"], r["split"], r["n"]) for r in a] == [(r["metric"], r["split"], r["n"]) for r in b]
+        assert [r["value"] for r in a] == pytest.approx([r["value"] for r in b], rel=1e-4)
+
+
+def test_the_parts_are_the_files_without_an_underscore():
+    assert {"vqa", "text_perplexity", "flow_loss"} <= set(PartOf("trainer.evaluate").names())
+    assert all(not n.startswith("_") for n in PartOf("trainer.evaluate").names())
+    assert json.loads(Vqa().model_dump_json()) == {"set": "held_out", "questions": 1000, "source": "vqa"}

@@ -1,0 +1,137 @@
+"""Held-out questions of a plan: which are asked, and the controls that need no model.
+
+One question per image as long as there are images, chosen by a draw on the record and turn alone: every arm, seed and machine asks the same
+ones. Two controls are arithmetic on the questions: the best constant answer per type (chosen on these very questions, so generous), and the bag
+of attributes, somebody who knows what is in the picture and guesses what belongs to what.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from pipelines.format.chance import draw, group_hash, hash64
+from pipelines.format.dataset import Dataset
+from pipelines.format.errors import InputError
+from pipelines.format.record import Record, Segment
+from pipelines.format.shard import record_of
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One turn of one held-out record. `ids` and `answer_ids` are as stored; `bag` are candidate answers, None where the record names none."""
+
+    id: str
+    group: str
+    turn: int
+    type: str
+    text: str
+    answers: tuple[str, ...]
+    ids: np.ndarray = field(repr=False)
+    answer_ids: np.ndarray = field(repr=False)
+    images: tuple[np.ndarray, ...] = field(repr=False)
+    choices: tuple[str, ...] = ()
+    bag: tuple[str, ...] | None = None
+
+    def right(self, answer: str) -> bool:
+        """Exact match with one of the answers, after `normal`."""
+        return normal(answer) in {normal(a) for a in self.answers}
+
+
+def normal(answer: str) -> str:
+    """Lower case, single spaces, no punctuation at either end: what exact match compares."""
+    return re.sub(r"\s+", " ", answer.lower()).strip().strip(".,;:!?\"'").strip()
+
+
+def held_out_records(plan: Any, source: str) -> Iterator[tuple[Dataset, int, Record]]:
+    """Every held-out record of a source, once: (dataset, shard, record without payloads)."""
+    if source not in plan.sources:
+        raise InputError("the plan has no such source", found=source, allowed=", ".join(plan.sources))
+    wanted: dict[tuple[int, int], set[int]] = defaultdict(set)
+    for i in range(plan.sequences("heldout")):
+        for span in plan.row(i, "heldout").spans:
+            if plan.sources[span.source] == source:
+                wanted[span.dataset, span.shard].add(span.row)
+    for dataset, shard in sorted(wanted):
+        table = plan.datasets[dataset].index(shard).take(sorted(wanted[dataset, shard]))
+        for row in table.to_pylist():
+            yield plan.datasets[dataset], shard, record_of(row)
+
+
+def held_out_questions(plan: Any, source: str, limit: int) -> list[Question]:
+    """Up to `limit` questions, one per image before a second of any, in an order that depends on the records alone."""
+    found = []
+    by_group: dict[str, list[tuple[int, str, int]]] = defaultdict(list)
+    records = {}
+    for dataset, shard, record in held_out_records(plan, source):
+        records[record.id] = (dataset, shard, record)
+        for asked in record.fields.get("questions", []):
+            turn = int(asked["turn"])
+            by_group[record.group].append((int(draw(hash64(record.id), 0, "question", turn)), record.id, turn))
+    for group, turns in by_group.items():
+        for level, (_, id, turn) in enumerate(sorted(turns)):
+            found.append((level, int(draw(group_hash(group), 0, "question")), id, turn))
+    return [_question(*records[id], turn) for _, _, id, turn in sorted(found)[:limit]]
+
+
+def _question(dataset: Dataset, shard: int, record: Record, turn: int) -> Question:
+    asked = next(q for q in record.fields["questions"] if int(q["turn"]) == turn)
+    bag, read = asked.get("bag"), lambda s: np.asarray(dataset.array(shard, s))
+    return Question(
+        id=record.id,
+        group=record.group,
+        turn=turn,
+        type=str(asked.get("type") or "all"),
+        text=str(asked.get("question", "")),
+        answers=tuple(map(str, asked.get("answers", []))),
+        ids=np.concatenate([read(s).astype(np.int32) for s in _of(record, turn, "context")] or [np.zeros(0, np.int32)]),
+        answer_ids=np.concatenate([read(s).astype(np.int32) for s in _of(record, turn, "target")] or [np.zeros(0, np.int32)]),
+        images=tuple(read(s).astype(np.float32) for s in record.segments if s.kind == "latents"),
+        choices=tuple(map(str, asked.get("choices") or ())),
+        bag=None if bag is None else tuple(map(str, bag)),
+    )
+
+
+def _of(record: Record, turn: int, role: str) -> list[Segment]:
+    return [s for s in record.segments if s.kind == "tokens" and s.turn == turn and s.role == role]
+
+
+def shuffled_images(questions: Sequence[Question]) -> list[tuple[np.ndarray, ...]]:
+    """For each question the images of another, never its own: a rotation of the questions in order of group, by the size of the largest group.
+
+    When one group holds more than half of the questions some keep their own images; there is then nothing to shuffle with.
+    """
+    if not questions:
+        return []
+    order = sorted(range(len(questions)), key=lambda i: (draw(group_hash(questions[i].group), 0, "shuffled"), questions[i].group, i))
+    step = max(Counter(q.group for q in questions).values())
+    given: list[tuple[np.ndarray, ...]] = [()] * len(questions)
+    for place, i in enumerate(order):
+        given[i] = questions[order[(place + step) % len(order)]].images
+    return given
+
+
+def constant_answers(questions: Sequence[Question]) -> dict[str, str]:
+    """Per type the one answer that is right most often on these questions; ties go to the first in the alphabet."""
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for q in questions:
+        counts[q.type].update({normal(a) for a in q.answers})
+    return {kind: min(c, key=lambda a: (-c[a], a)) for kind, c in counts.items() if c}
+
+
+def attribute_scores(questions: Sequence[Question]) -> list[float | None]:
+    """The expected score of guessing among each question's bag; None where there is no bag."""
+    return [None if not q.bag else sum(q.right(b) for b in q.bag) / len(q.bag) for q in questions]
+
+
+def guessing_scores(questions: Sequence[Question]) -> list[float]:
+    """Uniform guessing: among the choices where there are some, else among the answers that occur for the type."""
+    kinds: dict[str, set[str]] = defaultdict(set)
+    for q in questions:
+        kinds[q.type].update(map(normal, q.answers[:1]))
+    return [1 / len(q.choices) if q.choices else 1 / max(1, len(kinds[q.type])) for q in questions]

@@ -1,0 +1,118 @@
+"""What is judged: a trained model with the run and the plan it came from, and the few things every evaluation asks of them.
+
+In: a run directory. Out: forward passes without gradient, on held-out spans of the plan or on documents that an evaluation lays out itself,
+latents normalised as in training. An evaluation never draws from a global generator: the same model gives the same rows, whatever the batch
+size or machine order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from mixtures.span import Specials
+from trainer.batch import Batch, Document
+from trainer.flow import Noised, clean
+from trainer.stream import Reader
+
+BATCH_POSITIONS = 6144  # positions a forward pass: large enough to fill one core, small enough to stay in its cache
+
+
+@dataclass(slots=True)
+class Subject:
+    """A model in evaluation mode, its run, and a reader of its plan."""
+
+    model: Any
+    run: Any
+    reader: Reader
+    device: str = "cpu"
+
+    @classmethod
+    def load(cls, run_dir: str, device: str = "cpu") -> Subject:
+        """The newest complete checkpoint of a run."""
+        from trainer.models.load import load_model
+
+        model, run, plan = load_model(run_dir)
+        return cls(model.to(device).eval(), run, Reader(plan), device)
+
+    @property
+    def plan(self) -> Any:
+        """The plan the run was trained on: its held-out split is what evaluations read."""
+        return self.reader.plan
+
+    @property
+    def specials(self) -> Specials:
+        """Ids of the structure tokens."""
+        return self.reader.plan.specials
+
+    def held_out(self, sources: Sequence[str], max_tokens: int | None = None) -> list[Document]:
+        """The held-out spans of some sources as documents, in the plan's order, each source up to `max_tokens` payload tokens."""
+        wanted, taken, out = set(sources), dict.fromkeys(sources, 0), []
+        for i in range(self.plan.sequences("heldout")):
+            for span in self.plan.row(i, "heldout").spans:
+                name = self.plan.sources[span.source]
+                if name in wanted and (max_tokens is None or taken[name] < max_tokens):
+                    taken[name] += span.payload
+                    out.append(self.reader.document(span))
+        return out
+
+    def batches(self, documents: Sequence[Document]) -> Iterator[tuple[list[int], Batch]]:
+        """All documents, one a row, like lengths together, about BATCH_POSITIONS at a time: (their places in the input, the batch)."""
+        chosen: list[int] = []
+        for i in sorted(range(len(documents)), key=lambda i: len(documents[i])):
+            if chosen and (len(chosen) + 1) * len(documents[i]) > BATCH_POSITIONS:
+                yield chosen, self._batch([documents[j] for j in chosen])
+                chosen = []
+            chosen.append(i)
+        if chosen:
+            yield chosen, self._batch([documents[j] for j in chosen])
+
+    def _batch(self, documents: Sequence[Document]) -> Batch:
+        return self.reader.batch([[d] for d in documents], length=max(map(len, documents)))
+
+    @torch.inference_mode()
+    def forward(self, batch: Batch, seen: Noised | None = None, at: np.ndarray | None = None) -> Any:
+        """The model's Output for images as `seen` (default: all clean), logits at the flat positions `at` (default: those with a target)."""
+        seen = (clean(batch) if seen is None else seen).to(self.device)
+        where = None if at is None else torch.from_numpy(at).to(self.device)
+        return self.model(batch.to(self.device), seen.z, seen.t, seen.dropped, where)
+
+    def logits(self, batch: Batch, at: np.ndarray) -> torch.Tensor:
+        """Next-token logits [A, vocab], float32, on the host, at the flat positions `at`, images clean."""
+        return self.forward(batch, at=at).logits.float().cpu()
+
+
+def document(question: np.ndarray, images: Sequence[np.ndarray], branches: Sequence[np.ndarray], specials: Specials) -> Document:
+    """BOS · (BOI latents EOI)* · question · branch 0 | branch 1 | …: all branches follow the question and none sees another.
+
+    question and branches are token ids, images are latents [n, C] as stored. The prefix is a turn that all see, each branch a turn of its own
+    whose positions go on after the question: what `turns: isolated` means, so several endings cost one reading of the picture.
+    """
+    ids, kinds, image = [specials.bos], [2], [-1]
+    for ordinal, latents in enumerate(images):
+        n = len(latents)
+        ids += [specials.boi, *[specials.pad] * n, specials.eoi]
+        kinds += [2, *[1] * n, 2]
+        image += [-1, *[ordinal] * n, -1]
+    ids += question.tolist()
+    prefix = len(ids)
+    position = list(range(prefix))
+    turn = [-1] * prefix
+    for i, branch in enumerate(branches):
+        ids += branch.tolist()
+        position += range(prefix, prefix + len(branch))
+        turn += [i] * len(branch)
+    kinds += [0] * (len(ids) - len(kinds))
+    image += [-1] * (len(ids) - len(image))
+    flags = np.zeros(len(images), bool)
+    width = images[0].shape[1] if len(images) else 0
+    return Document(
+        tokens=np.array(ids, np.int32), kind=np.array(kinds, np.uint8), turn=np.array(turn, np.int16), position=np.array(position, np.int32),
+        condition=np.zeros(len(ids), np.uint8), text_target=np.full(len(ids), -100, np.int32), image=np.array(image, np.int16),
+        image_loss=flags, image_hidden=flags, image_segment=np.arange(len(images), dtype=np.int16),
+        latents=np.concatenate(images) if len(images) else np.zeros((0, width), np.float32),
+    )  # fmt: skip

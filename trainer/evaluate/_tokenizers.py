@@ -1,0 +1,49 @@
+"""The tokenizer of a source, and how many bytes of text a token stands for: what turns nats a token into bits a byte."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from pipelines.format import storage
+from pipelines.format.errors import InputError
+
+
+def source_dataset(plan: Any, source: str) -> Any:
+    """The first dataset of a source with held-out rows; None when nothing of it is held out."""
+    for i in range(plan.sequences("heldout")):
+        for span in plan.row(i, "heldout").spans:
+            if plan.sources[span.source] == source:
+                return plan.datasets[span.dataset]
+    return None
+
+
+def tokenizer_of(plan: Any, source: str) -> Any:
+    """The tokenizer that the encoded dataset of a source carries."""
+    from tokenizers import Tokenizer
+
+    dataset = source_dataset(plan, source)
+    if dataset is None:
+        raise InputError("the source has no held-out rows", found=source, allowed=", ".join(plan.sources), next="raise held_out.fraction")
+    return Tokenizer.from_str(storage.read(storage.join(dataset.path, "tokenizer.json")).decode())
+
+
+class ByteCounter:
+    """Bytes of UTF-8 text behind token ids: by table for byte-level tokenizers (one character of a token is one byte), by decoding otherwise."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        self.table: np.ndarray | None = None
+        if type(tokenizer.decoder).__name__ == "ByteLevel":
+            vocabulary = tokenizer.get_vocab(with_added_tokens=False)
+            self.table = np.zeros(max(vocabulary.values(), default=-1) + 1, np.int64)
+            for token, i in vocabulary.items():
+                self.table[i] = len(token)
+
+    def count(self, ids: Sequence[int] | np.ndarray) -> int:
+        """Bytes that these ids of one document decode to."""
+        if self.table is not None:
+            return int(self.table[np.asarray(ids, np.int64)].sum()) if len(ids) else 0
+        return len(self.tokenizer.decode(list(map(int, ids)), skip_special_tokens=False).encode())
