@@ -28,7 +28,8 @@ _STEP = 16 << 10  # what a cut file loses before its cut is at most this
 
 def compression(path: str) -> str | None:
     """gzip, zstd or None, by the file name's end."""
-    return next((name for end, name in COMPRESSIONS.items() if path.lower().endswith(end)), None)
+    name = path.lower().replace(".tgz", ".tar.gz")
+    return next((kind for end, kind in COMPRESSIONS.items() if name.endswith(end)), None)
 
 
 @contextmanager

@@ -61,17 +61,19 @@ class Rows:
         rows = pick(join(self.path, spec["table"]), [(r[1], r[2]) for e in entries if len(e) == 3 for r in e[2]])
         spots = [(r[3], r[4]) for e in entries if len(e) == 3 for r in e[2] if len(r) > 3]
         other = pick(join(self.path, spec["joined"]), spots) if spots else {}
+        last: tuple[list[str], list[tuple[str, bytes]]] = ([], [])  # neighbouring questions on one image read it once
         for entry in entries:
             if len(entry) == 4:
                 yield Rejected(*entry[1:])
                 continue
             origin, images, found = entry
             try:
-                data = [(image, read(join(self.path, image))) for image in images]
+                if images != last[0]:
+                    last = (images, [(image, read(join(self.path, image))) for image in images])
             except HeadwaterError as error:
                 yield Rejected(origin, "unreadable", error.what)
                 continue
-            yield Item(origin, data, [(r[0], rows[r[1]], other.get(r[3]) if len(r) > 3 else None) for r in found])
+            yield Item(origin, last[1], [(r[0], rows[r[1]], other.get(r[3]) if len(r) > 3 else None) for r in found])
 
     def _other(self, names: list[str]) -> tuple[str, dict[Any, tuple[int, int, bytes]]]:
         if self.joined is None:

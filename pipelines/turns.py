@@ -1,16 +1,21 @@
 """Questions about pictures, as segments: the one place that knows the convention.
 
-What comes in: images, and questions as plain mappings {question, answers, choices?, type?, bag?}. What goes out: a record of images (turn -1, which
-all turns share), then for each question a Text(context) that ends with an answer mark and a Text(target), the first of its answers; all
+What comes in: images, and questions as plain mappings {question, answers, choices?, type?, bag?}. What goes out: a record of images (turn -1,
+which all turns share), then for each question a Text(context) that ends with an answer mark and a Text(target), the first of its answers; all
 one atom. `fields.questions` keeps the bare words for templates and evaluations, each with its turn.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+from pipelines.format.errors import Reject
 from pipelines.format.record import Record, Segment, Text
+from pipelines.image_rows import Item
+from pipelines.pictures import group_of, picture
+from pipelines.stage import Rejected
 
 QUESTION = "Question: {question} Answer:"
 ANSWER = " {answer}"
@@ -30,13 +35,38 @@ def turn_segments(
     return out
 
 
-def vqa_record(
-    source: str, origin: str, pictures: Sequence[Segment], questions: Sequence[dict[str, Any]], group: str, *, dialogue: bool = False, **rest: Any
-) -> Record:
-    """A VQA record. `questions` without turns are numbered; `dialogue` says that later questions lean on earlier ones."""
+def vqa_record(source: str, item: Item, questions: Sequence[dict[str, Any]], max_pixels: int, **rest: Any) -> Record:
+    """A record of an item's images and numbered questions; `fields.dialogue` says that later ones lean on earlier ones. Raises `Reject`."""
+    pictures = [picture(data, role="context", max_pixels=max_pixels) for _, data in item.images]
     numbered = [{**q, "turn": i} for i, q in enumerate(questions)]
-    fields = {**rest.pop("fields", {}), "questions": numbered, **({"dialogue": True} if dialogue else {})}
-    return Record.make(source, origin, "vqa", (*pictures, *turn_segments(numbered)), group=group, fields=fields, **rest)
+    fields = {**rest.pop("fields", {}), "questions": numbered}
+    group = group_of([data for _, data in item.images])
+    return Record.make(source, item.origin, "vqa", (*pictures, *turn_segments(numbered)), group=group, fields=fields, **rest)
+
+
+def answered(
+    source: str, item: Item, questions: Sequence[tuple[str, Callable[[], dict[str, Any]]]], max_pixels: int, **rest: Any
+) -> Iterator[Record | Rejected]:
+    """One record of the questions, each (origin, how to read it), that can be read, and one reject for each that cannot."""
+    good, bad = [], []
+    for origin, read in questions:
+        try:
+            good.append(read())
+        except Reject as reject:
+            bad.append(Rejected(origin, reject.reason, reject.detail))
+    if good:
+        try:
+            yield vqa_record(source, item, good, max_pixels, **rest)
+        except Reject as reject:
+            yield Rejected(item.origin, reject.reason, reject.detail)
+    yield from bad
+
+
+def ranked(given: Sequence[str], first: str | None = None) -> list[str]:
+    """Distinct answers, `first` before all others, then by how many gave them, then by who came first. Empty ones are dropped."""
+    counted = Counter(a for a in given if a)
+    by_count = sorted(counted, key=lambda a: -counted[a])
+    return list(dict.fromkeys([*([first] if first else []), *by_count]))
 
 
 def _listed(words: list[str]) -> str:

@@ -1,0 +1,99 @@
+"""Images with captions from WebDataset tars, such as img2dataset writes: members of one stem are one sample (`00012.jpg`, `00012.txt`, `00012.json`).
+
+One tar (`.tar`, `.tar.gz`, `.tgz`, `.tar.zst`) is one part, read as a stream and never extracted; see `tar_stream.py` for what is refused. A tar that
+is cut gives its whole samples and one reject.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+from pipelines.bounded import opened
+from pipelines.format.document import Size
+from pipelines.format.errors import Reject
+from pipelines.format.record import Record
+from pipelines.json_list import parse
+from pipelines.listing import list_files, place
+from pipelines.media.images import MAX_PIXELS
+from pipelines.pictures import SUFFIXES, captions, pair
+from pipelines.stage import Rejected, Source, SourcePart
+from pipelines.tar_stream import members
+
+TARS = (".tar", ".tar.gz", ".tgz", ".tar.zst")
+_TEXTS = (".txt", ".caption", ".json")
+
+
+class ImageTar(Source):
+    """`caption_fields` maps the captions' names to members of the sample: `txt`, `caption`, or a key of its JSON (`json.caption`). `url_field`,
+    `licence_field` and `keep` name such places too."""
+
+    data: ClassVar[str] = "image-text"
+    path: str
+    caption_fields: dict[str, str] = {"original": "txt"}
+    url_field: str | None = None
+    licence_field: str | None = None
+    licence: str | None = None
+    keep: tuple[str, ...] = ()
+    max_pixels: Size = MAX_PIXELS
+
+    def parts(self) -> list[SourcePart]:
+        return [SourcePart({"file": f.path}, [f.as_list()]) for f in list_files(self.path, TARS)]
+
+    def read(self, spec: dict[str, Any], source: str) -> Iterator[Record | Rejected]:
+        rel = spec["file"]
+        for stem, sample in _samples(place(self.path, rel)):
+            try:
+                if isinstance(sample, Reject):
+                    raise sample
+                image = next((n for n in sample if n.lower().endswith(SUFFIXES)), None)
+                if image is None:
+                    raise Reject("unreadable", f"a sample without an image: {', '.join(sample)}"[:200])
+                stem = image
+                yield self._pair(source, f"{rel}!{image}", sample[image], {n[n.rindex(".") + 1 :].lower(): v for n, v in sample.items()})
+            except Reject as reject:
+                yield Rejected(f"{rel}!{stem}" if stem else rel, reject.reason, reject.detail)
+
+    def _pair(self, source: str, origin: str, image: bytes, sample: dict[str, bytes]) -> Record:
+        texts = captions({name: _value(sample, where) for name, where in self.caption_fields.items()})
+        url, licence = (w and _value(sample, w) for w in (self.url_field, self.licence_field))
+        fields = {w: _value(sample, w) for w in self.keep}
+        return pair(source, origin, image, texts, self.max_pixels, url=url, licence=licence or self.licence, fields=fields)
+
+
+def _samples(path: str) -> Iterator[tuple[str, dict[str, bytes] | Reject]]:
+    """(stem, members) of each run of members with one stem; what is refused, and a bad end of the archive, come as (name, Reject)."""
+    stem, sample = "", dict[str, bytes]()
+    try:
+        with opened(path) as stream:
+            for name, content in members(stream, SUFFIXES + _TEXTS):
+                if isinstance(content, Reject):
+                    yield name, content
+                    continue
+                folder, slash, base = name.rpartition("/")
+                now = folder + slash + base.split(".", 1)[0]
+                if now != stem and sample:
+                    yield stem, sample
+                    sample = {}
+                stem = now
+                sample[name] = content
+    except Reject as reject:
+        yield "", reject  # the sample at the cut may lack members: it is part of the loss
+        return
+    if sample:
+        yield stem, sample
+
+
+def _value(sample: dict[str, bytes], where: str) -> Any:
+    member, _, key = where.partition(".")
+    if member not in sample:
+        return None
+    if member != "json":
+        try:
+            return sample[member].decode("utf-8-sig")
+        except UnicodeDecodeError:
+            raise Reject("unreadable", f"the {member} is not UTF-8") from None
+    value = parse(sample[member])
+    for step in key.split("."):
+        value = value.get(step) if isinstance(value, dict) else None
+    return value

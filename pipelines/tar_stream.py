@@ -1,0 +1,124 @@
+"""A tar file as a stream of members. Nothing is ever extracted, and only regular files with plain names get through.
+
+What comes in: a binary stream, plain or unpacked by `bounded.opened`. What goes out: (name, content) in order; a member that is a link, a device or
+sparse, names a path outside, is named twice or is too large comes as a `Reject` instead and is passed over. Python's own tarfile has let
+hostile archives through its filter four times since 2025, so the format's 512-byte headers are read here: ustar, GNU long names and the
+`path` and `size` of PAX headers, each with a limit. An archive that stops without its end mark is told apart from a whole one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import IO
+
+from pipelines.format.errors import Reject
+
+MAX_MEMBER = 256 << 20
+MAX_HEADER = 64 << 10  # bytes of a PAX or long-name header
+MAX_NAME = 255
+MAX_MEMBERS = 10_000_000
+_BLOCK = 512
+
+
+def members(stream: IO[bytes], wanted: tuple[str, ...]) -> Iterator[tuple[str, bytes | Reject]]:
+    """(name, content) of members whose lower-case name ends in `wanted`, or (name, Reject). Raises `Reject` where the archive itself ends badly."""
+    seen: set[str] = set()
+    extra: dict[str, str] = {}
+    for _ in range(MAX_MEMBERS):
+        header = _exactly(stream, _BLOCK, "without its end mark")
+        if not any(header):
+            return
+        if _number(header[148:156]) != sum(header[:148]) + 8 * 32 + sum(header[156:]):
+            raise Reject("unreadable", "not a tar header: the checksum differs")
+        kind = header[156:157]
+        size = int(extra.get("size", _number(header[124:136])))
+        if kind in (b"x", b"g", b"L", b"K"):
+            text = _exactly(stream, _padded(_limited(size)), "in a header")[:size]
+            extra |= _pax(text) if kind == b"x" else {"path": _text(text)} if kind == b"L" else {}
+            continue
+        name = extra.get("path") or _name(header)
+        problem = _problem(name, kind, size, seen)
+        extra = {}
+        seen.add(name)
+        if problem is None and name.lower().endswith(wanted):
+            yield name, _exactly(stream, _padded(size), f"in {name}")[:size]
+            continue
+        if kind != b"5" and problem is not None:  # folders are neither wanted nor suspicious
+            yield name, problem
+        _skip(stream, _padded(size if kind not in (b"1", b"2", b"3", b"4", b"5", b"6") else 0), name)
+    raise Reject("too_large", f"more than {MAX_MEMBERS} members")
+
+
+def _problem(name: str, kind: bytes, size: int, seen: set[str]) -> Reject | None:
+    if kind not in (b"0", b"\0", b"7"):
+        return Reject("not_allowed", "a link, device, sparse or other special member")
+    if name.startswith("/") or ".." in name.split("/") or "\0" in name or "\\" in name or len(name.encode()) > MAX_NAME:
+        return Reject("not_allowed", "an absolute, outward or overlong name")
+    if name in seen:
+        return Reject("not_allowed", "a name that an earlier member has")
+    if size > MAX_MEMBER:
+        return Reject("too_large", f"{size} bytes, allowed {MAX_MEMBER}")
+    return None
+
+
+def _name(header: bytes) -> str:
+    prefix = _text(header[345:500]) if header[257:262] == b"ustar" and header[262:263] != b" " else ""
+    name = _text(header[:100])
+    return f"{prefix}/{name}" if prefix else name
+
+
+def _text(data: bytes) -> str:
+    return data.split(b"\0", 1)[0].decode("utf-8", errors="replace").removeprefix("./")
+
+
+def _number(field: bytes) -> int:
+    if field[:1] == b"\x80":  # GNU's form of sizes from 8 GiB on
+        return int.from_bytes(field[1:], "big")
+    try:
+        value = int(field.strip(b" \0") or b"0", 8)
+    except ValueError:
+        raise Reject("unreadable", "not a tar header: a number is none") from None
+    if value < 0:
+        raise Reject("unreadable", "not a tar header: a negative number")
+    return value
+
+
+def _pax(data: bytes) -> dict[str, str]:
+    out = {}
+    while data:
+        length, _, _ = data.partition(b" ")
+        if not length.isdigit() or not len(length) + 1 < int(length[:8]) <= len(data):
+            raise Reject("unreadable", "a PAX header that does not add up")
+        key, _, value = data[len(length) + 1 : int(length) - 1].partition(b"=")
+        if key == b"path":
+            out["path"] = value.decode("utf-8", errors="replace").removeprefix("./")
+        elif key == b"size":
+            if not value.isdigit() or len(value) > 18:
+                raise Reject("unreadable", "a PAX size that is no number")
+            out["size"] = value.decode()
+        elif key.startswith(b"GNU.sparse"):
+            out["path"] = "/"  # the content is not what the name says: refused by its name
+        data = data[int(length) :]
+    return out
+
+
+def _limited(size: int) -> int:
+    if size > MAX_HEADER:
+        raise Reject("too_large", f"a tar header of {size} bytes")
+    return size
+
+
+def _padded(size: int) -> int:
+    return -(-size // _BLOCK) * _BLOCK
+
+
+def _exactly(stream: IO[bytes], size: int, where: str) -> bytes:
+    data = stream.read(size)
+    if len(data) < size:
+        raise Reject("truncated", f"the archive stops {where}")
+    return data
+
+
+def _skip(stream: IO[bytes], size: int, name: str) -> None:
+    while size > 0:
+        size -= len(_exactly(stream, min(size, 1 << 20), f"in {name}"))
