@@ -80,7 +80,8 @@ def view(scene: Scene, poses: NDArray[np.float64], size: int = 32) -> Pixels:
     """What a walker on the scene's floor sees from poses [n, 3] (x, y in steps, yaw in radians): uint8 [n, size, size, 3].
 
     The view looks straight down and turns with the walker: forward is up, the walker stands at the middle column, `BEHIND` steps above
-    the lower edge, and sees `VIEW` × `VIEW` steps; a cell of the floor is `CELL` steps wide. x points right and y up on the floor, whose corner (0, 0) is the scene's bottom left; yaw turns left from x."""
+    the lower edge, and sees `VIEW` × `VIEW` steps; a cell of the floor is `CELL` steps wide. x points right and y up on the floor, whose
+    corner (0, 0) is the scene's bottom left; yaw turns left from x."""
     x, y = _grid(size)
     step = size / VIEW
     forward, left = (VIEW - BEHIND) - (y + 0.5) / step, VIEW / 2 - (x + 0.5) / step
