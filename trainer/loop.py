@@ -1,0 +1,237 @@
+"""Training: a run document in, a run folder out.
+
+    plan ─▶ stream ─▶ noised ─▶ model ─▶ errors ─▶ sum of gradients ─▶ clip ─▶ AdamW        metrics.jsonl, checkpoints/, model.safetensors, run.json
+
+Everything a step does follows from (run, step): batches, times, noise, dropped conditions and learning rate. So stopping and going on gives
+the numbers of not having stopped, bit for bit at the same world size. The card is written last; a folder without one is a run that goes on
+from its newest complete checkpoint when the same command is given again.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from mixtures.plan import Plan
+from pipelines.format import manifest, storage
+from pipelines.format.errors import BudgetError, ConflictError, HeadwaterError, Stopped
+from trainer import checkpoint, losses, metrics, parallel
+from trainer.batch import Batch
+from trainer.flow import Noised, noised
+from trainer.models import load
+from trainer.models.transfusion import TransfusionModel
+from trainer.optim import adamw, set_rate
+from trainer.parallel import World
+from trainer.run import Run
+from trainer.stream import Stream, ahead
+
+Log = Callable[..., Any]
+VERSION = 1
+
+
+class Diverged(HeadwaterError):
+    """A loss or gradient that is not a number. Exit 1: neither the input nor the budget is at fault for certain."""
+
+    exit = 1
+
+
+class _State(NamedTuple):
+    """What a step reads and changes."""
+
+    run: Run
+    where: World
+    stream: Stream
+    model: TransfusionModel
+    optimizer: torch.optim.Optimizer
+    account: metrics.Account
+
+
+class _Prepared(NamedTuple):
+    """A step's input: the batch's counts by source, its micro-batches with what is seen of their images, and its sequence numbers."""
+
+    counts: np.ndarray
+    parts: list[tuple[Batch, Noised]]
+    batch: Batch
+
+
+def train(run: Run, output: str | None = None, log: Log | None = None, stop: threading.Event | None = None) -> dict[str, Any]:
+    """Train, or go on training, and return the run's card with `path` and `seconds`. A finished run of the same identity returns at once.
+
+    Collective under torchrun. Raises Stopped after a checkpoint when `stop` is set; ConflictError when `output` holds another run.
+    """
+    begun, say = time.monotonic(), log or (lambda event, **fields: None)
+    root = output or run.output
+    plan = Plan.open(run.plan)
+    start = manifest.read_card(run.init)["fingerprint"] if run.init else None
+    identity = run.identity(plan.card["fingerprint"], start)
+    finished = _finished(root, identity)
+    if finished is not None:
+        return {**finished, "seconds": 0.0}
+    if run.threads:
+        torch.set_num_threads(run.threads)
+    with parallel.world(run.device) as where:
+        state, first = _begin(run, root, identity, plan, where, say)
+        _steps(state, root, identity, first, say, stop)
+        weights = checkpoint.full_weights(state.model)
+        if where.rank == 0:
+            _card(state, root, identity, plan, weights)
+            _log(root, {"event": "trained", "seconds": round(time.monotonic() - begun, 3), "from_step": first, "world": where.size})
+        where.gather(None)
+    return {**manifest.read_card(root), "seconds": round(time.monotonic() - begun, 3)}
+
+
+def _finished(root: str, identity: str) -> dict[str, Any] | None:
+    if not storage.exists(storage.join(root, "run.json")):
+        return None
+    card = manifest.read_card(root)
+    if card["fingerprint"] != identity:
+        raise ConflictError("the output holds another run", where=root, found=card["fingerprint"][:16], allowed=identity[:16],
+                            next="choose another `output`, or remove that folder first")  # fmt: skip
+    return card
+
+
+def _begin(run: Run, root: str, identity: str, plan: Plan, where: World, say: Log) -> tuple[_State, int]:
+    """Model, optimizer and account, from the newest complete checkpoint when there is one; and the first step to run."""
+    bf16 = run.precision == "bf16" or (run.precision == "auto" and where.device.type == "cuda")
+    model = load.build(run, load.shape_of(plan))
+    parallel.place(model, where, run.seed, bf16)
+    optimizer = adamw(run.optim, model)
+    found, incomplete = checkpoint.newest(root)
+    for path in incomplete:
+        say("incomplete checkpoint passed over", path=path)
+    if found is not None:
+        if found.marker["fingerprint"] != identity:
+            raise ConflictError("the output holds checkpoints of another run", where=found.path, found=found.marker["fingerprint"][:16],
+                                allowed=identity[:16], next="choose another `output`, or remove that folder first")  # fmt: skip
+        checkpoint.load(found, model, optimizer, where)
+        say("resumed", step=found.step, path=found.path)
+    elif run.init:
+        load.fill(model, load.read_weights(run.init), run.init)
+    first = found.step if found is not None else 0
+    stream = Stream(plan, run.batch, where.rank, where.size, first, steps=run.steps)
+    if not stream.total:
+        raise BudgetError("the plan holds no training sequence", where=run.plan)
+    account = metrics.Account(plan.sources, found.marker["consumed"] if found is not None else None)
+    return _State(run, where, stream, model, optimizer, account), first
+
+
+def _steps(state: _State, root: str, identity: str, first: int, say: Log, stop: threading.Event | None) -> None:
+    run, where, steps = state.run, state.where, state.stream.steps
+    writer = metrics.Writer(root, first) if where.rank == 0 else None
+    depth = run.prefetch if run.prefetch is not None else (2 if where.device.type == "cuda" else 0)
+    save = lambda done: checkpoint.save(
+        root, done, state.model, state.optimizer, where, {"fingerprint": identity, "consumed": state.account.as_dict()}
+    )
+    clock = time.monotonic()
+    for prepared, done in ahead(((_prepare(state, batch), done) for batch, done in state.stream), depth):
+        waited = time.monotonic() - clock
+        line, stopping = _step(state, done - 1, prepared, bool(stop is not None and stop.is_set()))
+        now = time.monotonic()
+        if writer is not None:
+            spent = max(now - clock, 1e-9)
+            writer.add({**line, "tokens_per_s": round(line["step_tokens"] / spent, 1), "data_wait": round(waited / spent, 4)})
+        clock = now
+        last = done == steps
+        if stopping or (run.checkpoint_every and done % run.checkpoint_every == 0 and not last):
+            if writer is not None:
+                writer.flush()
+            path = save(done)
+            say("checkpoint", step=done, path=path)
+            if where.rank == 0:
+                checkpoint.prune(root, run.keep)
+        if stopping and not last:
+            raise Stopped(f"stopped after step {done} of {steps}; a checkpoint is kept", where=root, signal=15, next="the same command goes on")
+        if done % max(steps // 20, 1) == 0:
+            say("step", step=done, of=steps, loss=round(line["loss"], 4), tokens=line["tokens"])
+    if writer is not None:
+        writer.flush()
+
+
+def _prepare(state: _State, batch: Batch) -> _Prepared:
+    """Count and noise a batch on the host, cut into micro-batches."""
+    size = state.run.micro_batch or len(batch.seq)
+    parts = [batch] if size >= len(batch.seq) else [batch.rows(i, i + size) for i in range(0, len(batch.seq), size)]
+    seen = [(part, noised(state.run.flow, part, state.run.seed)) for part in parts]
+    return _Prepared(losses.counts(batch, len(state.account.sources)), seen, batch)
+
+
+def _step(state: _State, step: int, prepared: _Prepared, stop: bool) -> tuple[dict[str, Any], bool]:
+    """One optimizer step. Returns its metrics line, and whether any rank was asked to stop."""
+    run, where, model, sources = state.run, state.where, state.model, state.account.sources
+    shared = where.sum(np.append(prepared.counts.reshape(-1), float(stop)))
+    counts = shared[:-1].reshape(prepared.counts.shape)
+    text_targets, flow_targets = counts[:, -2].sum(), counts[:, -1].sum()
+    sums: torch.Tensor | float = 0.0
+    for i, (host, host_seen) in enumerate(prepared.parts):
+        batch, seen = host.to(where.device), host_seen.to(where.device)
+        parallel.last_micro_batch(model, i + 1 == len(prepared.parts))
+        found = losses.errors(model(batch, seen.z, seen.t, seen.dropped), batch, seen, run.flow)
+        losses.objective(run.loss, found, text_targets, flow_targets).backward()
+        sums = sums + losses.sums(found, len(sources))
+    assert isinstance(sums, torch.Tensor)
+    local = sums.cpu().numpy()
+    total = where.sum(local)
+    norm = parallel.clip(model, run.optim.clip)
+    if not (np.isfinite(total).all() and math.isfinite(norm)):
+        _diverged(step, sources, local, norm, prepared.batch)
+    rate = run.optim.rate(step, state.stream.steps)
+    set_rate(state.optimizer, rate)
+    state.optimizer.step()
+    state.optimizer.zero_grad(set_to_none=True)
+    state.account.add(counts)
+    line = metrics.step_line(step, sources, counts, total, run.loss)
+    extra = {"tokens": state.account.payload, "step_tokens": int(counts[:, :2].sum()), "lr": rate, "grad_norm": norm}
+    return {**line, **extra}, bool(shared[-1])
+
+
+def _diverged(step: int, sources: list[str], sums: np.ndarray, norm: float, batch: Batch) -> None:
+    bad = [name for name, row in zip(sources, sums, strict=True) if not np.isfinite(row).all()]
+    raise Diverged(
+        f"step {step}: the {'loss' if bad else 'gradient'} is not a number",
+        where=f"sequences {[n for n in batch.seq.tolist() if n >= 0]} of the plan",
+        found=f"sources {', '.join(bad)}" if bad else f"gradient norm {norm}, losses of this rank finite",
+        next="lower optim.lr or optim.clip, or look at those sequences: pipelines inspect PLAN",
+    )
+
+
+def _card(state: _State, root: str, identity: str, plan: Plan, weights: dict[str, torch.Tensor]) -> None:
+    """Export the weights and write run.json: what was consumed, of what, by which model."""
+    run, stream, account = state.run, state.stream, state.account
+    file = load.export(root, weights)
+    of = dict(zip(losses.COUNTS, account.table.sum(axis=0).tolist(), strict=True))
+    sequences = min(stream.steps * run.batch, stream.total)
+    sources = {
+        name: {
+            "tokens": {"text": c["text"], "visual": c["visual"], "loss": c["text_targets"] + c["flow_targets"], "all": c["text"] + c["visual"]},
+            "structure": c["structure"], "text_targets": c["text_targets"], "flow_targets": c["flow_targets"],
+        }
+        for name, c in account.as_dict().items()
+    }  # fmt: skip
+    parents = [manifest.parent(run.plan, root, plan.card["fingerprint"])]
+    if run.init:
+        parents.append(manifest.parent(run.init, root, manifest.read_card(run.init)["fingerprint"]))
+    loss = of["text_targets"] + of["flow_targets"]
+    flops = state.model.training_flops(of["text"] + of["structure"], of["visual"], of["text_targets"], of["pairs"])
+    card = manifest.card(
+        "run", run.name or storage.absolute(root).rpartition("/")[2], identity, run.recipe(), parents=parents, stages={"train": VERSION},
+        records=sequences, bytes=file["bytes"], files=[file], sources=sources,
+        tokens={"text": of["text"], "visual": of["visual"], "loss": loss, "all": of["text"] + of["visual"]},
+        structure=of["structure"], padding=sequences * plan.sequence_length - of["text"] - of["visual"] - of["structure"],
+        steps=stream.steps, parameters=state.model.parameters_by_use(), shape=load.shape_of(plan), flops=flops,
+    )  # fmt: skip
+    manifest.publish_card(root, "run.json", card)
+
+
+def _log(root: str, event: dict[str, Any]) -> None:
+    """What knows the clock goes to log.jsonl, never into a card."""
+    import json
+
+    path = storage.join(root, "log.jsonl")
+    before = storage.read(path) if storage.exists(path) else b""
+    storage.replace(path, before + json.dumps({"time": time.time(), **event}).encode() + b"\n", scratch=root)

@@ -1,0 +1,119 @@
+"""The run document: a plan, a model, what the model learns by, and where the result goes. Its keys are the YAML's.
+
+What comes in: `runs/*.yaml`. What goes out: a frozen `Run`. A run's fingerprint leaves out where things lie and how fast they go (output, paths,
+threads, device, checkpoint rhythm), so that the same experiment keeps its name when it moves. No torch here: a command line that only reads
+a document should not wait for it.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationInfo, model_validator
+
+from pipelines.format import storage
+from pipelines.format.document import Document, PartOf, Percent, Size, dump, fingerprint, load_raw, merge
+
+
+class Loss(Document):
+    """Weights of the two losses (the paper: 1.0 and 3.0), each a mean over its own tokens of the whole step."""
+
+    text: float = Field(1.0, ge=0)
+    flow: float = Field(3.0, ge=0)
+
+
+class Flow(Document):
+    """What the model predicts, in which space the error is measured, how t is drawn. t = 1 is data.
+
+    predict x with loss_space v is the paper's best for semantic latents; predict v for VAE latents. `shift: auto` is
+    s = max(1, sqrt(tokens * channels / 4096)) per image (RAE, arXiv 2510.11690); a number fixes s. `cfg_drop` names conditions (caption, action,
+    context) and the share of records in which images do not see them: one draw a record, so named conditions fall together.
+    """
+
+    predict: Literal["x", "v"] = "x"
+    loss_space: Literal["v", "x"] = "v"
+    time: Literal["uniform", "logit_normal"] = "uniform"
+    shift: Literal["auto"] | Annotated[float, Field(gt=0)] = "auto"
+    cfg_drop: dict[Literal["caption", "action", "context"], Percent] = {}
+
+
+class Optim(Document):
+    """AdamW. lr is the peak; warmup is a share of all steps below 1, else a number of steps; cosine ends at `final` x lr."""
+
+    lr: float = Field(3e-4, gt=0)
+    warmup: Percent = Field(0.02, ge=0)
+    schedule: Literal["cosine", "constant"] = "cosine"
+    final: Percent = Field(0.1, ge=0, le=1)
+    beta1: float = Field(0.9, ge=0, lt=1)
+    beta2: float = Field(0.95, ge=0, lt=1)
+    eps: float = Field(1e-8, gt=0)
+    weight_decay: float = Field(0.1, ge=0)
+    clip: float = Field(1.0, gt=0)
+
+    def rate(self, step: int, steps: int) -> float:
+        """Learning rate of step `step` (from 0) of `steps`. The first step already moves; the last ends the cosine."""
+        warm = self.warmup * steps if self.warmup < 1 else self.warmup
+        if step + 1 <= warm:
+            return self.lr * (step + 1) / warm
+        if self.schedule == "constant":
+            return self.lr
+        done = (step + 1 - warm) / max(steps - warm, 1)
+        return self.lr * (self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * min(done, 1.0))))
+
+
+class Run(Document):
+    """One training run over a plan.
+
+    batch: sequences a step, over all ranks. micro_batch: sequences of a rank that go through the model at once (default: all of them).
+    steps: stop, and end the schedule, after so many (default: the whole plan). init: a finished run or checkpoint whose weights are the start.
+    checkpoint_every: steps between checkpoints (null: only when stopped); the newest `keep` stay. threads: torch's threads (null: as they are).
+    """
+
+    extends: str | None = None
+    name: str | None = None
+    plan: str
+    seed: int = 0
+    init: str | None = None
+    latents: Literal["stored"] = "stored"
+    model: Annotated[Any, PartOf("trainer.models")]
+    loss: Loss = Loss()
+    flow: Flow = Flow()
+    optim: Optim = Optim()
+    batch: Size = Field(512, ge=1)
+    micro_batch: Size | None = Field(None, ge=1)
+    steps: Size | None = Field(None, ge=1)
+    output: str
+    checkpoint_every: Size | None = Field(1000, ge=1)
+    keep: int = Field(2, ge=1)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    threads: int | None = Field(None, ge=1)
+    processes: int = Field(1, ge=1)
+    prefetch: int | None = Field(None, ge=0)
+    engine: Literal["ray", "local"] = "local"
+    resources: dict[str, Any] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _extended(cls, data: Any, info: ValidationInfo) -> Any:
+        if isinstance(data, dict) and data.get("extends"):
+            folder = (info.context or {}).get("folder", ".")
+            base = load_raw(storage.resolve(data["extends"], str(folder)))
+            return merge(base, {k: v for k, v in data.items() if k != "extends"})
+        return data
+
+    def recipe(self) -> dict[str, Any]:
+        """The resolved document, as saved with the run."""
+        return dump(self)
+
+    def identity(self, plan_fingerprint: str, init_fingerprint: str | None = None) -> str:
+        """Fingerprint of what decides the result: the plan, the start, and every key that changes a number."""
+        known = {k: v for k, v in self.recipe().items() if k not in PLACES}
+        return fingerprint({"run": known, "plan": plan_fingerprint, "init": init_fingerprint})
+
+
+# Keys that change where or how fast a run goes, not what comes out of it.
+PLACES = frozenset(
+    {"extends", "name", "plan", "init", "output", "checkpoint_every", "keep", "device", "threads", "processes", "prefetch", "engine", "resources"}
+)
