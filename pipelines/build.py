@@ -191,6 +191,7 @@ def seal(b: Build, changed: bool = True) -> str:
         files=[entry, *files],
         **totals,
         **extras,
+        **({"tombstones": old["tombstones"]} if old and "tombstones" in old else {}),  # what was forgotten stays forgotten
     )
     if old and old["fingerprint"] != whole["fingerprint"]:  # keep the snapshot that plans may have pinned
         storage.publish(join(b.output, f"manifest-{old['fingerprint'][:16]}.json"), canon(old), scratch=b.output)

@@ -17,9 +17,11 @@ import json
 import logging
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from threading import Event
@@ -62,7 +64,7 @@ class EngineJob:
         self.where, self._address, self._asked = where, address, cpus
         self.stop = Event()
         self.scratch = tempfile.mkdtemp(prefix="headwater-")
-        self._log_path, self._started_ray = log_path, False
+        self.log_path, self._started_ray = log_path, False
 
     @property
     def cpus(self) -> int:
@@ -113,10 +115,11 @@ class EngineJob:
             raise InputError("Ray is not installed", found=e, next="pip install 'ray[data]', or run with engine=local") from e
         if not ray.is_initialized():
             quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
-            if self._address:
-                ray.init(address=self._address, **quiet)
-            else:
-                ray.init(address="local", include_dashboard=False, num_cpus=self._asked, object_store_memory=_store_bytes(), **quiet)
+            with _own_signals():
+                if self._address:
+                    ray.init(address=self._address, **quiet)
+                else:
+                    ray.init(address="local", include_dashboard=False, num_cpus=self._asked, object_store_memory=_store_bytes(), **quiet)
             self._started_ray = True
         for name in ("ray.data", "ray"):
             logging.getLogger(name).setLevel(logging.ERROR)
@@ -144,9 +147,9 @@ class EngineJob:
 
     def log(self, event: str, **fields: Any) -> None:
         """One line of log.jsonl: clock and host stand here and in no card."""
-        if self._log_path:
+        if self.log_path:
             line = json.dumps({"time": round(time.time(), 3), "host": os.uname().nodename, "event": event, **fields}, default=str)
-            with open(self._log_path, "a", encoding="utf-8") as f:
+            with open(self.log_path, "a", encoding="utf-8") as f:
                 f.write(line + "\n")
 
     def close(self) -> None:
@@ -166,6 +169,18 @@ def open_job(where: str = "ray", address: str | None = None, cpus: int | None = 
         yield job
     finally:
         job.close()
+
+
+@contextlib.contextmanager
+def _own_signals() -> Iterator[None]:
+    """Keep our handlers: ray.init puts its own SIGTERM handler in their place, and then a job cannot stop cleanly."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def _bound(step: Step) -> Callable[[Any], Any]:

@@ -65,11 +65,11 @@ class Dataset:
         return self.card.get("encoding")
 
     def index(self, i: int, columns: list[str] | None = None) -> pa.Table:
-        """The index of shard i, or some of its columns."""
+        """The index of shard i, or some of its columns; a leaf such as "segments.list.element.turn" can be asked for alone."""
         path = join(self.path, self.shards[i].index)
         try:
             source = pa.BufferReader(pa.py_buffer(self._map(path)))
-            return pq.read_table(source, columns=columns)
+            return pq.ParquetFile(source).read(columns=columns)
         except (pa.ArrowInvalid, OSError) as e:
             raise VerifyError("the index cannot be read", where=path, found=e, next=f"pipelines verify {self.path} --deep") from e
 
