@@ -113,7 +113,7 @@ def image_encoder(dataset: Dataset) -> ImageEncoder | None:
 def decode_parts(config: DecodeRecipe, dataset: Dataset) -> list[dict[str, Any]]:
     """One part per shard, up to the wanted number of records."""
     left = dataset.card["records"] if config.records is None else config.records
-    parts = []
+    parts: list[dict[str, Any]] = []
     for i, shard in enumerate(dataset.shards):
         rows = min(shard.records, left)
         left -= rows

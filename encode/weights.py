@@ -1,6 +1,6 @@
 """Published weights, from a local folder or a hub id: JSON and safetensors only, never code, never pickle.
 
-In: what a recipe names. Out: a local folder, its JSON files, and one hash of its tensors, without loading a tensor.
+In: what a recipe names. Out: a local folder, its JSON files, and one hash of what the network is, without loading a tensor.
 """
 
 from __future__ import annotations
@@ -43,17 +43,18 @@ def read_json(weights: str, *names: str) -> dict[str, Any]:
     raise InputError(f"{' or '.join(names)} is missing", where=folder(weights), next="name a complete model folder")
 
 
-@lru_cache(maxsize=8)
 def tensors_sha256(weights: str) -> str:
-    """One hash over all safetensors files, by name. Costs a read: 1.5 GB a second."""
-    files = sorted(folder(weights).glob("*.safetensors"))
-    if not files:
+    """One hash over config.json and all safetensors files, by name. Costs a read, 1.5 GB a second, once per process and state of a file."""
+    files = [folder(weights) / "config.json", *sorted(folder(weights).glob("*.safetensors"))]
+    if len(files) < 2:
         raise InputError("no *.safetensors there", where=folder(weights), next="convert the weights; pickled ones are never loaded")
-    hashes = []
-    for path in files:
-        digest = sha256()
-        with path.open("rb") as f:
-            while block := f.read(1 << 22):
-                digest.update(block)
-        hashes.append([path.name, digest.hexdigest()])
-    return fingerprint(hashes)
+    return fingerprint([[p.name, file_sha256(p, p.stat().st_size, p.stat().st_mtime_ns)] for p in files])
+
+
+@lru_cache(maxsize=64)
+def file_sha256(path: Path, size: int, mtime_ns: int) -> str:
+    digest = sha256()
+    with path.open("rb") as f:
+        while block := f.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()

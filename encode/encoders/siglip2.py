@@ -8,7 +8,7 @@ Fixed-resolution checkpoints only (the NaFlex variants have another input).
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -39,19 +39,22 @@ class Siglip2(ImageEncoder):
             )
         return {"hidden_size": 768, "patch_size": 16, "image_size": 224, **config}
 
+    @cached_property
     def processor(self) -> Processor:
-        return processor(self.weights, self.size)
+        """The model's own image processor; asked for once per picture, so read once."""
+        settings = read_json(self.weights, "preprocessor_config.json", "processor_config.json")
+        return read_processor(settings, self.size, self.weights)
 
     def grid(self) -> Grid:
-        tower, processor = self.tower(), self.processor()
+        tower, processor = self.tower(), self.processor
         patch = tower["patch_size"]
         return Grid(processor.height, processor.width, (processor.height // patch) * (processor.width // patch), tower["hidden_size"])
 
     def picture(self, pixels: np.ndarray) -> np.ndarray:
-        return self.processor().picture(pixels)
+        return self.processor.picture(pixels)
 
     def preprocessing(self) -> dict[str, Any]:
-        return self.processor().describe()
+        return self.processor.describe()
 
     def weights_sha256(self) -> str:
         return tensors_sha256(self.weights)
@@ -69,7 +72,7 @@ class Siglip2(ImageEncoder):
         final = tower.post_layernorm
         tower.post_layernorm = torch.nn.LayerNorm(final.normalized_shape, eps=final.eps, elementwise_affine=False)
         tower.use_head = False  # attention pooling, which nothing here reads
-        processor, grid = self.processor(), self.grid()
+        processor, grid = self.processor, self.grid()
         native = (grid.height, grid.width) == (self.tower()["image_size"],) * 2
         mean, std = (torch.tensor(v, device=machine.device).view(3, 1, 1) for v in (processor.mean, processor.std))
 
@@ -82,10 +85,3 @@ class Siglip2(ImageEncoder):
             return np.asarray(out.last_hidden_state.float().cpu().numpy())
 
         return forward
-
-
-@lru_cache(maxsize=8)
-def processor(weights: str, size: int | None) -> Processor:
-    """The model's own image processor; asked for once per picture, so read once."""
-    settings = read_json(weights, "preprocessor_config.json", "processor_config.json")
-    return read_processor(settings, size, weights)
