@@ -1,9 +1,9 @@
 """What a decoding process may no longer ask of the kernel: sockets, new programs, writing, deleting, looking into other processes.
 
 What comes in: nothing; `enter()` applies to the calling process and all it starts, and cannot be undone. What goes out: True where the
-kernel took the filter. It is a second wall behind the resource limits of `serve.py`: code that a hostile file has taken over finds no way to
-send anything out or leave anything behind. Reading files stays possible, since decoders and the interpreter load libraries late; that FFmpeg
-does not read other files is held by its own switches (`video.py`) and tested there.
+kernel took the filter. It is a second wall behind the resource limits of `serve.py`: code that a hostile file has taken over finds no way
+to send anything out or leave anything behind. Reading files stays possible, since decoders and the interpreter load libraries late; that
+FFmpeg does not read other files is held by its own switches (`frames.py`) and tested there.
 
 The filter is classic BPF over the system-call number (seccomp(2)). A refused call fails with EPERM, as for a user without rights, so a
 library that merely tries goes on. Not Linux, another architecture, or a kernel without seccomp: limits only.

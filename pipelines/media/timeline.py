@@ -1,0 +1,85 @@
+"""Which packets of a video must be decoded to show it at given times: arithmetic over the table of its packets, nothing else.
+
+What comes in: a table with the presentation time of every packet in decoding order, and wanted times. What goes out: per wanted time the frame
+that is on screen then, and the packets low … high that have to pass through the decoder to get it.
+
+The frame on screen at time t is the last one presented at or before t. It is decoded from the newest key frame presented at or before t:
+everything shown from a key frame on needs nothing older, while pictures that *lead* a key frame (decoded after it, shown before it) belong to
+the one before. Exact arithmetic in ticks of the stream's own clock; no float is compared.
+"""
+
+from bisect import bisect_right
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fractions import Fraction
+from math import floor
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """One row per packet in decoding order, times in ticks of `base` seconds."""
+
+    pts: np.ndarray
+    key: np.ndarray
+    shown: np.ndarray
+    base: Fraction
+    first: int  # presentation time of the first frame: t = 0
+    end: int  # when the last frame leaves the screen
+    damage: str | None  # why reading stopped early
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """The frame shown at `tick`: packets low to high must be decoded, and the one presented at `pts` is it."""
+
+    k: int
+    tick: int
+    pts: int
+    low: int
+    high: int
+
+
+def every(table: Table, args: dict[str, Any]) -> list[tuple[int, int]]:
+    """(k, tick) of the times start + k/fps that lie before `stop` and before the end; k counts from the start of the video."""
+    step = 1 / Fraction(str(args["fps"]))
+    end = (table.end - table.first) * table.base
+    stop = min(end, Fraction(str(args["stop"]))) if args.get("stop") is not None else end
+    k = -floor(-Fraction(str(args.get("start") or 0)) / step)
+    out: list[tuple[int, int]] = []
+    while k * step < stop and (args.get("max_frames") is None or len(out) < args["max_frames"]):
+        out.append((k, table.first + floor(k * step / table.base)))
+        k += 1
+    return out
+
+
+def nearest(table: Table, times: list[float]) -> list[tuple[int, int]]:
+    """(k, tick) of the presented frame nearest to each time; the earlier one when two are as near."""
+    shown = np.sort(table.pts[table.shown])
+    out = []
+    for k, time in enumerate(times):
+        tick = Fraction(time) / table.base + table.first
+        after = min(bisect_right(shown, tick), len(shown) - 1)
+        near = [int(shown[max(0, after - 1)]), int(shown[after])]
+        out.append((k, near[1] if abs(near[1] - tick) < abs(near[0] - tick) else near[0]))
+    return out
+
+
+def plan(table: Table, ticks: Iterable[tuple[int, int]]) -> list[Want]:
+    """For each tick the packets it needs, in decoding order. Pictures that lead a key frame (decoded after it, shown before it) make `high`
+    reach past that key frame while `low` stays before it: exact for open groups of pictures too."""
+    order = np.argsort(table.pts, kind="stable")
+    shown = order[table.shown[order]]
+    sorted_pts, reach = table.pts[shown], np.maximum.accumulate(shown)
+    keys = order[table.key[order]]
+    key_pts, key_at = table.pts[keys], np.maximum.accumulate(keys) if len(keys) else keys
+    out = []
+    for k, tick in ticks:
+        at = int(np.searchsorted(sorted_pts, tick, side="right")) - 1
+        if at < 0:
+            continue
+        key = int(np.searchsorted(key_pts, tick, side="right")) - 1
+        out.append(Want(k, tick, int(sorted_pts[at]), int(key_at[key]) if key >= 0 else 0, int(reach[at])))
+    return out

@@ -1,0 +1,152 @@
+"""Video bytes → frames by presentation time, safely: what sources call. No codec is loaded here; decoding happens in a guarded child.
+
+What comes in: the bytes of one file (or an open file), and times or a rate. What goes out: facts (`probe`), or frames as RGB arrays or as
+JPEG (`stills`). t = 0 is the first presented frame; the frame at time t is the one on screen then, the last presented at or before t.
+Rotation and pixel shape are applied, edit lists obeyed.
+
+The container is recognised by its first bytes, never by its name: text, playlists and image files called .mp4 are refused before FFmpeg sees
+them. A damaged file gives the frames that decode, then a `Reject` that says where it stopped.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from pipelines.format.errors import Reject
+from pipelines.media.child import ask, guarded
+
+SUFFIXES = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".ts")
+_HEAD = 400  # two transport-stream packets and a little
+_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"wide", b"skip", b"styp", b"pnot")
+_STILL = (b"heic", b"heix", b"mif1", b"avif", b"msf1", b"hevc")  # brands of image files that share the video container
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one file may ask for before it is refused as `too_large`."""
+
+    max_pixels: int = 8192 * 4320  # per frame
+    max_seconds: int = 12 * 3600
+    max_frames_in_file: int = 3_000_000  # 12 h at 60 per second, and the table stays below 100 MB
+
+
+@dataclass(frozen=True, slots=True)
+class VideoInfo:
+    """Facts from the packets, not from the header. Width and height as stored, before rotation."""
+
+    container: str
+    codec: str
+    width: int
+    height: int
+    frames: int
+    duration_s: float
+    fps: float
+    start_s: float
+    damage: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Still:
+    """A frame as a finished JPEG. `k` counts wanted times from 0 (of the whole video, when sampled at a rate)."""
+
+    k: int
+    time_s: float
+    payload: bytes
+    shape: tuple[int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Frames:
+    """Frames as (time in seconds, uint8 [H, W, 3]); `stopped` says why it is not all of them, or None."""
+
+    info: VideoInfo
+    frames: list[tuple[float, np.ndarray]] = field(default_factory=list)
+    stopped: Reject | None = None
+
+
+def sniff(head: bytes) -> str | None:
+    """The container by its first bytes: mov, matroska, avi, mpegts, or None for anything else."""
+    if head[4:8] in _BOXES:
+        return None if head[4:8] == b"ftyp" and head[8:12] in _STILL else "mov"
+    if head[:4] == b"\x1aE\xdf\xa3":
+        return "matroska"
+    if head[:4] == b"RIFF" and head[8:12] == b"AVI ":
+        return "avi"
+    if len(head) >= 377 and head[0] == head[188] == head[376] == 0x47:
+        return "mpegts"
+    return None
+
+
+def probe(data: Any, limits: Limits = Limits()) -> VideoInfo:
+    """Reads all packets, decodes nothing. Raises `Reject`."""
+    return VideoInfo(**ask("pipelines.media.frames:probe", _args(data, limits), data).meta)
+
+
+def frames_at(data: Any, times: Sequence[float], limits: Limits = Limits()) -> Frames:
+    """The frames nearest to the given times (seconds), in order of time: right for tables whose times are rounded frame times."""
+    return _arrays(data, {**_args(data, limits), "at": [float(t) for t in times]})
+
+
+def frames_every(
+    data: Any, fps: float = 1.0, start: float = 0.0, stop: float | None = None, max_frames: int | None = None, limits: Limits = Limits()
+) -> Frames:
+    """The frames on screen at the multiples of 1/fps in [start, stop)."""
+    return _arrays(data, {**_args(data, limits), "fps": fps, "start": start, "stop": stop, "max_frames": max_frames})
+
+
+def stills(
+    data: Any,
+    *,
+    fps: float | None = None,
+    at: Sequence[float] | None = None,
+    start: float = 0.0,
+    stop: float | None = None,
+    size: int | None = None,
+    mode: str = "center_crop",
+    quality: int = 92,
+    limits: Limits = Limits(),
+) -> Iterator[Still]:
+    """Frames as JPEG, one at a time, resized and encoded in the child so that little crosses. Sampled at a rate or nearest to the times `at`.
+
+    A gap in `k` is a frame that could not be decoded. Ends with a `Reject` after the good frames when anything was lost."""
+    args = {**_args(data, limits), "size": size, "mode": mode, "quality": quality}
+    args |= {"at": [float(t) for t in at]} if at is not None else {"fps": fps or 1.0, "start": start, "stop": stop}
+    answers = guarded("pipelines.media.frames:sample", args, data)
+    next(answers)
+    for answer in answers:
+        yield Still(int(answer.meta["k"]), float(answer.meta["time_s"]), bytes(answer.blob), _shape(answer.meta))
+
+
+def _arrays(data: Any, args: dict[str, Any]) -> Frames:
+    answers = guarded("pipelines.media.frames:sample", args, data)
+    out = Frames(VideoInfo(**next(answers).meta))
+    try:
+        for answer in answers:
+            shape = _shape(answer.meta)
+            if len(answer.blob) != shape[0] * shape[1] * shape[2]:
+                raise Reject("unreadable", "the decoder answered nonsense")
+            out.frames.append((float(answer.meta["time_s"]), np.frombuffer(answer.blob, np.uint8).reshape(shape)))
+    except Reject as stopped:
+        return Frames(out.info, out.frames, stopped)
+    return out
+
+
+def _shape(meta: dict[str, Any]) -> tuple[int, int, int]:
+    height, width, channels = (int(n) for n in meta["shape"])
+    return height, width, channels
+
+
+def _args(data: Any, limits: Limits) -> dict[str, Any]:
+    if hasattr(data, "fileno"):
+        data.seek(0)
+        head = data.read(_HEAD)
+    else:
+        head = bytes(memoryview(data)[:_HEAD])
+    container = sniff(head)
+    if not head:
+        raise Reject("truncated", "0 bytes")
+    if container is None:
+        raise Reject("not_allowed", f"not a mp4, mov, webm, mkv, avi or ts file: begins {head[:12]!r}")
+    return {**asdict(limits), "container": container}
