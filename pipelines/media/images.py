@@ -37,6 +37,8 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 _ORIENTATION = 0x0112  # EXIF tag
+# What Pillow's readers have been seen to raise on damaged files; RuntimeError is its AVIF decoder's.
+_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, ArithmeticError, LookupError, TypeError, RuntimeError, Warning)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,7 @@ def probe(data: bytes, max_pixels: int = MAX_PIXELS) -> ImageInfo:
         if max_pixels:
             _check_size(width, height, max_pixels)
         turn = _orientation(image)
-        if turn >= 5:
+        if turn >= 5 and name != "TIFF":  # Pillow turns TIFFs itself, size and pixels
             width, height = height, width
         animated = bool(getattr(image, "is_animated", False))
         frames = int(getattr(image, "n_frames", 1)) if animated and name in ("PNG", "WEBP", "AVIF") else 1 + animated
@@ -170,7 +172,7 @@ def _reading(data: bytes) -> Iterator[Image.Image]:
         raise Reject("too_large", str(error)) from None
     except MemoryError:
         raise Reject("too_large", "out of memory while decoding") from None
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, ArithmeticError, LookupError, TypeError) as error:
+    except _DAMAGE as error:
         text = str(error) or type(error).__name__
         short = isinstance(error, (EOFError, struct.error)) or "truncated" in text.lower() or "end of file" in text.lower()
         raise Reject("truncated" if short else "invalid_image", f"{type(error).__name__}: {text}"[:300]) from None
