@@ -30,6 +30,10 @@ def answers(skill: float, seed: int, n: int = 600, types: tuple[str, ...] = TYPE
     return pa.table(columns | {"correct_shuffled": random.random(n) < chance, "correct_blind": random.random(n) < chance})
 
 
+def result(arm: str, seed: int, metric: str, split: str, value: float, n: int = 300) -> dict:
+    return {"arm": arm, "seed": seed, "metric": metric, "split": split, "value": value, "n": n, "chance": None}
+
+
 def evidence(seeds: tuple[int, ...] = (0, 1), types: tuple[str, ...] = TYPES, sources: dict[str, str] | None = None) -> Evidence:
     """A whole made-up ablation."""
     rename, results, runs = sources or {}, [], {}
@@ -41,11 +45,11 @@ def evidence(seeds: tuple[int, ...] = (0, 1), types: tuple[str, ...] = TYPES, so
             for metric, column in measured.items():
                 right = table_[column].to_numpy(zero_copy_only=False)
                 rows = [("held_out", right), *((f"held_out:{k}", right[kinds == k]) for k in types)]
-                results += [dict(arm=arm, seed=seed, metric=metric, split=s, value=float(v.mean()), n=len(v), chance=0.25) for s, v in rows]
-            for metric, split, value in (("vqa.attributes", "held_out", 0.47), ("vqa.attributes", "held_out:with_bag", 0.47), ("vqa", "held_out:with_bag", skill)):
-                results.append(dict(arm=arm, seed=seed, metric=metric, split=split, value=value, n=300, chance=None))
+                results += [result(arm, seed, metric, s, float(v.mean()), len(v)) for s, v in rows]
+            results += [result(arm, seed, "vqa.attributes", s, 0.47) for s in ("held_out", "held_out:with_bag")]
+            results.append(result(arm, seed, "vqa", "held_out:with_bag", skill))
             for metric, value in (("text_perplexity", 3 + skill), ("bits_per_byte", 0.6 + skill / 9), ("flow_loss", 0.9 - skill / 3)):
-                results.append(dict(arm=arm, seed=seed, metric=metric, split="held_out", value=value + seed / 100, n=900, chance=None))
+                results.append(result(arm, seed, metric, "held_out", value + seed / 100))
             counted = {rename.get(s, s): {"payload": 6000 * n, "structure": 300 * n, "loss": 2000 * n} for s, n in budget.items()}
             steps = max(10, 12 * sum(budget.values()))
             x = np.linspace(1, 6000 * sum(budget.values()), 200)
@@ -121,7 +125,8 @@ def test_a_table_shows_a_dash_for_what_was_not_measured():
     assert "<td class=\"n\">–</td>" in table(["a", "b"], [["x", None]])
 
 
-PAYLOADS = ["<script>alert(1)</script>", "\"><img src=x onerror=alert(1)>", "</text></svg><script>1</script>", "javascript:alert(1)", "$\\frac{1}{0", "]]><!--"]
+PAYLOADS = ["<script>alert(1)</script>"]
+PAYLOADS += ["\"><img src=x onerror=alert(1)>", "</text></svg><script>1</script>", "javascript:alert(1)", "$\\frac{1}{0", "]]><!--"]
 
 
 @pytest.mark.parametrize("payload", PAYLOADS)

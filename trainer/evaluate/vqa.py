@@ -63,8 +63,9 @@ class Vqa(Part):
 
 
 def _described(asked: list[Question]) -> dict[str, list[Any]]:
-    plain = {"id": [q.id for q in asked], "turn": [q.turn for q in asked], "type": [q.type for q in asked], "question": [q.text for q in asked]}
-    return plain | {"answer": [q.answers[0] if q.answers else "" for q in asked], "answers": [list(q.answers) for q in asked]}
+    out: dict[str, list[Any]] = {"id": [q.id for q in asked], "turn": [q.turn for q in asked], "type": [q.type for q in asked]}
+    out |= {"question": [q.text for q in asked], "answer": [q.answers[0] if q.answers else "" for q in asked]}
+    return out | {"answers": [list(q.answers) for q in asked]}
 
 
 def _choose(subject: Subject, tokenizer: Any, asked: list[Question], views: Any, columns: dict[str, list[Any]]) -> None:

@@ -85,13 +85,14 @@ def _paper(panel: Any, known: list[float | None], y: Any) -> None:
             panel.annotate(f"{value:.1f}", (0, at), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8.5, color=INK)
     panel.axvline(paper.CHANCE, linestyle="--", color=FAINT, linewidth=1)
     panel.set_xlim(0, 45)
-    panel.set_title("the paper (other scale)", fontsize=8)
+    panel.set_title("the paper:\nanother scale", fontsize=8)
     panel.set_xlabel("VQA average, %")
     panel.tick_params(axis="y", length=0)
 
 
 def _table(evidence: Evidence) -> Markup:
-    header = ["arm", "accuracy, %", *(f"seed {s}" for s in evidence.seeds), "seed spread", "constant", "shuffled", "blind", "by choice likelihood", "paper"]
+    header = ["arm", "accuracy, %", *(f"seed {s}" for s in evidence.seeds), "seed spread"]
+    header += ["constant", "shuffled", "blind", "choice likelihood", "paper"]
     rows = []
     for arm in evidence.arms:
         values = evidence.values(arm, "vqa", OVERALL)
@@ -101,7 +102,8 @@ def _table(evidence: Evidence) -> Markup:
         cells += [percent(spread(values) if values else None), *map(percent, controls), percent(evidence.mean(arm, "vqa.choice", OVERALL))]
         printed = paper.VQA_SYNERGY.get(arm)
         rows.append([arm, *cells, None if printed is None else f"{printed:.1f}"])
-    return table(header, rows, "Accuracy and controls. “Choice likelihood” is over the questions that offer choices only; the last column is another scale.")
+    caption = "Accuracy and controls, %. “Choice likelihood” is over the questions that offer choices only; the last column is another scale."
+    return table(header, rows, caption)
 
 
 def percent(value: float | None) -> str | None:

@@ -32,10 +32,8 @@ def section(evidence: Evidence) -> Markup | None:
         repeat = evidence.repeats.get(arm)
         time = f"{np.mean(seconds):.0f}" if seconds else None
         rate = f"{payload / np.mean(seconds):,.0f}" if seconds else None
-        rows.append(
-            [arm, budget, f"{payload:,}", f"{loss:,}", None if repeat is None else f"{repeat:.2f}", f"{runs[0].steps:,}"]
-            + [f"{np.mean(flops):.2e}" if flops else None, time, rate, len(runs)]
-        )
+        counted = [f"{payload:,}", f"{loss:,}", None if repeat is None else f"{repeat:.2f}", f"{runs[0].steps:,}"]
+        rows.append([arm, budget, *counted, f"{np.mean(flops):.2e}" if flops else None, time, rate, str(len(runs))])
     if not rows:
         return None
     header = ["arm", "budget", "payload tokens", "loss-bearing", "most epochs", "optimiser steps", "FLOPs", "seconds", "tokens/s", "seeds"]

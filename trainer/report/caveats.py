@@ -42,13 +42,19 @@ def _size(evidence: Evidence) -> list[str]:
 
 def _seeds(evidence: Evidence) -> list[str]:
     spreads = {a: spread(v) for a in evidence.arms if len(v := evidence.values(a, "vqa", OVERALL)) > 1}
-    out = [f"{len(evidence.seeds)} paired seed(s): initialisation, noise and t differ between them, and are the same for all arms of one seed; records and their order are the plan's."]
+    out = [
+        f"{len(evidence.seeds)} paired seed(s): initialisation, noise and t differ between them, and are the same for all arms of one seed; "
+        "records and their order are the plan's."
+    ]
     if spreads:
         worst = max(spreads, key=lambda a: spreads[a])
-        out.append(f"Seeds of one arm differ by up to {percent(spreads[worst])} points ({worst}). A difference between arms that is not clearly larger is not a finding.")
+        out.append(
+            f"Seeds of one arm differ by up to {percent(spreads[worst])} points ({worst}). "
+            "A difference between arms that is not clearly larger is not a finding."
+        )
     smallest = detectable(evidence)
     if smallest is not None:
-        out.append(f"With these questions, two arms must truly differ by about {percent(smallest)} points to be told apart, before seeds are counted.")
+        out.append(f"Two arms must truly differ by about {percent(smallest)} points to be told apart by these questions, before seeds are counted.")
     return out
 
 
@@ -61,7 +67,8 @@ def _steps(evidence: Evidence) -> list[str]:
     if first in steps and steps[first] * 2 <= steps[most]:
         repeats = [a for a in alone(evidence) if a != first and evidence.repeats.get(a, 0) > 1.01]
         control = f" {' and '.join(repeats)}, the same data repeated, is the control for that." if repeats else " No arm controls for that."
-        out.append(f"{first} gets {steps[first]:,} optimiser steps, {most} {steps[most]:,}: part of any gain over {first} may be updates, not data.{control}")
+        steps_of = f"{first} gets {steps[first]:,} optimiser steps, {most} {steps[most]:,}"
+        out.append(f"{steps_of}: part of any gain over {first} may be updates, not data.{control}")
     if few := few_steps(evidence):
         out.append(f"Warning: fewer than {FEW_STEPS} optimiser steps in {', '.join(few)}; warm-up and schedule take a good part of that.")
     return out
@@ -76,7 +83,8 @@ def _baselines(evidence: Evidence) -> list[str]:
     out = []
     if evidence.metrics("vqa.constant"):
         out.append("The constant answer is the best one per question type, chosen on the questions it is judged by: a generous baseline.")
-    bag = [a for a in evidence.arms if (b := evidence.mean(a, "vqa.attributes", "held_out:with_bag")) is not None and (evidence.mean(a, "vqa", "held_out:with_bag") or 0) <= b]
+    score = lambda arm, metric: evidence.mean(arm, metric, "held_out:with_bag")
+    bag = [a for a in evidence.arms if (b := score(a, "vqa.attributes")) is not None and (score(a, "vqa") or 0) <= b]
     if bag:
         out.append(f"No better than a bag of attributes, so no sign of knowing what belongs to what: {', '.join(bag)}.")
     return out
@@ -85,4 +93,7 @@ def _baselines(evidence: Evidence) -> list[str]:
 def _paper(evidence: Evidence) -> list[str]:
     if not set(evidence.arms) & set(paper.VQA_SYNERGY):
         return []
-    return ["The paper's values come from models a thousand times larger, judged on sixteen benchmarks after instruction tuning. They are shown for the order of arms only."]
+    return [
+        "The paper's values come from models a thousand times larger, judged on sixteen benchmarks after instruction tuning. "
+        "They are shown for the order of arms only."
+    ]

@@ -40,7 +40,8 @@ def section(evidence: Evidence) -> Markup | None:
     transfer = [(f"{a} − {first}", between(evidence, a, first)) for a in evidence.arms if a != first]
     others = [a for a in evidence.arms if a not in own]
     instead = [(f"{a} − {b}", between(evidence, a, b)) for b in own if b != first for a in others]
-    controls = [(f"{a} − {name}", against(evidence, a, c)) for a in evidence.arms for c, name in (("constant", "constant answer"), ("shuffled", "its own shuffled images"))]
+    names = (("constant", "constant answer"), ("shuffled", "its own shuffled images"))
+    controls = [(f"{a} − {name}", against(evidence, a, c)) for a in evidence.arms for c, name in names]
     tables = [_table(f"Over {first}", transfer)]
     if instead:
         tables.append(_table("Instead of more of the same", instead))
@@ -54,8 +55,8 @@ def _table(title: str, rows: list[tuple[str, Difference | None]]) -> Markup:
         if d is not None:
             seeds = ", ".join(f"{100 * s:+.1f}" for s in d.seeds)
             interval = f"{100 * d.low:+.1f} … {100 * d.high:+.1f}"
-            strong = abs(d.errors) >= 3
-            cells.append([name, tag("strong" if strong else "span", f"{100 * d.mean:+.1f}"), f"{100 * d.error:.1f}", f"{d.errors:+.1f}", interval, seeds])
+            mean = tag("strong" if abs(d.errors) >= 3 else "span", f"{100 * d.mean:+.1f}")
+            cells.append([name, mean, f"{100 * d.error:.1f}", f"{d.errors:+.1f}", interval, seeds])
     return table(HEADER, cells, title)
 
 
@@ -71,6 +72,6 @@ def _power(evidence: Evidence, first: str) -> Markup | None:
         return None
     return tag(
         "p",
-        f"With these questions and seeds held fixed, a true difference of about {100 * smallest:.1f} points would usually be found (80 % power, 5 % two-sided); ",
-        "a new seed moves an arm by its seed spread on top of that. Bold: three standard errors of questions or more.",
+        f"With these questions and seeds held fixed, a true difference of about {100 * smallest:.1f} points would usually be found ",
+        "(80 % power, 5 % two-sided); a new seed moves an arm by its seed spread on top of that. Bold: three standard errors of questions or more.",
     )

@@ -18,7 +18,7 @@ from trainer.report.markup import Markup, clean, tag
 INK, FAINT, PAPER = "#010203", "#040506", "#070809"
 WIDTH = 4.8  # inches of 100 px
 COLOURS = ("#3b82c4", "#d9822b", "#2f9e6e", "#9a6fc9", "#d0545f", "#2a9db0", "#a3812b", "#7c8795", "#c45ba0", "#6b8e23")
-_STYLE = {
+_STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "headwater",
     "text.parse_math": False,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from trainer.report.evidence import Evidence
-from trainer.report.markup import Markup, table, tag
+from trainer.report.markup import Markup, joined, table, tag
 
 
 def section(evidence: Evidence) -> Markup | None:
@@ -11,6 +11,7 @@ def section(evidence: Evidence) -> Markup | None:
     rows = [[run.arm, str(run.seed), what, tag("code", print_[:16])] for run in evidence.runs.values() for what, print_ in run.lineage]
     if not rows:
         return None
-    note = tag("p", "Fingerprints are sha256 of what made the thing; equal fingerprints mean equal bytes. ", tag("code", "pipelines trace RECORD_ID PATH"), " follows one record from file to training step.")
+    follow = joined([tag("code", "pipelines trace RECORD_ID PATH"), " follows one record from file to training step."])
+    note = tag("p", "Fingerprints are sha256 of what made the thing; equal fingerprints mean equal bytes. ", follow)
     body = tag("details", tag("summary", f"{len(rows)} links"), table(["arm", "seed", "made from", "fingerprint"], rows, numeric_from=9))
     return tag("section", tag("h2", "Lineage"), note, body, id="lineage")

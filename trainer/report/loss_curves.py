@@ -46,7 +46,10 @@ def section(evidence: Evidence) -> Markup | None:
         return None
     rows = (len(keys) + 1) // 2
     drawing = draw(lambda f: _draw(f, evidence, keys, rows), height=0.9 + 1.75 * rows, label="Training loss by source and arm", prefix="curves")
-    caption = "Training loss by source against payload tokens seen (all sources together). Cross-entropy in nats a token; flow loss is comparable only between arms of one encoder."
+    caption = (
+        "Training loss by source against payload tokens seen (all sources together). Cross-entropy in nats a token; flow loss is comparable only "
+        "between arms of one encoder."
+    )
     return tag("section", tag("h2", "Loss by source"), figure(drawing, caption), id="losses")
 
 

@@ -23,7 +23,7 @@ SECTIONS = (  # anchor, name in the navigation, what makes it
     ("lineage", "lineage", lineage.section),
 )
 STYLE = Markup("""
-:root{color-scheme:light dark;--ink:#1b1f24;--paper:#fff;--faint:#8a929c;--line:#d9dee4;--soft:#f5f7f9;--bad:#b3261e}
+:root{color-scheme:light dark;--ink:#1b1f24;--paper:#fff;--faint:#69727d;--line:#d9dee4;--soft:#f5f7f9;--bad:#b3261e}
 @media(prefers-color-scheme:dark){:root{--ink:#e4e7eb;--paper:#15181c;--faint:#8d96a1;--line:#333a43;--soft:#1d2127;--bad:#ff8a80}}
 *{box-sizing:border-box}
 body{margin:0;background:var(--paper);color:var(--ink);font:16px/1.55 system-ui,-apple-system,"Segoe UI",sans-serif}
@@ -49,7 +49,8 @@ code{font-size:.88em;background:var(--soft);padding:.1em .3em;border-radius:3px}
 .weak{color:var(--faint)}
 .bad{color:var(--bad);font-weight:600}
 summary{cursor:pointer}
-@media print{main{max-width:none;padding:0}.scroll{overflow:visible}table{font-size:.68rem}th,td{white-space:normal;padding:.2em .35em}section,figure,tr{break-inside:avoid}nav{display:none}}
+@media print{main{max-width:none;padding:0}.scroll{overflow:visible}table{font-size:.68rem}
+th,td{white-space:normal;padding:.2em .35em}figure,tr{break-inside:avoid}nav{display:none}}
 """)
 
 

@@ -42,7 +42,7 @@ def difference(a: Floats, b: Floats | float, key: int = 0) -> Difference:
     """a − b for a, b of shape [seeds, questions] (b may have one row, or be one number), paired by seed and by question."""
     d = np.asarray(a, np.float64) - np.asarray(b, np.float64)
     assert d.ndim == 2 and d.size, d.shape
-    seeds, n = d.shape
+    n = d.shape[1]
     by_question = d.mean(axis=0)
     error = float(by_question.std(ddof=1) / np.sqrt(n)) if n > 1 else float("nan")
     low, high = interval(d, key)

@@ -37,7 +37,8 @@ def section(evidence: Evidence) -> Markup | None:
     if not evidence.runs:
         return None
     sources = list(dict.fromkeys(s for r in evidence.runs.values() for s in r.tokens))
-    drawing = draw(lambda f: _draw(f, evidence, sources), height=1.0 + 0.36 * len(evidence.arms), label="Tokens consumed by arm and source", prefix="tokens")
+    height = 1.0 + 0.36 * len(evidence.arms)
+    drawing = draw(lambda f: _draw(f, evidence, sources), height=height, label="Tokens consumed by arm and source", prefix="tokens")
     caption = "Payload tokens consumed, by source; the paler end of each bar is structure and padding; the dark mark is how many tokens took loss."
     rows = []
     for arm in evidence.arms:
@@ -53,8 +54,11 @@ def section(evidence: Evidence) -> Markup | None:
             rows.append([arm, tag("em", "padding"), None, f"{run.padding:,}", None, None, None])
     header = ["arm", "source", "planned payload", "consumed payload", "structure", "loss-bearing", "share"]
     wrong = mismatches(evidence)
-    verdict = tag("p", "Consumed payload equals the plan for every arm, seed and source.") if not wrong else tag("p", "Consumed differs from the plan: ", "; ".join(wrong), class_="bad")
-    return tag("section", tag("h2", "Tokens by source"), figure(drawing, caption), verdict, tag("details", tag("summary", "Table of tokens"), table(header, rows, numeric_from=2)), id="tokens")
+    verdict = tag("p", "Consumed payload equals the plan for every arm, seed and source.")
+    if wrong:
+        verdict = tag("p", "Consumed differs from the plan: ", "; ".join(wrong), class_="bad")
+    figures = tag("details", tag("summary", "Table of tokens"), table(header, rows, numeric_from=2))
+    return tag("section", tag("h2", "Tokens by source"), figure(drawing, caption), verdict, figures, id="tokens")
 
 
 def _draw(fig: Any, evidence: Evidence, sources: list[str]) -> None:

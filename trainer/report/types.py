@@ -44,7 +44,8 @@ def section(evidence: Evidence) -> Markup | None:
             shown = percent(value)
             cells.append(tag("span", shown, class_="weak") if shown is not None and not learned(evidence, arm, kind) else shown)
         rows.append([arm, *cells])
-    for name, metric in (("constant answer", "constant"), ("images shuffled", "shuffled"), ("no image", "blind"), ("bag of attributes", "attributes")):
+    controls = {"constant": "constant answer", "shuffled": "images shuffled", "blind": "no image", "attributes": "bag of attributes"}
+    for metric, name in controls.items():
         rows.append([tag("em", name), *(percent(_over_arms(evidence, f"vqa.{metric}", f"held_out:{k}")) for k in kinds)])
     counts = [f"{len(evidence.of_type(k)):,}" for k in kinds]
     rows.append([tag("em", "questions"), *counts])

@@ -1,0 +1,86 @@
+"""From an ablation's folder (or one run's) to `Evidence`: cards, metrics, answers and the log that knows the clock."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from pipelines.format import storage
+from pipelines.format.manifest import parent_path, read_card
+from trainer.report.evidence import Evidence, RunEvidence, curves, read_metrics, read_table
+
+
+def read(root: str, card: dict[str, Any]) -> Evidence:
+    """Everything an ablation's report shows. `card` is ablation.json, or what will become it."""
+    runs: dict[tuple[str, int], RunEvidence] = {}
+    results: list[dict[str, Any]] = []
+    budgets, repeats = {}, {}
+    for arm, facts in card["arms"].items():
+        plan = read_card(storage.resolve(facts["plan"], storage.absolute(root)))
+        budgets[arm] = {name: kinds["payload"] for name, kinds in planned(plan).items()}
+        repeats[arm] = float(facts["repeats"])
+        for seed, place in facts["runs"].items():
+            path = storage.resolve(place, storage.absolute(root))
+            runs[arm, int(seed)] = read_run(path, arm, int(seed))
+            results += [{"arm": arm, "seed": int(seed), **row} for row in evaluated(path)]
+    seeds = sorted({seed for _, seed in runs})
+    scale = float(card["recipe"].get("scale", 1))
+    return Evidence(card["name"], list(card["arms"]), seeds, results, runs, budgets, repeats, scale, card)
+
+
+def evaluated(run_dir: str) -> list[dict[str, Any]]:
+    """The rows of eval.json, or none."""
+    place = storage.join(run_dir, "eval.json")
+    return list(storage.read_json(place)["rows"]) if storage.exists(place) else []
+
+
+def read_run(path: str, arm: str, seed: int) -> RunEvidence:
+    """One run's evidence, from its folder."""
+    card = read_card(path)
+    plan_path = parent_path(card, card["parents"][0])
+    plan = read_card(plan_path) if storage.exists(storage.join(plan_path, "plan.json")) else None
+    consumed = {name: _kinds(s) for name, s in card["sources"].items()}
+    lineage = [("plan", card["parents"][0]["fingerprint"])]
+    lineage += [(d["path"].rpartition("/")[2], d["fingerprint"]) for d in (plan or {}).get("parents", [])]
+    lineage.append((f"code {card['code']['version']}", card["fingerprint"]))
+    (model,) = card["recipe"]["model"]
+    return RunEvidence(
+        arm=arm,
+        seed=seed,
+        steps=int(card["steps"]),
+        tokens=consumed,
+        planned=planned(plan) if plan else consumed,
+        padding=int(card.get("padding") or 0),
+        flops=card.get("flops"),
+        seconds=seconds(path),
+        parameters=(card.get("parameters") or {}).get("total"),
+        curves=curves(read_metrics(storage.join(path, "metrics.jsonl"))),
+        answers=read_table(storage.join(path, "answers.parquet")),
+        lineage=tuple(lineage),
+        model=model,
+    )
+
+
+def planned(plan_card: dict[str, Any]) -> dict[str, dict[str, int]]:
+    """Source → kind → tokens that a plan holds for training."""
+    return {name: _kinds(s) for name, s in plan_card["sources"].items()}
+
+
+def _kinds(source: dict[str, Any]) -> dict[str, int]:
+    tokens = source.get("tokens") or {}
+    out = {"payload": int(tokens.get("all", 0))}
+    if "structure" in source:
+        out["structure"] = int(source["structure"])
+    if "loss" in tokens:
+        out["loss"] = int(tokens["loss"])
+    return out
+
+
+def seconds(run_dir: str) -> float | None:
+    """Seconds of training, added up over interruptions, from log.jsonl."""
+    place = storage.join(run_dir, "log.jsonl")
+    if not storage.exists(place):
+        return None
+    events = [json.loads(line) for line in storage.read(place).decode().splitlines() if line.strip()]
+    spent = [float(e["seconds"]) for e in events if e.get("event") == "trained"]
+    return sum(spent) if spent else None
