@@ -54,9 +54,7 @@ def slide_centres(scene: Scene, moves: list[tuple[int, int]], frames: int, size:
     unit = size / scene.grid
     ends = [(scene.place(a), scene.place(b)) for a, b in moves]
     times = [i / (frames - 1) for i in range(frames)]
-    return [
-        [((c0 + (c1 - c0) * t + 0.5) * unit, (r0 + (r1 - r0) * t + 0.5) * unit) for (r0, c0), (r1, c1) in ends] for t in times
-    ]
+    return [[((c0 + (c1 - c0) * t + 0.5) * unit, (r0 + (r1 - r0) * t + 0.5) * unit) for (r0, c0), (r1, c1) in ends] for t in times]
 
 
 def walk(scene: Scene, steps: int) -> Poses:
