@@ -1,6 +1,161 @@
-"""Plans: budgets become packed sequences, and packed sequences are read back."""
+"""Plans: a mixture becomes packed sequences on disk, and packed sequences are read back.
 
+    mixture ──draft──▶ units that each budget takes ──rows──▶ spans in order of consumption ──files──▶ sequences-*.parquet … plan.json
+
+`make_plan` reads indexes only and writes rows as they come; its card is counted from what was written. `Plan` is what the trainer reads: row
+i as a list of spans, the datasets they point into, and the rules by which they are laid out. The same mixture, datasets and code
+give the same bytes, on any machine.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+from numpy.typing import NDArray
+
+from mixtures import latent_stats
+from mixtures.budget import Draft, draft
 from mixtures.layout import Layout, layout
+from mixtures.mixture import Mixture
+from mixtures.plan_file import ROWS_PER_FILE, RowFile, RowWriter, row_path, table_of
+from mixtures.rows import held_out_rows, train_rows
 from mixtures.span import Row, SourceRules, Span, Specials
+from mixtures.table import tombstones
+from mixtures.tally import Tally, describe
+from pipelines.format import storage
+from pipelines.format.dataset import Dataset
+from pipelines.format.document import dump, fingerprint
+from pipelines.format.errors import InputError, RecipeError, Stopped
+from pipelines.format.manifest import card, parent, publish_card, read_card, refuse_other_recipe
+from pipelines.format.part import FORMAT
+from pipelines.format.record import Record
+from pipelines.format.shard import record_of
 
-__all__ = ["Layout", "Row", "SourceRules", "Span", "Specials", "layout"]
+__all__ = ["Layout", "Plan", "Row", "SourceRules", "Span", "Specials", "layout", "make_plan"]
+VERSION = 1  # of the planner: a change of what a mixture comes to takes a new number
+
+
+def make_plan(mixture: Mixture, output: str | None = None, *, latent_stats_over: Sequence[str] = (), job: Any = None) -> str:
+    """Plan `mixture` and write it to `output` (default: its own `output`). Returns that path; a finished plan is left as it is.
+
+    `latent_stats_over` are datasets whose images are to be normalised together with the mixture's own, so that arms share statistics. Raises
+    RecipeError, BudgetError (exit 3), or ConflictError when another plan lies there.
+    """
+    root = output or mixture.output
+    if root is None:
+        raise RecipeError("a plan needs a place", where="output", found="nothing", allowed="a path")
+    normalised = [Dataset.open(p) for p in dict.fromkeys([*(p for s in mixture.sources.values() for p in s.paths), *latent_stats_over])]
+    identity = plan_fingerprint(mixture, {d.path: d for d in normalised})
+    refuse_other_recipe(root, "plan.json", identity)
+    if storage.exists(storage.join(root, "plan.json")):
+        return root
+    drafted = draft(mixture)
+    files, facts = _write(drafted, root, job)
+    encoding = dict(drafted.encoding)
+    moments = latent_stats.merged(normalised)
+    if moments is not None:
+        encoding["stats"], entry = latent_stats.publish(root, moments)
+        files.append(entry)
+    datasets = [parent(d.path, root, d.fingerprint) | {"name": d.card["name"], "data": d.data} for d in drafted.datasets]
+    resolved = dump(mixture)
+    facts |= {"mixture": resolved, "datasets": datasets, "encoding": encoding, "files": files, "bytes": sum(f["bytes"] for f in files)}
+    name = mixture.name or storage.absolute(root).rstrip("/").rsplit("/", 1)[-1]
+    parents = [{"path": d["path"], "fingerprint": d["fingerprint"]} for d in datasets]
+    made = card("plan", name, identity, resolved, parents=parents, stages={"mix": VERSION}, recipe_fingerprint=identity, **facts)
+    publish_card(root, "plan.json", made)
+    storage.sweep(root)
+    return root
+
+
+def plan_fingerprint(mixture: Mixture, datasets: dict[str, Dataset]) -> str:
+    """sha256 of what decides a plan's bytes: the mixture without places and names, the datasets' fingerprints, and the planner's version."""
+    said = {k: v for k, v in dump(mixture).items() if k not in ("name", "output", "engine")}
+    said["sources"] = {k: {f: v for f, v in s.items() if f != "dataset"} for k, s in said["sources"].items()}
+    used = {name: [datasets[p].fingerprint for p in s.paths] for name, s in mixture.sources.items()}
+    forgotten = {d.fingerprint: entry["sha256"] for d in datasets.values() if (entry := tombstones(d))}
+    normalised = sorted({d.fingerprint for d in datasets.values() if latent_stats.has_latents(d)})
+    parts = {"datasets": used, "latent_stats": normalised, "tombstones": forgotten}
+    return fingerprint({"format": FORMAT, "mixture": said, "planner": VERSION, **parts})
+
+
+def _write(drafted: Draft, root: str, job: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Both splits, window by window: (entries of the files, facts of the card)."""
+    names = [d.name for d in drafted.sources]
+    row = drafted.mixture.sequence_length
+    tallies = {"train": Tally(names), "heldout": Tally(names)}
+    files: list[dict[str, Any]] = []
+    for split, windows in (("train", train_rows(drafted)), ("heldout", held_out_rows(drafted))):
+        writer = RowWriter(root, split)
+        for stage, spans in windows:
+            if job is not None and job.stop.is_set():
+                raise Stopped("stopped while planning", where=root, next="the same command again")
+            tallies[split].add(spans)
+            writer.add(table_of(spans, stage if split == "train" else 0, row))
+        files += writer.close()
+    return files, describe(drafted, tallies["train"], tallies["heldout"])
+
+
+class Plan:
+    """A plan, read. Datasets are opened when first touched, at the snapshot that was planned."""
+
+    def __init__(self, path: str, card: dict[str, Any]) -> None:
+        self.path, self.card = path, card
+        self.sequence_length: int = card["sequence_length"]
+        self.specials = Specials.of(card["encoding"])
+        self.sources: list[str] = sorted(card["sources"])
+        self.file = functools.lru_cache(maxsize=8)(RowFile.read)
+        self._tables = functools.lru_cache(maxsize=32)(lambda dataset, shard: self.datasets[dataset].index(shard))
+        self._record = functools.lru_cache(maxsize=4096)(self._read_record)
+
+    @classmethod
+    def open(cls, path: str) -> Plan:
+        """The plan at `path`."""
+        found = read_card(path)
+        if found["kind"] != "plan":
+            raise InputError("this is not a plan", where=path, found=found["kind"])
+        return cls(found["path"], found)
+
+    @functools.cached_property
+    def datasets(self) -> list[Dataset]:
+        """What `Span.dataset` counts."""
+        at = storage.absolute(self.path)
+        return [Dataset.open(storage.resolve(d["path"], at), d["fingerprint"]) for d in self.card["datasets"]]
+
+    def rules(self, source: str | int) -> SourceRules:
+        """How spans of a source, by name or number, are laid out."""
+        name = self.sources[source] if isinstance(source, int) else source
+        return SourceRules(**self.card["sources"][name]["rules"])
+
+    def sequences(self, split: str = "train") -> int:
+        """Rows of a split: train or heldout."""
+        return int(self.card["records"] if split == "train" else self.card["heldout"]["records"])
+
+    def row(self, i: int, split: str = "train") -> Row:
+        """Row i of a split."""
+        if not 0 <= i < self.sequences(split):
+            raise InputError("no such sequence", where=self.path, found=i, allowed=f"0 to {self.sequences(split) - 1} ({split})")
+        row: Row = self.file(row_path(self.path, split, i)).row(i % ROWS_PER_FILE)
+        return row
+
+    def held_out(self, source: str) -> range:
+        """The held-out rows of a source; they hold nothing else."""
+        found = self.card["sources"][source].get("heldout")
+        return range(*found["rows"]) if found else range(0)
+
+    def record(self, span: Span) -> Record:
+        """The record behind a span, without payloads."""
+        record: Record = self._record(span.dataset, span.shard, span.row)
+        return record
+
+    def latent_stats(self) -> tuple[int, NDArray[Any], NDArray[Any]] | None:
+        """(n, mean [C], variance [C]) that latents are normalised by; None for a plan without images."""
+        entry = self.card["encoding"].get("stats")
+        if entry is None:
+            return None
+        n, mean, m2 = latent_stats.read(self.path, entry)
+        return n, mean, m2 / max(n, 1)
+
+    def _read_record(self, dataset: int, shard: int, row: int) -> Record:
+        return record_of(self._tables(dataset, shard).slice(row, 1).to_pylist()[0])

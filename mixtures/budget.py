@@ -1,0 +1,189 @@
+"""Budgets: what each source is asked for, what it can give, and the refusal when the one is more than the other.
+
+What comes in: a mixture. What goes out: a `Draft`: datasets opened and agreed on one tokenizer and one encoder, and per source the units that
+its budget takes, in draw order. Only indexes are read. Budgets are exact fractions until the last step, where the largest remainders are
+rounded up, so that whole numbers still add up to the total.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mixtures.draws import Passes, held_out_units
+from mixtures.mixture import Mixture, Source, largest_remainder, wanted
+from mixtures.span import Specials
+from mixtures.table import Table, read_table
+from mixtures.units import Units, join_units, units
+from pipelines.format.dataset import Dataset
+from pipelines.format.document import exact
+from pipelines.format.errors import BudgetError, RecipeError
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Drafted:
+    """One source: what it was asked for and what it gives. `epoch` and `stage` are per unit of `taken`."""
+
+    name: str
+    source: Source
+    dataset: int
+    table: Table
+    wanted: int
+    available: int
+    taken: Units
+    epoch: NDArray[np.int16]
+    stage: NDArray[np.int16]
+    held: Units
+    unfit: dict[str, int]
+
+    @property
+    def passes(self) -> int:
+        """How often the most used record is used."""
+        return int(self.epoch.max()) + 1 if len(self.epoch) else 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Draft:
+    """A mixture whose budgets can be met."""
+
+    mixture: Mixture
+    datasets: list[Dataset]
+    encoding: dict[str, Any]
+    specials: Specials
+    sources: list[Drafted]
+
+
+def draft(mixture: Mixture) -> Draft:
+    """Open, count and choose. Raises RecipeError where datasets disagree, BudgetError (exit 3) where a budget cannot be met.
+
+    Sources are numbered in the order of their names, so that the order of lines in a YAML changes nothing.
+    """
+    sources = dict(sorted(mixture.sources.items()))
+    paths = list(dict.fromkeys(p for s in sources.values() for p in s.paths))
+    datasets = [Dataset.open(p) for p in paths]
+    encoding = agreed_encoding(mixture, dict(zip(paths, datasets, strict=True)))
+    specials = Specials.of(encoding)
+    passes: dict[str, Passes] = {}
+    tables: dict[str, Table] = {}
+    scale = exact(mixture.scale)
+    for name, source in sources.items():
+        dataset = datasets[paths.index(source.paths[0])]
+        tables[name] = read_table(dataset, mixture.held_out, source.where, source.captions is not None)
+        pool = None if source.pool is None else source.pool * scale
+        passes[name] = Passes(tables[name], source, mixture.sequence_length, mixture.seed, mixture.count, pool)
+    stages = budgets(mixture, {name: p.available for name, p in passes.items()})
+    drafted, short = [], {}
+    for name, source in sources.items():
+        asked = [stage[name] for stage in stages]
+        parts, reached = passes[name].take(sum(asked))
+        if reached < sum(asked):
+            short[name] = (sum(asked), reached)
+        epoch = np.repeat(np.arange(len(parts)), [len(p) for p in parts]).astype(np.int16)
+        taken = join_units([passes[name].units(0)[:0], *parts])
+        stage = _stage_of(taken.counted(mixture.count), asked)
+        held = _held(tables[name], source, mixture)
+        unfit = {**tables[name].dropped, **passes[name].unfit}
+        at, available = paths.index(source.paths[0]), passes[name].available
+        drafted.append(Drafted(name, source, at, tables[name], sum(asked), available, taken, epoch, stage, held, unfit))
+    if short:
+        raise _refusal(mixture, short, {d.name: d.available for d in drafted})
+    return Draft(mixture, datasets, encoding, specials, drafted)
+
+
+def _held(table: Table, source: Source, mixture: Mixture) -> Units:
+    if mixture.held_out is None:
+        return units(table, np.zeros(0, np.int64), source, mixture.sequence_length, 0, 0)[0]
+    return held_out_units(table, source, mixture.sequence_length, mixture.held_out)
+
+
+def budgets(mixture: Mixture, available: dict[str, int]) -> list[dict[str, int]]:
+    """Whole budgets by stage and source, in the unit that the mixture counts; without stages there is one."""
+    scale = exact(mixture.scale)
+    if mixture.stages is not None:
+        assert mixture.total is not None
+        total, last, out = mixture.total * scale, Fraction(0), []
+        for stage in mixture.stages:
+            stretch = (exact(stage.until) - last) * total
+            last = exact(stage.until)
+            out.append(_whole({name: exact(stage.share.get(name, 0)) * stretch for name in mixture.sources}))
+        return out
+    exactly = {}
+    for name, s in mixture.sources.items():
+        if s.epochs is not None:  # a pool is scaled already
+            exactly[name] = exact(s.epochs) * available[name] * (1 if s.pool is not None else scale)
+        else:
+            exactly[name] = wanted(s, mixture.total) * scale
+    return [_whole(exactly)]
+
+
+def _whole(exactly: dict[str, Fraction]) -> dict[str, int]:
+    return dict(zip(exactly, largest_remainder(list(exactly.values())), strict=True))
+
+
+def _stage_of(counted: NDArray[Any], asked: list[int]) -> NDArray[np.int16]:
+    """The stage of each unit: where the middle of what it counts falls."""
+    middle = np.cumsum(counted) - counted / 2
+    return np.minimum(np.searchsorted(np.cumsum(asked), middle, side="right"), len(asked) - 1).astype(np.int16)
+
+
+def agreed_encoding(mixture: Mixture, datasets: dict[str, Dataset]) -> dict[str, Any]:
+    """The tokenizer and the encoder that all datasets of the mixture share (a dual encoder adds `target_image`)."""
+    found: dict[str, tuple[str, dict[str, Any]]] = {}
+    dual = any(len(s.paths) == 2 for s in mixture.sources.values())
+    for name, source in mixture.sources.items():
+        for path, role in zip(source.paths, ("image", "target_image"), strict=False):
+            encoding = datasets[path].encoding
+            if encoding is None:
+                raise RecipeError(
+                    "a mixture takes encoded datasets",
+                    where=f"sources.{name}: {path}",
+                    found="a curated dataset",
+                    next="encode it first: pipelines run encode -c …",
+                )
+            for part, key, what in (("text", "text", "tokenizer"), ("image", role, "image encoder")):
+                if encoding.get(part):
+                    entry = (f"sources.{name} ({path})", encoding[part])
+                    first = found.setdefault(key, entry)
+                    _agree(first, entry, part, what)
+            if dual and len(source.paths) == 1 and encoding.get("image"):
+                raise RecipeError("beside a dual encoder every dataset with images names both", where=f"sources.{name}.dataset", found=path)
+    return {key: entry for key, (_, entry) in found.items()}
+
+
+_IDENTITY = {"text": ("tokenizer_sha256", "vocab", "specials"), "image": ("encoder", "fingerprint", "width")}
+
+
+def _agree(first: tuple[str, dict[str, Any]], entry: tuple[str, dict[str, Any]], part: str, what: str) -> None:
+    for key in _IDENTITY[part]:
+        a, b = first[1].get(key), entry[1].get(key)
+        if a != b:
+            raise RecipeError(
+                f"two datasets of the mixture disagree on the {what}",
+                where=f"{first[0]} and {entry[0]}",
+                found=f"{key}: {a} and {b}",
+                allowed="one for the whole mixture",
+                next="encode one of them again with the other's recipe (tokens and latents are encoded apart)",
+            )
+
+
+def _refusal(mixture: Mixture, short: dict[str, tuple[int, int]], available: dict[str, int]) -> BudgetError:
+    """Names the source that limits most, the best reachable size and two ways out (after OLMo-core's mixture error)."""
+    name, (asked, reached) = min(short.items(), key=lambda item: Fraction(item[1][1], item[1][0]))
+    source, unit = mixture.sources[name], "records" if mixture.count == "records" else "tokens"
+    share = Fraction(reached, asked)
+    down = math.floor(exact(mixture.scale) * share * 10**6) / 10**6
+    has = available[name]
+    epochs = "" if has == 0 else f" raise sources.{name}.max_epochs to {math.ceil(asked / has)} (now {source.max_epochs:g});"
+    counted = "" if mixture.count in ("all", "records") else f" {mixture.count}"
+    return BudgetError(
+        f"source {name!r} cannot give what the mixture asks of it",
+        where=f"sources.{name} ({', '.join(source.paths)})",
+        found=f"{asked:,}{counted} {unit} wanted; {has:,} available (training split, pool and filters applied) × {source.max_epochs:g} epochs",
+        allowed=f"at most {reached:,} of this source: the whole mixture then shrinks to {float(share):.2%} (scale={down:g})",
+        next=f"either{epochs} or ask for less: scale={down:g}, or a smaller budget for {name}" + (", or add data" if has == 0 else ""),
+    )

@@ -1,0 +1,194 @@
+"""What the planner knows of a dataset: the flat columns of its indexes, as numpy arrays over records.
+
+What comes in: an encoded dataset, the held-out rule, a `where`. What goes out: a `Table` in written order (shard by shard). Lists become flat
+arrays with a `start` per record, so that everything downstream is arithmetic on whole columns. Segments (kinds, roles, turns, names) are
+nested in the index and cost ten times as much to read, so they are read only where flat columns cannot answer: conversations, action
+samples, named captions, records whose segments differ in role.
+
+Memory: 34 bytes a record and 12 an atom.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from mixtures.mixture import HeldOut, Where
+from pipelines.format import storage
+from pipelines.format.chance import held_out
+from pipelines.format.dataset import Dataset
+from pipelines.format.manifest import read_card
+from pipelines.format.storage import join
+
+I32: TypeAlias = NDArray[np.int32]
+I64: TypeAlias = NDArray[np.int64]
+Bool: TypeAlias = NDArray[np.bool_]
+_FLAT = ["h", "group", "text_tokens", "visual_tokens", "loss_tokens", "nbytes", "atoms", "atom_segments", "atom_images"]
+_NAMED_BY = ["id", "url", "sha256", "phash"]  # what a tombstone may say
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Segments:
+    """Per segment, in record order; `start` [n + 1] says where each record's begin."""
+
+    start: I64
+    image: Bool
+    target: Bool
+    turn: NDArray[np.int16]
+    tokens: I32
+    member: NDArray[Any]  # names, or None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Table:
+    """Per record: where it lies, who it is, how many payload tokens it has, and its atoms."""
+
+    data: str
+    shard: I32
+    row: I32
+    h: NDArray[np.uint64]
+    nbytes: I64
+    held: Bool  # its group is kept from training
+    usable: Bool  # for training: not held out, inside `where`, not forgotten
+    text: I32
+    visual: I32
+    loss: I32
+    atom_start: I64  # [n + 1]
+    atom_tokens: I32
+    atom_segments: I32
+    atom_images: I32
+    segments: Segments | None
+    dropped: dict[str, int] = field(default_factory=dict)  # records out of training, by reason
+
+    def __len__(self) -> int:
+        return len(self.h)
+
+
+def read_table(dataset: Dataset, held: HeldOut | None, where: Where, named_captions: bool = False) -> Table:
+    """The planner's view of `dataset`. Reads every index once; opens no data file."""
+    conversation = dataset.data in ("vqa", "action-video")
+    columns = _FLAT + (["scores"] if where.scores else []) + (_NAMED_BY if tombstones(dataset) else [])
+    shards = [dataset.index(i, columns) for i in range(len(dataset.shards))]
+    table = pa.concat_tables(shards) if shards else pa.table({c: [] for c in columns})
+    rows = [t.num_rows for t in shards]
+    text, visual, loss = (_numbers(table, c, np.int32) for c in ("text_tokens", "visual_tokens", "loss_tokens"))
+    out = _split_by_group(table["group"], held)
+    dropped = {"held_out": int(out.sum())}
+    usable = ~out
+    for reason, keep in (("where", _where(table, where)), ("forgotten", _remembered(table, dataset))):
+        if keep is not None:
+            lost = usable & ~keep
+            if lost.any():
+                dropped[reason] = int(lost.sum())
+            usable &= keep
+            if reason == "forgotten":
+                out &= keep
+    atom_start, atom_tokens = _lists(table["atoms"])
+    mixed_roles = not np.array_equal(loss, text + visual)
+    nested = conversation or named_captions or mixed_roles
+    return Table(
+        data=dataset.data,
+        shard=np.repeat(np.arange(len(rows), dtype=np.int32), rows),
+        row=np.concatenate([np.arange(n, dtype=np.int32) for n in rows] or [np.zeros(0, np.int32)]),
+        h=_numbers(table, "h", np.uint64),
+        nbytes=_numbers(table, "nbytes", np.int64),
+        held=out,
+        usable=usable,
+        text=text,
+        visual=visual,
+        loss=loss,
+        atom_start=atom_start,
+        atom_tokens=atom_tokens,
+        atom_segments=_lists(table["atom_segments"])[1],
+        atom_images=_lists(table["atom_images"])[1],
+        segments=read_segments(dataset) if nested else None,
+        dropped=dropped,
+    )
+
+
+def read_segments(dataset: Dataset) -> Segments:
+    """Kinds, roles, turns, counts and names of all segments of a dataset."""
+    starts, parts = [np.zeros(1, np.int64)], []
+    total = 0
+    for i in range(len(dataset.shards)):
+        column = dataset.index(i, ["segments"])["segments"].combine_chunks()
+        start, flat = _offsets(column), column.flatten()
+        starts.append(start[1:] + total)
+        total += len(flat)
+        parts.append(flat)
+    if not parts:
+        empty = np.zeros(0, np.int32)
+        return Segments(np.zeros(1, np.int64), empty > 0, empty > 0, empty.astype(np.int16), empty, np.zeros(0, object))
+    fields = {k: pa.chunked_array([p.field(k) for p in parts]) for k in ("kind", "role", "turn", "tokens", "member")}
+    return Segments(
+        start=np.concatenate(starts),
+        image=np.asarray(pc.not_equal(fields["kind"], "tokens")),
+        target=np.asarray(pc.equal(fields["role"], "target")),
+        turn=np.asarray(fields["turn"]).astype(np.int16),
+        tokens=np.asarray(fields["tokens"]).astype(np.int32),
+        member=np.asarray(fields["member"].to_pylist(), dtype=object),
+    )
+
+
+def _numbers(table: pa.Table, name: str, dtype: Any) -> NDArray[Any]:
+    return np.asarray(table[name].combine_chunks() if table.num_rows else [], dtype=dtype)
+
+
+def _offsets(lists: pa.ListArray) -> I64:
+    offsets = np.asarray(lists.offsets).astype(np.int64)
+    return offsets - offsets[0] if len(offsets) else np.zeros(1, np.int64)
+
+
+def _lists(column: pa.ChunkedArray) -> tuple[I64, I32]:
+    """A list column as (start [n + 1], flat values)."""
+    if not len(column):
+        return np.zeros(1, np.int64), np.zeros(0, np.int32)
+    lists = column.combine_chunks()
+    return _offsets(lists), np.asarray(lists.flatten()).astype(np.int32)
+
+
+def _split_by_group(groups: pa.ChunkedArray, held: HeldOut | None) -> Bool:
+    """Held out or not, record by record; each distinct group is hashed once."""
+    if held is None or held.fraction == 0 or not len(groups):
+        return np.zeros(len(groups), np.bool_)
+    coded = groups.combine_chunks().dictionary_encode()
+    return held_out(coded.dictionary.to_pylist(), held.fraction, held.seed)[np.asarray(coded.indices)]
+
+
+def _where(table: pa.Table, where: Where) -> Bool | None:
+    if not where.scores:
+        return None
+    keep = np.ones(table.num_rows, np.bool_)
+    scores = table["scores"]
+    for name, bound in where.scores.items():
+        found = pc.map_lookup(scores, pa.scalar(name), "first").to_numpy()  # missing = nan, which fails every comparison
+        keep &= ~np.isnan(found)
+        keep &= (found >= bound.min) if bound.min is not None else True
+        keep &= (found <= bound.max) if bound.max is not None else True
+    return keep
+
+
+def tombstones(dataset: Dataset) -> dict[str, Any] | None:
+    """The card's entry for what must be forgotten: {file, sha256, n}. It is read from the newest card, whatever snapshot is pinned."""
+    entry: dict[str, Any] | None = read_card(dataset.path).get("tombstones")
+    return entry
+
+
+def _remembered(table: pa.Table, dataset: Dataset) -> Bool | None:
+    """False for what a tombstone names by id, url, sha256 or phash."""
+    entry = tombstones(dataset)
+    if entry is None:
+        return None
+    stones = pq.read_table(pa.BufferReader(storage.read(join(dataset.path, entry["file"]))))
+    keep = np.ones(table.num_rows, np.bool_)
+    for name in _NAMED_BY:
+        if name in stones.column_names and stones[name].null_count < len(stones):
+            named = stones[name].drop_null().cast(table[name].type)
+            keep &= ~np.asarray(pc.is_in(table[name], value_set=named.combine_chunks()))
+    return keep
