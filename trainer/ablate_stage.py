@@ -9,11 +9,12 @@ by source must equal the plan, for every run. The card is written last.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import Any
 
 from pipelines.format import storage
 from pipelines.format.document import dump
-from pipelines.format.errors import BudgetError, VerifyError
+from pipelines.format.errors import BudgetError, RecipeError, VerifyError
 from pipelines.format.estimate import Estimate
 from pipelines.format.manifest import card, file_entry, parent, publish_card, read_card
 from trainer.ablation import VERSION, Ablation, ArmRun, arm_runs, identity, mixture_of, plan_paths
@@ -88,23 +89,38 @@ def _there(path: str) -> bool:
 
 
 def _plans(config: Ablation, job: Any) -> dict[str, Any]:
-    """Make every plan that is not there yet; arm → opened plan. `records_from` arms come after the arm they name."""
+    """Make every plan that is not there yet; arm → opened plan."""
     from mixtures.plan import Plan, make_plan
 
-    paths = plan_paths(config)
-    made: dict[str, Any] = {}
-    waiting = list(config.arms)
-    while waiting:
-        arm = next((a for a in waiting if config.settled(a).records_from in (None, *made)), None)
-        assert arm is not None, "arms were checked for circles"
-        waiting.remove(arm)
-        source = config.settled(arm).records_from
-        more = {"records_from": paths[source]} if source is not None else {}
-        if paths[arm] not in {p.path for p in made.values()}:
-            path = make_plan(mixture_of(config, arm, paths[arm]), job=job, output=paths[arm], **more)
-            job.log("plan", arm=arm, path=path)
-        made[arm] = Plan.open(paths[arm])
+    made = {}
+    for arm, path in plan_paths(config).items():
+        make_plan(mixture_of(config, arm, path), path, job=job)
+        made[arm] = Plan.open(path)
+        job.log("plan", arm=arm, path=path)
+    for arm in config.arms:
+        other = config.settled(arm).records_from
+        if other is not None:
+            _same_records(arm, made[arm], other, made[other])
     return made
+
+
+def _same_records(arm: str, plan: Any, other: str, of: Any) -> None:
+    """`records_from`: both arms train on one list of records, source by source. An encoder arm is only then a comparison of encoders."""
+    mine, theirs = _records(plan), _records(of)
+    if mine != theirs:
+        differing = sum((mine - theirs).values()) + sum((theirs - mine).values())
+        raise RecipeError(
+            f"arms.{arm}: its records are not those of {other}",
+            found=f"{differing:,} records differ",
+            next="budgets that take the same records: `count: records`, or encoders with the same tokens a record",
+        )
+
+
+def _records(plan: Any) -> Counter[tuple[str, str, int]]:
+    """(source, record id, epoch) of every span of the training split."""
+    names = {(d, s): dataset.index(s, ["id"])["id"].to_pylist() for d, dataset in enumerate(plan.datasets) for s in range(len(dataset.shards))}
+    spans = (span for i in range(plan.sequences("train")) for span in plan.row(i).spans)
+    return Counter((plan.sources[s.source], names[s.dataset, s.shard][s.row], s.epoch) for s in spans)
 
 
 def _check_steps(plans: dict[str, Any], runs: list[ArmRun]) -> list[str]:

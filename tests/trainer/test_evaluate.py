@@ -99,6 +99,11 @@ class HeldOut:
     def row(self, i: int, split: str = "train") -> Row:
         return Row(i, 0, 0, self.rows[i].payload, 1.0, (self.rows[i],))
 
+    def held_out(self, source: str) -> range:
+        n = len(self.rows) // 3
+        first = self.sources.index(source) * n
+        return range(first, first + n)
+
     def latent_stats(self):
         return 1, np.zeros(8), np.ones(8) - 1e-5
 

@@ -53,10 +53,9 @@ def held_out_records(plan: Any, source: str) -> Iterator[tuple[Dataset, int, Rec
     if source not in plan.sources:
         raise InputError("the plan has no such source", found=source, allowed=", ".join(plan.sources))
     wanted: dict[tuple[int, int], set[int]] = defaultdict(set)
-    for i in range(plan.sequences("heldout")):
+    for i in plan.held_out(source):
         for span in plan.row(i, "heldout").spans:
-            if plan.sources[span.source] == source:
-                wanted[span.dataset, span.shard].add(span.row)
+            wanted[span.dataset, span.shard].add(span.row)
     for dataset, shard in sorted(wanted):
         table = plan.datasets[dataset].index(shard).take(sorted(wanted[dataset, shard]))
         for row in table.to_pylist():

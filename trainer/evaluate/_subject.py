@@ -51,13 +51,14 @@ class Subject:
 
     def held_out(self, sources: Sequence[str], max_tokens: int | None = None) -> list[Document]:
         """The held-out spans of some sources as documents, in the plan's order, each source up to `max_tokens` payload tokens."""
-        wanted, taken, out = set(sources), dict.fromkeys(sources, 0), []
-        for i in range(self.plan.sequences("heldout")):
-            for span in self.plan.row(i, "heldout").spans:
-                name = self.plan.sources[span.source]
-                if name in wanted and (max_tokens is None or taken[name] < max_tokens):
-                    taken[name] += span.payload
-                    out.append(self.reader.document(span))
+        out = []
+        for source in sources:
+            taken = 0
+            for i in self.plan.held_out(source):
+                for span in self.plan.row(i, "heldout").spans:
+                    if max_tokens is None or taken < max_tokens:
+                        taken += span.payload
+                        out.append(self.reader.document(span))
         return out
 
     def batches(self, documents: Sequence[Document]) -> Iterator[tuple[list[int], Batch]]:

@@ -13,11 +13,10 @@ from pipelines.format.errors import InputError
 
 def source_dataset(plan: Any, source: str) -> Any:
     """The first dataset of a source with held-out rows; None when nothing of it is held out."""
-    for i in range(plan.sequences("heldout")):
-        for span in plan.row(i, "heldout").spans:
-            if plan.sources[span.source] == source:
-                return plan.datasets[span.dataset]
-    return None
+    if source not in plan.sources:
+        raise InputError("the plan has no such source", found=source, allowed=", ".join(plan.sources))
+    rows = plan.held_out(source)
+    return plan.datasets[plan.row(rows[0], "heldout").spans[0].dataset] if rows else None
 
 
 def tokenizer_of(plan: Any, source: str) -> Any:
