@@ -283,5 +283,13 @@ def test_entry_points_load_neither_torch_nor_ray():
     import subprocess
     import sys
 
-    code = "import encode.stage, encode.fit_tokenizer, encode.decode, encode.chain, sys; print([m for m in ('torch', 'ray', 'transformers') if m in sys.modules])"
+    code = "import encode.stage, encode.fit_tokenizer, encode.decode, encode.chain, sys\n"
+    code += "print([m for m in ('torch', 'ray', 'transformers') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(("stage", "recipe"), [(FIT, "world_tokenizer"), (STAGE, "world_pixels"), (STAGE, "captions_siglip2"), (DECODE, "decode")])
+def test_packaged_recipes_are_valid(stage, recipe):
+    from pipelines.format.document import load
+
+    assert load(stage.config, recipe, packaged=[Path("encode/recipes")]).output.startswith("out/")

@@ -1,0 +1,32 @@
+"""A vision tower of the SigLIP 2 so400m/14 architecture with random weights and few layers, for trying the encode stage without a download.
+
+    python examples/real/random_tower.py FOLDER [--layers 1] [--size 224]
+
+Its latents have the true shape, 256 x 1152 at 224 px, and no meaning. Writes config.json, model.safetensors and preprocessor_config.json.
+"""
+
+import argparse
+
+import torch
+from transformers import SiglipImageProcessor, SiglipVisionConfig, SiglipVisionModel
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder")
+    parser.add_argument("--layers", type=int, default=1)
+    parser.add_argument("--size", type=int, default=224)
+    args = parser.parse_args()
+    torch.manual_seed(0)
+    config = SiglipVisionConfig(
+        hidden_size=1152,
+        intermediate_size=4304,
+        num_attention_heads=16,
+        num_hidden_layers=args.layers,
+        patch_size=14,
+        image_size=args.size,
+        vision_use_head=False,
+    )
+    SiglipVisionModel(config).save_pretrained(args.folder)
+    side = {"height": args.size, "width": args.size}
+    SiglipImageProcessor(size=side, image_mean=[0.5] * 3, image_std=[0.5] * 3).save_pretrained(args.folder)
+    print(args.folder)
