@@ -134,7 +134,7 @@ def _jsonl(stream: IO[bytes]) -> Iterator[tuple[int, int, Any]]:
         if line is None:
             yield at, 0, Reject("too_large", f"a line of more than {MAX_LINE} bytes")
         elif line.strip():
-            yield at, len(line), parse(line)
+            yield at, len(line.rstrip(b"\r\n")), parse(line)
 
 
 def _csv(stream: IO[bytes], kind: str) -> Iterator[tuple[int, int, Any]]:

@@ -36,6 +36,7 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_MAGIC = {b"\xff\xd8\xff": "JPEG", b"\x89PNG": "PNG", b"RIFF": "WebP", b"GIF8": "GIF", b"BM": "BMP", b"II*\0": "TIFF", b"MM\0*": "TIFF"}
 _ORIENTATION = 0x0112  # EXIF tag
 # What Pillow's readers have been seen to raise on damaged files; RuntimeError is its AVIF decoder's.
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, ArithmeticError, LookupError, TypeError, RuntimeError, Warning)
@@ -167,7 +168,9 @@ def _reading(data: bytes) -> Iterator[Image.Image]:
     except Reject:
         raise
     except UnidentifiedImageError:
-        raise Reject("invalid_image", f"not one of {', '.join(FORMATS).lower()}: begins {data[:12]!r}") from None
+        known = next((name for start, name in _MAGIC.items() if data.startswith(start)), None)
+        what = f"begins as a {known}, but its header is damaged or cut" if known else f"not one of {', '.join(FORMATS).lower()}"
+        raise Reject("invalid_image", f"{what}: begins {data[:12]!r}") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise Reject("too_large", str(error)) from None
     except MemoryError:
