@@ -110,6 +110,11 @@ def build(job: Job, b: Build) -> str:
     return seal(b, changed=bool(todo))
 
 
+def complete(b: Build) -> bool:
+    """Whether every part is committed as it should be, so that there is nothing to run."""
+    return len(_committed(b)) == len(b.parts)
+
+
 def _run(job: Job, b: Build, todo: list[dict[str, Any]], skipped: int) -> None:
     began, outcome = time.monotonic(), Counter[str]()
     with Progress(b.name, total=len(b.parts), done=skipped) as bar:

@@ -10,15 +10,18 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
-from pipelines.build import Build, Watch, build, part_fingerprint, recipe_fingerprint
+from pipelines import rounds
+from pipelines.build import Build, Watch, build, complete, part_fingerprint, recipe_fingerprint
 from pipelines.format import storage
-from pipelines.format.document import dump, parse, part_name
+from pipelines.format.document import dump, fingerprint, parse, part_name
 from pipelines.format.errors import HeadwaterError, RecipeError, Reject
 from pipelines.format.estimate import Estimate
 from pipelines.format.part import PartWriter
 from pipelines.format.record import Record
+from pipelines.format.storage import join
 from pipelines.recipe import Recipe
 from pipelines.stage import Job, Rejected, Step
 
@@ -37,7 +40,7 @@ class Curate:
         parts = config.source.parts()
         inputs = {tuple(i[:2]) for p in parts for i in p.inputs}
         facts = {"parts": len(parts), "files": len(inputs), "bytes_in": sum(size for _, size in inputs), "output": config.output}
-        stages = [config.source, *config.filters, *config.transforms]
+        stages = [config.source, *config.filters, *config.transforms, *config.across]
         return Estimate(f"{self.kind} {config.name}", facts, [{"step": part_name(s), **_short(s)} for s in stages])
 
     def run(self, config: Recipe, job: Job) -> str:
@@ -51,7 +54,24 @@ class Curate:
             for i, p in enumerate(config.source.parts())
         ]
         chain = [Step(curate_part, {"recipe": dump(config)}, cpus=config.resources.cpus, name="curate")]
-        return build(job, Build(output, config.name, self.kind, recipe, whole, items, chain, versions=versions))
+        made = Build(output, config.name, self.kind, recipe, whole, items, chain, versions=versions)
+        return self._across(config, job, made) if config.across else build(job, made)
+
+    def _across(self, config: Recipe, job: Job, final: Build) -> str:
+        """Candidates first, then the stages that see all of them, then the dataset without what they dropped."""
+        everything = fingerprint([[p["fingerprint"] for p in final.parts], final.fingerprint])  # a survivor depends on every other record
+        items = [{**p, "fingerprint": fingerprint([everything, p["part"]])} for p in final.parts]
+        final = replace(final, parts=items)
+        if complete(final):
+            return build(job, final)
+        candidates = join(rounds.work(final.output), "candidates")
+        root = [{**p, "root": candidates} for p in items]
+        build(job, replace(final, output=candidates, name=f"{config.name} (candidates)", parts=root))
+        drops = rounds.find_drops(job, config, final.output, candidates)
+        kwargs = {"candidates": candidates, "drops": drops, "shard_bytes": config.shard_bytes}
+        build(job, replace(final, chain=[Step(rounds.rewrite_part, kwargs, cpus=config.resources.cpus, name="rewrite")]))
+        storage.delete_tree(rounds.work(final.output))
+        return final.output
 
     def _expect(self, config: Recipe) -> None:
         if config.source.data != self.kind:

@@ -1,7 +1,8 @@
 """The recipe: a YAML document that says how raw files become a curated dataset.
 
     name, source, filters, transforms, seed, output        records pass every filter, then every transform, in the order written
-    shard_bytes, keep_dropped, error_budget                how it is stored and how much may go wrong
+    across                                                 then stages over the whole dataset, such as duplicates
+    shard_bytes, error_budget                              how it is stored and how much may go wrong
     engine, resources                                      what runs it: never part of any fingerprint
 """
 
@@ -30,6 +31,7 @@ class Recipe(Document):
     source: Annotated[Any, PartOf("pipelines.sources")]
     filters: list[Annotated[Any, PartOf("pipelines.filters")]] = Field(default_factory=list)
     transforms: list[Annotated[Any, PartOf("pipelines.transforms")]] = Field(default_factory=list)
+    across: list[Annotated[Any, PartOf("pipelines.across")]] = Field(default_factory=list)
     seed: int = 0
     shard_bytes: Size = 268_435_456  # 256 MiB
     output: str
@@ -39,7 +41,7 @@ class Recipe(Document):
 
     def versions(self) -> dict[str, int]:
         """The version of every part used: a part whose meaning changes takes a new number, and its records are made anew."""
-        parts = [self.source, *self.filters, *self.transforms]
+        parts = [self.source, *self.filters, *self.transforms, *self.across]
         return {"curate": 1, **{part_name(p): type(p).version for p in parts}}
 
     def resolved(self) -> dict[str, Any]:

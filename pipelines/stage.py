@@ -83,12 +83,14 @@ Row = tuple[int, bytes, Any]
 class Across(Part):
     """A stage over a whole dataset, independent of sharding and workers.
 
-    `rounds` is a list of (map, reduce): map turns a part (or a row of the round before) into rows (bucket, key, value); reduce sees one bucket,
-    sorted by key, and gives rows for the next round; the last reduce gives (id, reason) of the records to drop. `buckets` is a constant of the
-    recipe, never the number of workers.
+    `rounds` is a list of (map, reduce). map turns an iterator (of records in the first round, of the values that the round before gave afterwards)
+    into rows (bucket, key, value), the value being JSON; reduce sees one bucket's rows, sorted by key, then value, and gives values for the next
+    round; the last reduce gives (id, reason) of the records to drop. `buckets` is a constant of the recipe, never the number of workers.
+    `payloads` asks for the bytes of images.
     """
 
     version: ClassVar[int] = 1
+    payloads: ClassVar[bool] = False
     buckets: int = 64
 
     def rounds(self) -> list[tuple[Callable[[Any], Iterable[Row]], Callable[[Iterable[Row]], Iterable[Any]]]]:

@@ -16,6 +16,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 
@@ -103,3 +106,18 @@ class Reject(Exception):
         super().__init__(reason, detail)
         self.reason = reason
         self.detail = detail
+
+
+@contextlib.contextmanager
+def told(path: str) -> Iterator[None]:
+    """Turn what the operating system or a store says about `path` into our error, with the next step."""
+    try:
+        yield
+    except FileNotFoundError as e:
+        raise InputError("no such file", where=path) from e
+    except PermissionError as e:
+        raise StorageError("no permission", where=path, found=e) from e
+    except OSError as e:
+        full = e.errno in (errno.ENOSPC, errno.EDQUOT)
+        what = "no space left" if full else "input/output failed"
+        raise StorageError(what, where=path, found=e, next="free some space and run the same command again" if full else None) from e

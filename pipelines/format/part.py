@@ -93,6 +93,13 @@ class PartWriter:
         self.rejected[reason] += 1
         self._note(id, origin, stage, "rejected", reason, error)
 
+    def carry(self, before: dict[str, Any], rejects: list[dict[str, Any]]) -> None:
+        """Take over what an earlier pass over the same part dropped: its counts and its rows of rejects."""
+        self.emitted += before["in"] - before["written"]
+        self.filtered.update(before["filtered"])
+        self.rejected.update(before["rejected"])
+        self._rejects += rejects
+
     def commit(self, stats: dict[str, Any] | None = None) -> dict[str, Any]:
         """Publish shards, rejects and, exclusively, the commit record. Returns the record; a lost race with equal work returns the winner's."""
         ends = self.written + self.filtered.total() + self.rejected.total()

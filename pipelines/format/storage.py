@@ -15,10 +15,10 @@ there. Every step calls `failpoint(name)`, so that tests can die, fail or hang a
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import mmap
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from hashlib import sha256
@@ -28,13 +28,13 @@ from uuid import uuid4
 
 import fsspec
 
-from pipelines.format.errors import InputError, StorageError
+from pipelines.format.errors import InputError, told
 from pipelines.format.failpoint import failpoint, failpoint_steps
 from pipelines.format.paths import absolute, is_local, join, local, protocol, relative, resolve
 
-__all__ = ["TMP", "Building", "absolute", "building", "create_exclusive", "delete", "exists", "failpoint", "failpoint_steps", "is_local"]
-__all__ += ["join", "listing", "local", "map_file", "open_read", "protocol", "publish", "read", "read_json", "relative", "replace", "resolve"]
-__all__ += ["size", "sweep"]
+__all__ = ["TMP", "Building", "absolute", "building", "create_exclusive", "delete", "delete_tree", "exists", "failpoint", "failpoint_steps"]
+__all__ += ["is_local", "join", "listing", "local", "map_file", "open_read", "protocol", "publish", "read", "read_json", "relative", "replace"]
+__all__ += ["resolve", "size", "sweep"]
 
 TMP = "_tmp"  # scratch of unfinished work below an artifact; `pipelines gc` empties it
 _BLOCK = 8 << 20
@@ -46,21 +46,6 @@ def _fs(path: str) -> tuple[Any, str]:
     options = {"use_listings_cache": False} if name == "s3" else {}
     fs = fsspec.filesystem(name, **options)
     return fs, fs._strip_protocol(path)
-
-
-@contextlib.contextmanager
-def _told(path: str) -> Iterator[None]:
-    """Turn what the operating system or the store says into our error, with the path and the next step."""
-    try:
-        yield
-    except FileNotFoundError as e:
-        raise InputError("no such file", where=path) from e
-    except PermissionError as e:
-        raise StorageError("no permission", where=path, found=e) from e
-    except OSError as e:
-        full = e.errno in (errno.ENOSPC, errno.EDQUOT)
-        what = "no space left" if full else "input/output failed"
-        raise StorageError(what, where=path, found=e, next="free some space and run the same command again" if full else None) from e
 
 
 # ---- reading ---------------------------------------------------------------------------------------------------------------------------
@@ -75,14 +60,14 @@ def exists(path: str) -> bool:
 def size(path: str) -> int:
     """Bytes of a file."""
     fs, p = _fs(path)
-    with _told(path):
+    with told(path):
         return os.stat(p).st_size if is_local(path) else int(fs.info(p)["size"])
 
 
 def read(path: str, start: int = 0, stop: int | None = None) -> bytes:
     """The bytes [start, stop) of a file; all of it by default. Remote slices are ranged reads."""
     fs, p = _fs(path)
-    with _told(path):
+    with told(path):
         if is_local(path):
             with open(p, "rb") as f:
                 f.seek(start)
@@ -102,7 +87,7 @@ def read_json(path: str) -> Any:
 def open_read(path: str) -> Iterator[IO[bytes]]:
     """A seekable binary file for reading."""
     fs, p = _fs(path)
-    with _told(path):
+    with told(path):
         f = open(p, "rb") if is_local(path) else fs.open(p, "rb")  # noqa: SIM115 - closed below
     with f:
         yield cast(IO[bytes], f)
@@ -112,7 +97,7 @@ def map_file(path: str) -> memoryview:
     """A whole file, read-only: mapped when local, fetched when remote."""
     if not is_local(path):
         return memoryview(read(path))
-    with _told(path), open(local(path), "rb") as f:
+    with told(path), open(local(path), "rb") as f:
         length = os.fstat(f.fileno()).st_size
         return memoryview(mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ)) if length else memoryview(b"")
 
@@ -124,7 +109,7 @@ def listing(path: str, suffixes: tuple[str, ...] | None = None) -> list[tuple[st
     """
     fs, p = _fs(path)
     found: list[tuple[str, int, str]] = []
-    with _told(path):
+    with told(path):
         if is_local(path):
             found = list(_walk(p))
         else:
@@ -170,7 +155,7 @@ class Building:
         """Append bytes; returns the offset at which they begin."""
         assert self._file is not None
         start = self.nbytes
-        with _told(self._path):
+        with told(self._path):
             failpoint("write")
             self._file.write(data)
         self._hash.update(data)
@@ -190,7 +175,7 @@ class Building:
         """Make the file visible as root/name, at once and whole. Returns the path."""
         assert self._file is not None
         final = join(root, name)
-        with _told(final):
+        with told(final):
             failpoint("flush")
             self._file.flush()
             if is_local(root):
@@ -214,7 +199,7 @@ class Building:
 def building(root: str, suffix: str = "") -> Iterator[Building]:
     """A scratch file for an artifact at `root`: on the same file system when that is local, in the temporary folder otherwise."""
     folder = local(join(root, TMP)) if is_local(root) else Path(tempfile.gettempdir())
-    with _told(str(folder)):
+    with told(str(folder)):
         folder.mkdir(parents=True, exist_ok=True)
         b = Building(str(folder / f"{uuid4().hex}{suffix}"))
     try:
@@ -245,7 +230,7 @@ def create_exclusive(path: str, data: bytes, scratch: str | None = None) -> bool
     """Create a file that must not exist yet. Returns False, and writes nothing, when somebody was first."""
     fs, p = _fs(path)
     if not is_local(path):
-        with _told(path):
+        with told(path):
             failpoint("create")
             try:
                 if protocol(path) == "memory" and fs.exists(p):
@@ -254,7 +239,7 @@ def create_exclusive(path: str, data: bytes, scratch: str | None = None) -> bool
             except FileExistsError:
                 return False
         return True
-    with building(scratch or path.rpartition("/")[0] or ".") as b, _told(path):
+    with building(scratch or path.rpartition("/")[0] or ".") as b, told(path):
         b.write(data)
         assert b._file is not None
         failpoint("flush")
@@ -275,10 +260,21 @@ def create_exclusive(path: str, data: bytes, scratch: str | None = None) -> bool
 def delete(path: str) -> None:
     """Remove one file if it is there."""
     fs, p = _fs(path)
-    with _told(path):
+    with told(path):
         failpoint("delete")
         with contextlib.suppress(FileNotFoundError):
             os.unlink(p) if is_local(path) else fs.rm_file(p)
+
+
+def delete_tree(path: str) -> None:
+    """Remove a folder of our own making and all that is in it, if it is there."""
+    fs, p = _fs(path)
+    with told(path):
+        failpoint("delete tree")
+        if is_local(path):
+            shutil.rmtree(p, ignore_errors=True)
+        elif fs.exists(p):
+            fs.rm(p, recursive=True)
 
 
 def _move_in(scratch: str, final: str) -> None:

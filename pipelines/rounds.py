@@ -1,0 +1,156 @@
+"""Whole-dataset stages: map and reduce over committed candidates, then one rewriting pass. Duplicates, components, balancing, decontamination.
+
+    candidates (a dataset, filtered and transformed)                                                          below <output>/_work/
+        ──▶ per stage, per round:  map(part) → rows by bucket ──▶ reduce(bucket) → rows of the next round      one file a unit, whole or absent
+        ──▶ last reduce → (id, reason) ──▶ rewrite each part without them, counting them by reason ──▶ dataset
+
+Rows go to buckets by the stage's own rule; how many buckets there are is a constant of the recipe, so nothing depends on workers or on shard
+sizes: reduce sees a bucket's rows sorted by (key, value) whoever made them. Every unit's output is one file with a name that follows from its
+inputs, so a killed job goes on where it was. A worker holds 20 bytes for each record that a stage drops.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipelines.format import storage
+from pipelines.format.dataset import Dataset
+from pipelines.format.document import canon, fingerprint, parse, part_name
+from pipelines.format.part import PartWriter, commit_path
+from pipelines.format.record import Record
+from pipelines.format.shard import parquet_bytes
+from pipelines.format.storage import join
+from pipelines.recipe import Recipe
+from pipelines.stage import Job, Step
+
+ROWS = pa.schema([("bucket", pa.int32()), ("key", pa.binary()), ("value", pa.binary())])
+DROPS = pa.schema([("id", pa.string()), ("reason", pa.string())])
+
+
+def work(output: str) -> str:
+    """Where a job with whole-dataset stages keeps what it needs until its card is written."""
+    return join(output, "_work")
+
+
+def find_drops(job: Job, config: Recipe, output: str, candidates: str) -> list[str]:
+    """Run every stage of `across` in the order written, each blind to what the ones before dropped. Returns the files of (id, reason)."""
+    dataset = Dataset.open(candidates)
+    recipe = config.resolved()
+    gone: list[str] = []
+    for i, stage in enumerate(config.across):
+        place = join(work(output), f"{part_name(stage)}-{fingerprint([dataset.fingerprint, recipe['across'][: i + 1]])[:16]}")
+        units = [{"in": [str(n)], "unit": n} for n in range(len(dataset.shards))]
+        rounds = stage.rounds()
+        for r in range(len(rounds)):
+            common = {"recipe": recipe, "stage": i, "round": r, "place": place}
+            mapped = _run(job, _map_unit, units, {**common, "candidates": candidates, "gone": gone}, join(place, f"{r}-map"))
+            buckets = [{"in": mapped, "unit": b} for b in range(stage.buckets)]
+            last = r == len(rounds) - 1
+            reduced = _run(job, _reduce_unit, buckets, {**common, "last": last}, join(place, f"{r}-reduce"))
+            units = [{"in": [path], "unit": n} for n, path in enumerate(reduced)]
+        gone = [*gone, *reduced]
+    return gone
+
+
+def _run(job: Job, fn: Any, units: list[dict[str, Any]], kwargs: dict[str, Any], prefix: str) -> list[str]:
+    """Run the units whose file is not there yet; returns all the files, in order."""
+    paths = [f"{prefix}-{u['unit']:05d}.parquet" for u in units]
+    todo = [{**u, "out": path} for u, path in zip(units, paths, strict=True) if not storage.exists(path)]
+    for _ in job.map([Step(fn, kwargs, name=fn.__name__.strip("_"))], todo):
+        pass
+    return paths
+
+
+def _map_unit(item: dict[str, Any], recipe: dict[str, Any], stage: int, round: int, place: str, candidates: str, gone: list[str]) -> dict[str, Any]:
+    config = parse(Recipe, recipe)
+    across = config.across[stage]
+    map_rows, _ = across.rounds()[round]
+    source: Iterable[Any]
+    if round == 0:
+        dropped = _drops(tuple(gone))
+        source = (x for x in Dataset.open(candidates).records(int(item["in"][0])) if x.id not in dropped)
+        if across.payloads:
+            dataset = Dataset.open(candidates)
+            shard = int(item["in"][0])
+            source = (dataset.with_payloads(shard, x) for x in source)
+    else:
+        source = _values(item["in"][0])
+    rows = [{"bucket": b % across.buckets, "key": key, "value": canon(value)} for b, key, value in map_rows(source)]
+    _publish(item["out"], pa.Table.from_pylist(rows, schema=ROWS).sort_by([("bucket", "ascending")]))
+    return {"unit": item["unit"]}
+
+
+def _reduce_unit(item: dict[str, Any], recipe: dict[str, Any], stage: int, round: int, place: str, last: bool) -> dict[str, Any]:
+    across = parse(Recipe, recipe).across[stage]
+    _, reduce_rows = across.rounds()[round]
+    tables = [_read(path, filters=pc.field("bucket") == item["unit"]) for path in item["in"]]
+    table = pa.concat_tables(tables, promote_options="none").sort_by([("key", "ascending"), ("value", "ascending")])
+    made = reduce_rows(_rows(table))
+    if last:
+        dropped = sorted(dict(made).items())
+        _publish(item["out"], pa.Table.from_pylist([{"id": i, "reason": r} for i, r in dropped], schema=DROPS))
+    else:
+        rows = [{"bucket": 0, "key": b"", "value": canon(value)} for value in made]
+        _publish(item["out"], pa.Table.from_pylist(rows, schema=ROWS))
+    return {"unit": item["unit"]}
+
+
+def _rows(table: pa.Table) -> Iterator[tuple[int, bytes, Any]]:
+    import json
+
+    for batch in table.to_batches(max_chunksize=4096):
+        columns = (batch["bucket"].to_pylist(), batch["key"].to_pylist(), batch["value"].to_pylist())
+        for bucket, key, value in zip(*columns, strict=True):
+            yield bucket, key, json.loads(value)
+
+
+def _values(path: str) -> Iterator[Any]:
+    return (value for _, _, value in _rows(_read(path)))
+
+
+def _read(path: str, **kwargs: Any) -> pa.Table:
+    return pq.read_table(pa.BufferReader(storage.read(path)), **kwargs)
+
+
+def _publish(path: str, table: pa.Table) -> None:
+    storage.publish(path, parquet_bytes(table))
+
+
+@functools.lru_cache(maxsize=4)
+def _drops(files: tuple[str, ...]) -> dict[str, str]:
+    """id → reason over these files; the first stage that dropped a record gives the reason."""
+    out: dict[str, str] = {}
+    for path in files:
+        table = _read(path)
+        for id, reason in zip(table["id"].to_pylist(), table["reason"].to_pylist(), strict=True):
+            out.setdefault(id, reason)
+    return out
+
+
+def rewrite_part(item: dict[str, Any], candidates: str, drops: list[str], shard_bytes: int) -> dict[str, Any]:
+    """One part of the candidates without the dropped records; what had been dropped before is carried over, so that the law still holds."""
+    dropped = _drops(tuple(drops))
+    before = storage.read_json(commit_path(candidates, item["part"]))
+    dataset = Dataset.open(candidates)
+    shards = [i for i, s in enumerate(dataset.shards) if s.part == item["part"]]
+    rejects = [f["path"] for f in before["files"] if f["path"].startswith("rejects/")]
+    with PartWriter(item["root"], item["part"], fingerprint=item["fingerprint"], shard_bytes=shard_bytes, items=before["items"]) as writer:
+        writer.carry(before, [row for path in rejects for row in _read(join(candidates, path)).to_pylist()])
+        for i in shards:
+            for record in dataset.records(i):
+                writer.emit()
+                _end(writer, dataset, i, record, dropped.get(record.id))
+        return writer.commit()
+
+
+def _end(writer: PartWriter, dataset: Dataset, shard: int, record: Record, reason: str | None) -> None:
+    if reason is None:
+        writer.add(dataset.with_payloads(shard, record))
+    else:
+        writer.drop(record, reason.split(".")[0], reason)
