@@ -89,13 +89,11 @@ class Encode:
         self.codec_name, self.threads = codec_name, threads
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
-        pictures = item["pictures"]
         out: list[bytes] = []
-        batch = self.encoding.encoder.batch
-        with threads(self.encoding.machine, self.threads):
-            for first in range(0, 0 if pictures is None else len(pictures), batch):
-                latents = self.encoding.encode(pictures[first : first + batch])
-                out += [codec.encode_latents(x, self.codec_name) for x in latents]
+        if item["pictures"] is not None:
+            with threads(self.encoding.machine, self.threads):
+                for latents in self.encoding.batches(item["pictures"]):
+                    out += [codec.encode_latents(x, self.codec_name) for x in latents]
         return {**item, "pictures": None, "latents": out, "encoder": self.encoding.fingerprint}
 
 

@@ -7,14 +7,15 @@ The work is cut where the hardware is: `picture` (decode and resize, uint8) belo
     class Mine(ImageEncoder):            encode/encoders/mine.py, named `mine: {...}` in a recipe
         def grid(self): ...              pixels in, tokens x channels out
         def picture(self, pixels): ...   uint8 [h, w, 3] -> uint8 [H, W, 3], on a CPU worker
-        def network(self, machine): ...  -> a function uint8 [B, H, W, 3] -> float32 [B, tokens, channels]
+        def network(self, machine): ...  -> a function that starts uint8 [B, H, W, 3] and returns one that waits for the latents
 
 Nothing here imports Ray, and torch only inside functions: the same core runs in a pipeline's actor, in the trainer and in a bare loop.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -25,8 +26,10 @@ from pipelines.format.document import Part, PartOf, fingerprint, part_name
 from pipelines.format.errors import InputError
 from pipelines.media import images
 
+AHEAD = 1  # batches started and not yet waited for, beside the one in use
 SPECIALS = ("bos", "eos", "boi", "eoi", "pad")
-Network = Callable[[np.ndarray], np.ndarray]
+Pending = Callable[[], np.ndarray]  # waits for a batch that was started, and gives float32 [B, tokens, channels]
+Network = Callable[[np.ndarray], Pending]
 Codec = Literal["bf16", "f32", "int8", "f8e4m3", "none"]
 assert set(CODECS) < set(Codec.__args__)  # type: ignore[attr-defined]
 
@@ -96,7 +99,8 @@ class ImageEncoder(Part):
         raise NotImplementedError
 
     def network(self, machine: Machine) -> Network:
-        """The loaded network: uint8 [B, height, width, 3] -> float32 [B, tokens, channels], not normalised by data statistics."""
+        """The loaded network: takes uint8 [B, height, width, 3], gives float32 [B, tokens, channels] when waited for. Data statistics
+        are not applied: that is the reader's part."""
         raise NotImplementedError
 
     def preprocessing(self) -> dict[str, Any]:
@@ -152,19 +156,32 @@ class ImageEncoding:
         self.network = encoder.network(self.machine)
         self.fingerprint = encoder.fingerprint(self.machine)
 
-    def encode(self, pictures: np.ndarray) -> np.ndarray:
-        """uint8 [n, height, width, 3] -> float32 [n, tokens, channels]. The last batch is filled up with black pictures, whose latents
-        are dropped. Values that are not finite are an InputError: they would poison every statistic downstream."""
-        n, batch = len(pictures), self.encoder.batch
-        out = np.empty((n, self.grid.tokens, self.grid.channels), np.float32)
-        for first in range(0, n, batch):
+    def batches(self, pictures: np.ndarray) -> Iterator[np.ndarray]:
+        """uint8 [n, height, width, 3] -> float32 [<= batch, tokens, channels], in order; the next batch computes while one is used.
+
+        The last batch is filled up with black pictures, whose latents are dropped. Values that are not finite are an InputError: they
+        would poison every statistic downstream."""
+        batch, started = self.encoder.batch, deque[tuple[int, Pending]]()
+        for first in range(0, len(pictures), batch):
             some = pictures[first : first + batch]
             if len(some) < batch:
                 some = np.concatenate([some, np.zeros((batch - len(some), *some.shape[1:]), np.uint8)])
-            out[first : first + batch] = self.network(some)[: n - first]
-        if not np.isfinite(out).all():
+            started.append((min(batch, len(pictures) - first), self.network(some)))
+            if len(started) > AHEAD:
+                yield self.finished(*started.popleft())
+        while started:
+            yield self.finished(*started.popleft())
+
+    def finished(self, count: int, pending: Pending) -> np.ndarray:
+        latents = pending()[:count]
+        if not np.isfinite(latents).all():
             raise InputError(f"{part_name(self.encoder)} gave latents that are not finite", next="try `dtype: f32`, and check the weights")
-        return out
+        return latents
+
+    def encode(self, pictures: np.ndarray) -> np.ndarray:
+        """uint8 [n, height, width, 3] -> float32 [n, tokens, channels]."""
+        done = list(self.batches(pictures))
+        return np.concatenate(done) if done else np.empty((0, self.grid.tokens, self.grid.channels), np.float32)
 
     def encode_bytes(self, payloads: Sequence[bytes]) -> np.ndarray:
         """JPEG, PNG … bytes -> float32 [n, tokens, channels]. Raises `Reject` for bytes that are not an image."""

@@ -7,6 +7,7 @@ of 8 gives 16 x 192, small enough to learn from in minutes on a CPU.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -41,7 +42,7 @@ class Pixels(ImageEncoder):
         return Machine("cpu", "f32", "any")  # one subtraction and one division: the same bits everywhere
 
     def network(self, machine: Machine) -> Network:
-        return self.patches
+        return lambda pictures: partial(self.patches, pictures)
 
     def patches(self, pictures: np.ndarray) -> np.ndarray:
         """uint8 [n, size, size, 3] -> float32 [n, tokens, channels]."""

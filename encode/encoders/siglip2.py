@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
+from encode.device import TorchNetwork
 from encode.encoder import Grid, ImageEncoder, Machine, Network
 from encode.processor import Processor, read_processor
 from encode.weights import folder, read_json, tensors_sha256
@@ -76,12 +77,9 @@ class Siglip2(ImageEncoder):
         native = (grid.height, grid.width) == (self.tower()["image_size"],) * 2
         mean, std = (torch.tensor(v, device=machine.device).view(3, 1, 1) for v in (processor.mean, processor.std))
 
-        @torch.inference_mode()
-        def forward(pictures: np.ndarray) -> np.ndarray:
-            x = torch.from_numpy(pictures).to(machine.device).permute(0, 3, 1, 2)
+        def forward(pictures: Any) -> Any:
             # Rescaled in float64 and rounded once, as the processor does, so that the input is the same to the last bit.
-            x = ((x.double() * processor.scale).float() - mean) / std
-            out = model(pixel_values=x.to(dtype), interpolate_pos_encoding=not native)
-            return np.asarray(out.last_hidden_state.float().cpu().numpy())
+            x = ((pictures.permute(0, 3, 1, 2).double() * processor.scale).float() - mean) / std
+            return model(pixel_values=x.to(dtype), interpolate_pos_encoding=not native).last_hidden_state
 
-        return forward
+        return TorchNetwork(forward, machine)

@@ -178,7 +178,7 @@ def test_bytes_that_are_no_image_are_a_reject():
 
 def test_latents_that_are_not_finite_are_refused():
     encoding = ImageEncoding(Pixels(size=8, patch=8))
-    encoding.network = lambda batch: np.full((len(batch), 1, 192), np.nan, np.float32)
+    encoding.network = lambda batch: lambda: np.full((len(batch), 1, 192), np.nan, np.float32)
     with pytest.raises(InputError, match="not finite"):
         encoding.encode(np.zeros((1, 8, 8, 3), np.uint8))
 
@@ -232,3 +232,14 @@ def test_a_specials_name_or_token_that_does_not_exist_is_refused(tmp_path):
         TextTokens(tokenizer=folder, specials={"eos": 3, "pad": 3}).load()
     with pytest.raises(InputError, match="no tokenizer there"):
         TextTokens(tokenizer=str(tmp_path / "nowhere")).load()
+
+
+def test_many_texts_are_encoded_in_order_whatever_the_batch(tmp_path, monkeypatch):
+    from encode.encoders import text_tokens
+
+    tokenizer = TextTokens(tokenizer=small_tokenizer(tmp_path)).load()
+    said = ["a" * n for n in range(20)]
+    whole = tokenizer.encode(said)
+    monkeypatch.setattr(text_tokens, "BATCH_CHARACTERS", 7)
+    for one, other, text in zip(whole, tokenizer.encode(said), said, strict=True):
+        assert one.tolist() == other.tolist() and len(one) == len(text)

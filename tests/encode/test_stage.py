@@ -19,7 +19,7 @@ from encode.recipe import EncodeRecipe
 from encode.stage import STAGE
 from pipelines.engine import open_job
 from pipelines.format.dataset import Dataset
-from pipelines.format.document import parse
+from pipelines.format.document import load, parse
 from pipelines.format.errors import ConflictError, InputError, RecipeError
 from pipelines.format.part import PartWriter
 from pipelines.format.record import Image, Record, Text
@@ -288,8 +288,15 @@ def test_entry_points_load_neither_torch_nor_ray():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize(("stage", "recipe"), [(FIT, "world_tokenizer"), (STAGE, "world_pixels"), (STAGE, "captions_siglip2"), (DECODE, "decode")])
-def test_packaged_recipes_are_valid(stage, recipe):
-    from pipelines.format.document import load
+HERE = Path(__file__).parents[2]
+RECIPES = {
+    FIT: ["encode/recipes/world_tokenizer.yaml", "examples/real/tokenizer.yaml"],
+    STAGE: [f"encode/recipes/{n}.yaml" for n in ("world_pixels", "captions_siglip2")]
+    + [f"examples/real/{n}.yaml" for n in ("encode_pixels", "encode_siglip2")],
+    DECODE: ["encode/recipes/decode.yaml"],
+}
 
-    assert load(stage.config, recipe, packaged=[Path("encode/recipes")]).output.startswith("out/")
+
+@pytest.mark.parametrize(("stage", "path"), [(stage, path) for stage, paths in RECIPES.items() for path in paths])
+def test_the_recipes_that_ship_are_valid(stage, path):
+    assert load(stage.config, str(HERE / path)).output.startswith("out/")
