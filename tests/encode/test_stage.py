@@ -300,3 +300,15 @@ RECIPES = {
 @pytest.mark.parametrize(("stage", "path"), [(stage, path) for stage, paths in RECIPES.items() for path in paths])
 def test_the_recipes_that_ship_are_valid(stage, path):
     assert load(stage.config, str(HERE / path)).output.startswith("out/")
+
+
+def test_a_changed_byte_of_a_tokenizer_is_found(world, tmp_path):
+    import shutil
+
+    from encode.check_tokenizer import check
+
+    shutil.copytree(world / "tokenizer", tmp_path / "t")
+    assert check(str(tmp_path / "t"), {}) == []
+    file = tmp_path / "t" / "tokenizer.json"
+    file.write_bytes(file.read_bytes().replace(b"BPE", b"BPF"))
+    assert check(str(tmp_path / "t"), {}) == [{"file": "tokenizer.json", "what": "differs from its card"}]
