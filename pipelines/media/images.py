@@ -125,6 +125,8 @@ def resize(array: np.ndarray, size: int, mode: Mode = "center_crop", upscale: bo
         return _scaled(array, (target, target), (left, top, left + short, top + short))
     target = size if upscale else min(size, long)
     inner = _scaled(array, (max(1, round(width * target / long)), max(1, round(height * target / long))), (0, 0, width, height))
+    if inner.shape[0] == inner.shape[1] == size:
+        return inner
     out = np.full((size, size, 3), 255, np.uint8)
     top, left = (size - inner.shape[0]) // 2, (size - inner.shape[1]) // 2
     out[top : top + inner.shape[0], left : left + inner.shape[1]] = inner

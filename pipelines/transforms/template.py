@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from string import Formatter
 
-from pydantic import field_validator
+from pydantic import ValidationInfo, field_validator
 
 from pipelines.format.record import Record
 from pipelines.stage import Transform
@@ -27,9 +28,11 @@ class Template(Transform):
 
     @field_validator("question", "with_choices", "answer")
     @classmethod
-    def _known(cls, value: str | None) -> str | None:
-        if value is not None:
-            value.format(question="", choices="", answer="")
+    def _known(cls, value: str | None, info: ValidationInfo) -> str | None:
+        allowed = {"answer"} if info.field_name == "answer" else {"question", "choices"}
+        unknown = [name for _, name, _, _ in Formatter().parse(value or "") if name is not None and name not in allowed]
+        if unknown:
+            raise ValueError(f"{{{unknown[0]}}} is nothing that a template can use here; it may use {', '.join(f'{{{a}}}' for a in sorted(allowed))}")
         return value
 
     def apply(self, record: Record) -> Iterable[Record]:
