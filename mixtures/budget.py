@@ -8,6 +8,7 @@ rounded up, so that whole numbers still add up to the total.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -76,7 +77,7 @@ def draft(mixture: Mixture) -> Draft:
         tables[name] = read_table(dataset, mixture.held_out, source.where, source.captions is not None)
         pool = None if source.pool is None else source.pool * scale
         passes[name] = Passes(tables[name], source, mixture.sequence_length, mixture.seed, mixture.count, pool)
-    stages = budgets(mixture, {name: p.available for name, p in passes.items()})
+    stages = budgets(mixture, {name: p.holds for name, p in passes.items()})
     drafted, short = [], {}
     for name, source in sources.items():
         asked = [stage[name] for stage in stages]
@@ -91,7 +92,7 @@ def draft(mixture: Mixture) -> Draft:
         at, available = paths.index(source.paths[0]), passes[name].available
         drafted.append(Drafted(name, source, at, tables[name], sum(asked), available, taken, epoch, stage, held, unfit))
     if short:
-        raise _refusal(mixture, short, {d.name: d.available for d in drafted})
+        raise refusal(mixture, short, {d.name: d.available for d in drafted}, sum(d.wanted for d in drafted))
     return Draft(mixture, datasets, encoding, specials, drafted)
 
 
@@ -101,8 +102,11 @@ def _held(table: Table, source: Source, mixture: Mixture) -> Units:
     return held_out_units(table, source, mixture.sequence_length, mixture.held_out)
 
 
-def budgets(mixture: Mixture, available: dict[str, int]) -> list[dict[str, int]]:
-    """Whole budgets by stage and source, in the unit that the mixture counts; without stages there is one."""
+def budgets(mixture: Mixture, holds: dict[str, Callable[[Fraction], Fraction]]) -> list[dict[str, int]]:
+    """Whole budgets by stage and source, in the unit that the mixture counts; without stages there is one.
+
+    `holds` says what so many epochs of a source hold: passes differ a little where captions are drawn anew in each.
+    """
     scale = exact(mixture.scale)
     if mixture.stages is not None:
         assert mixture.total is not None
@@ -115,7 +119,7 @@ def budgets(mixture: Mixture, available: dict[str, int]) -> list[dict[str, int]]
     exactly = {}
     for name, s in mixture.sources.items():
         if s.epochs is not None:  # a pool is scaled already
-            exactly[name] = exact(s.epochs) * available[name] * (1 if s.pool is not None else scale)
+            exactly[name] = holds[name](exact(s.epochs) * (1 if s.pool is not None else scale))
         else:
             exactly[name] = wanted(s, mixture.total) * scale
     return [_whole(exactly)]
@@ -171,19 +175,20 @@ def _agree(first: tuple[str, dict[str, Any]], entry: tuple[str, dict[str, Any]],
             )
 
 
-def _refusal(mixture: Mixture, short: dict[str, tuple[int, int]], available: dict[str, int]) -> BudgetError:
-    """Names the source that limits most, the best reachable size and two ways out (after OLMo-core's mixture error)."""
+def refusal(mixture: Mixture, short: dict[str, tuple[int, int]], available: dict[str, int], total: int) -> BudgetError:
+    """From {source: (asked, reachable)}: the source that limits most, the best reachable size, two ways out (after OLMo-core's error)."""
     name, (asked, reached) = min(short.items(), key=lambda item: Fraction(item[1][1], item[1][0]))
     source, unit = mixture.sources[name], "records" if mixture.count == "records" else "tokens"
-    share = Fraction(reached, asked)
+    unit = unit if mixture.count in ("all", "records") else f"{mixture.count} tokens"
+    share, has = Fraction(reached, asked), available[name]
+    times = f"{source.max_epochs:g} epoch" + ("s" if source.max_epochs != 1 else "")
+    first = f"set sources.{name}.max_epochs={math.ceil(asked / has)}" if has else f"add data to {source.paths[0]}"
     down = math.floor(exact(mixture.scale) * share * 10**6) / 10**6
-    has = available[name]
-    epochs = "" if has == 0 else f" raise sources.{name}.max_epochs to {math.ceil(asked / has)} (now {source.max_epochs:g});"
-    counted = "" if mixture.count in ("all", "records") else f" {mixture.count}"
+    second = f"scale={down:g}" if source.pool is None else f"raise sources.{name}.pool"  # a pool shrinks with the scale
     return BudgetError(
         f"source {name!r} cannot give what the mixture asks of it",
         where=f"sources.{name} ({', '.join(source.paths)})",
-        found=f"{asked:,}{counted} {unit} wanted; {has:,} available (training split, pool and filters applied) × {source.max_epochs:g} epochs",
-        allowed=f"at most {reached:,} of this source: the whole mixture then shrinks to {float(share):.2%} (scale={down:g})",
-        next=f"either{epochs} or ask for less: scale={down:g}, or a smaller budget for {name}" + (", or add data" if has == 0 else ""),
+        found=f"{asked:,} {unit} wanted; {has:,} available (training split, pool and filters applied) × {times} = {reached:,}",
+        allowed=f"in these proportions at most {math.floor(share * total):,} {unit} in all ({float(share):.2%} of what is asked)",
+        next=f"either {first}, or {second}; or ask less of {name}",
     )

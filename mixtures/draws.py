@@ -58,11 +58,11 @@ class Passes:
         """What one pass over the pool holds."""
         return int(self._made[0].counted(self.count).sum())
 
-    @property
-    def loss_share(self) -> Fraction:
-        """The part of the pool's payload that takes loss."""
-        first = self._made[0]
-        return Fraction(int(first.loss.sum()), max(int(first.payload.sum()), 1))
+    def holds(self, epochs: Fraction) -> Fraction:
+        """What so many passes hold, the last one in proportion."""
+        whole = int(epochs)
+        parts = [(epoch, Fraction(1)) for epoch in range(whole)] + ([(whole, epochs - whole)] if epochs > whole else [])
+        return sum((part * int(self.units(e).counted(self.count).sum()) for e, part in parts), Fraction(0))
 
     def units(self, epoch: int) -> Units:
         """All units of one pass, in draw order."""

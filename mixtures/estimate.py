@@ -1,0 +1,81 @@
+"""What a mixture would come to, before anything is written: the tree that `--dry-run` prints.
+
+Up to two million records the plan is made and packed in memory, so the figures are the plan's own. Beyond that the datasets' cards are asked,
+which answers in a second for datasets of any size: the held-out share and the fill are then expectations, and the title says so.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from functools import partial
+from typing import Any
+
+from mixtures.budget import agreed_encoding, budgets, draft, refusal
+from mixtures.mixture import Mixture, Source
+from mixtures.rows import held_out_rows, train_rows
+from mixtures.tally import Tally, describe
+from pipelines.format.dataset import Dataset
+from pipelines.format.document import exact
+from pipelines.format.errors import BudgetError
+from pipelines.format.estimate import Estimate
+
+COUNTED = 2_000_000  # records up to which everything is counted
+FILL = 0.98  # of rows packed by best fit; 99.9 % where texts fill the gaps
+_COLUMNS = ("wanted", "taken", "available", "epochs", "records", "loss_tokens", "structure")
+
+
+def estimate(mixture: Mixture) -> Estimate:
+    """Raises what planning would raise: disagreeing datasets, impossible budgets."""
+    datasets = {p: Dataset.open(p) for s in mixture.sources.values() for p in s.paths}
+    if sum(int(d.card["records"]) for d in datasets.values()) > COUNTED:
+        return _from_cards(mixture, datasets)
+    drafted = draft(mixture)
+    names = [d.name for d in drafted.sources]
+    train, held = Tally(names), Tally(names)
+    for tally, windows in ((train, train_rows(drafted)), (held, held_out_rows(drafted))):
+        for _, spans in windows:
+            tally.add(spans)
+    facts = describe(drafted, train, held)
+    sources = facts.pop("sources")
+    table = [{"source": n, "data": s["data"], **{k: s[k] for k in _COLUMNS}} for n, s in sources.items()]
+    return Estimate("plan, counted record by record", {"sequences": facts.pop("records"), **facts}, table, _warnings(sources))
+
+
+def _warnings(sources: dict[str, Any]) -> list[str]:
+    out = []
+    for name, s in sources.items():
+        out += [f"{name}: {n:,} records left out: {reason}" for reason, n in s["unfit"].items() if reason != "held_out"]
+    return out
+
+
+def _from_cards(mixture: Mixture, datasets: dict[str, Dataset]) -> Estimate:
+    agreed_encoding(mixture, datasets)
+    train_share = 1 - (exact(mixture.held_out.fraction) if mixture.held_out else Fraction(0))
+    has = {n: _available(mixture, s, datasets[s.paths[0]].card, train_share) for n, s in mixture.sources.items()}
+    stages = budgets(mixture, {n: partial(Fraction.__mul__, Fraction(has[n])) for n in has})
+    table, short = [], {}
+    for name, source in sorted(mixture.sources.items()):
+        asked, card = sum(stage[name] for stage in stages), datasets[source.paths[0]].card
+        most = int(has[name] * exact(source.max_epochs))
+        if asked > most:
+            short[name] = (asked, most)
+        tokens, share = card["tokens"], Fraction(asked, max(has[name], 1))
+        records = int(min(share, Fraction(1)) * int(card["records"] * train_share))
+        loss = asked if mixture.count == "loss" else int(share * int(tokens["loss"] * train_share))
+        row = {"source": name, "data": card["data"], "wanted": asked, "available": has[name], "epochs": round(float(share), 4)}
+        table.append(row | {"records": records, "loss_tokens": loss})
+    wanted = sum(int(r["wanted"]) for r in table)
+    if short:
+        raise refusal(mixture, short, has, wanted)
+    sequences = int(wanted / (mixture.sequence_length * FILL)) if mixture.count == "all" else None
+    facts = {"sequences": sequences, "fill": FILL, "sequence_length": mixture.sequence_length, "count": mixture.count, "tokens": wanted}
+    return Estimate("plan, expected from the datasets' cards", facts, table)
+
+
+def _available(mixture: Mixture, source: Source, card: dict[str, Any], train_share: Fraction) -> int:
+    """Tokens (or records) of the training split that the pool leaves, as expected from a card."""
+    whole = card["records"] if mixture.count == "records" else card["tokens"][mixture.count]
+    if not whole and (source.tokens or source.share):
+        raise BudgetError(f"the dataset holds nothing that `count: {mixture.count}` counts", where=source.paths[0], allowed="another `count`")
+    have = int(whole * train_share)
+    return have if source.pool is None else min(have, int(source.pool * exact(mixture.scale)))
