@@ -24,7 +24,7 @@ from av.video.frame import VideoFrame
 
 from pipelines.format.errors import Reject
 from pipelines.media import images
-from pipelines.media.timeline import Table, Want, every, nearest, plan
+from pipelines.media.timeline import Table, Want, every, nearest, numbered, plan
 
 CODECS = ("h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "mjpeg")
 _DECODERS = "h264,hevc,vp8,vp9,libdav1d,av1,mpeg4,mjpeg"
@@ -40,12 +40,17 @@ def probe(args: dict[str, Any], file: Any) -> Iterator[tuple[dict[str, Any], byt
 
 
 def sample(args: dict[str, Any], file: Any) -> Iterator[tuple[dict[str, Any], Any]]:
-    """Facts first, then an answer {k, time_s, shape} with its buffer per wanted time that could be shown. Times: `at` (the nearest frame to
-    each, a list in seconds) or every 1/`fps` seconds in [start, stop). Ends with a Reject when something was lost on the way."""
+    """Facts first, then an answer {k, time_s, shape} with its buffer per wanted time that could be shown. Wanted: `at` (the nearest frame to
+    each, a list in seconds), `numbers` (frames by their place), or every 1/`fps` seconds in [start, stop). Ends with a Reject when something
+    was lost on the way."""
     with _open(args, file) as (container, stream):
         info, table = _survey(container, stream, args)
     yield info, b""
-    wants = plan(table, nearest(table, args["at"]) if args.get("at") is not None else every(table, args))
+    if args.get("at") is not None:
+        ticks = nearest(table, args["at"])
+    else:
+        ticks = numbered(table, args["numbers"]) if args.get("numbers") is not None else every(table, args)
+    wants = plan(table, ticks)
     lost: list[tuple[Want, str]] = []
     size: tuple[int, int] | None = None
     with _open(args, file) as (container, stream):

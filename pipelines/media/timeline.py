@@ -67,6 +67,12 @@ def nearest(table: Table, times: list[float]) -> list[tuple[int, int]]:
     return out
 
 
+def numbered(table: Table, numbers: list[int]) -> list[tuple[int, int]]:
+    """(k, tick) of frames by their place in order of presentation, from 0; places beyond the end are left out."""
+    shown = np.sort(table.pts[table.shown])
+    return [(k, int(shown[n])) for k, n in enumerate(numbers) if 0 <= n < len(shown)]
+
+
 def plan(table: Table, ticks: Iterable[tuple[int, int]]) -> list[Want]:
     """For each tick the packets it needs, in decoding order. Pictures that lead a key frame (decoded after it, shown before it) make `high`
     reach past that key frame while `low` stays before it: exact for open groups of pictures too."""

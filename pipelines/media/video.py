@@ -101,6 +101,7 @@ def stills(
     *,
     fps: float | None = None,
     at: Sequence[float] | None = None,
+    numbers: Sequence[int] | None = None,
     start: float = 0.0,
     stop: float | None = None,
     size: int | None = None,
@@ -108,11 +109,17 @@ def stills(
     quality: int = 92,
     limits: Limits = Limits(),
 ) -> Iterator[Still]:
-    """Frames as JPEG, one at a time, resized and encoded in the child so that little crosses. Sampled at a rate or nearest to the times `at`.
+    """Frames as JPEG, one at a time, resized and encoded in the child so that little crosses. Sampled at a rate, or nearest to the times `at`,
+    or by `numbers` in order of presentation; then `k` is the place in that list.
 
     A gap in `k` is a frame that could not be decoded. Ends with a `Reject` after the good frames when anything was lost."""
     args = {**_args(data, limits), "size": size, "mode": mode, "quality": quality}
-    args |= {"at": [float(t) for t in at]} if at is not None else {"fps": fps or 1.0, "start": start, "stop": stop}
+    if at is not None:
+        args["at"] = [float(t) for t in at]
+    elif numbers is not None:
+        args["numbers"] = [int(n) for n in numbers]
+    else:
+        args |= {"fps": fps or 1.0, "start": start, "stop": stop}
     answers = guarded("pipelines.media.frames:sample", args, data)
     next(answers)
     for answer in answers:
