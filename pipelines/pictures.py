@@ -1,7 +1,7 @@
 """From the bytes of an image file to an image segment, and from an image and its captions to a pair. Shared by the sources of still images.
 
 What comes in: bytes that nobody vouches for. What goes out: a segment that keeps the file's own bytes, with the size as displayed, after the header
-was read and the end was found (`media.images.verify`); pixels are decoded by transforms and encoders, not here. The group is the sha256 of
+was read and the end was found (`media.still.verify`); pixels are decoded by transforms and encoders, not here. The group is the sha256 of
 the bytes: wherever the same file turns up, in whatever source, it falls on the same side of every split.
 """
 
@@ -13,7 +13,7 @@ from typing import Any
 from pipelines.format.document import sha256_hex
 from pipelines.format.errors import Reject
 from pipelines.format.record import Image, Record, Role, Segment, Text
-from pipelines.media import images
+from pipelines.media import images, still
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
 MAX_CAPTION = 1 << 20  # characters; a page of text is 3,000
@@ -21,7 +21,7 @@ MAX_CAPTION = 1 << 20  # characters; a page of text is 3,000
 
 def picture(data: bytes, role: Role = "target", max_pixels: int = images.MAX_PIXELS) -> Segment:
     """An image segment of atom 0. Raises `Reject` for what is no image, too large or cut short."""
-    info = images.verify(data, max_pixels)
+    info = still.verify(data, max_pixels)
     return Image(data, role=role, atom=0, shape=(info.height, info.width, 3), dtype=info.format)
 
 

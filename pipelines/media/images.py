@@ -74,7 +74,7 @@ def verify(data: bytes, max_pixels: int = MAX_PIXELS) -> ImageInfo:
     """`probe`, and the file must reach its end. Formats with an end mark are judged by that mark (microseconds); a file without
     one is decoded to see. Damage in the middle of a file that has its end is found only by `decode`. Raises `Reject`."""
     info = probe(data, max_pixels)
-    if not _has_end(info.format, data):
+    if not has_end(info.format, data):
         decode(data, max_pixels)
     return info
 
@@ -131,6 +131,18 @@ def resize(array: np.ndarray, size: int, mode: Mode = "center_crop", upscale: bo
     top, left = (size - inner.shape[0]) // 2, (size - inner.shape[1]) // 2
     out[top : top + inner.shape[0], left : left + inner.shape[1]] = inner
     return out
+
+
+def resized(
+    data: bytes, size: int, mode: Mode = "center_crop", quality: int = 92, upscale: bool = True, max_pixels: int = MAX_PIXELS
+) -> tuple[bytes, tuple[int, ...]]:
+    """(JPEG, its shape) of an image file after `resize`. A JPEG that is of that size already, upright and in colour, keeps its bytes: a second
+    compression would only lose detail. Raises `Reject`."""
+    info = probe(data, max_pixels)
+    before = decode(data, max_pixels)
+    after = resize(before, size, mode, upscale)
+    unchanged = after is before and info.format == "jpeg" and info.mode == "RGB" and info.upright
+    return (data if unchanged else encode_jpeg(after, quality)), after.shape
 
 
 def stretch(array: np.ndarray, height: int, width: int, filter: str = "bicubic") -> np.ndarray:
@@ -192,7 +204,7 @@ def _check_size(width: int, height: int, max_pixels: int) -> None:
 
 def _orientation(image: Image.Image) -> int:
     try:
-        value = image.getexif().get(_ORIENTATION, 1)
+        value = Image.Image.getexif(image).get(_ORIENTATION, 1)  # not PNG's own, which decodes the whole image to look behind it
     except Exception:  # EXIF is a format of its own with its own damage; without it the picture is upright
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
@@ -213,7 +225,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _has_end(name: str, data: bytes) -> bool:
+def has_end(name: str, data: bytes) -> bool:
+    """Whether the bytes hold their format's end mark; False also where the format has none."""
     if name == "jpeg":
         start = _jpeg_scan(data)
         return start > 0 and data.rfind(b"\xff\xd9", start) >= 0  # inside a scan 0xFF is always stuffed, so this is the end mark

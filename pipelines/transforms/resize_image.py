@@ -1,7 +1,8 @@
 """Images to the size the encoder wants, as JPEG: what makes photos of any size storable by the million.
 
 Decoding here is also the full check: damage in the middle of a file, which no header shows, costs its record now and not an encoder's
-batch later. A JPEG that is already of the size wanted keeps its bytes: a second compression would only lose detail.
+batch later; it happens in the guarded child (`media/still.py`). A JPEG that is already of the size wanted keeps its bytes: a second
+compression would only lose detail.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pydantic import Field
 
 from pipelines.format.document import Size
 from pipelines.format.record import Record, Segment
-from pipelines.media import images
+from pipelines.media import images, still
 from pipelines.stage import Transform
 
 
@@ -39,8 +40,4 @@ class ResizeImage(Transform):
 
 @lru_cache(maxsize=8)  # frames and question images shared by neighbouring records are done once; small after resizing
 def _resize(payload: bytes, how: ResizeImage) -> tuple[bytes, tuple[int, ...]]:
-    info = images.probe(payload, how.max_pixels)
-    before = images.decode(payload, how.max_pixels)
-    after = images.resize(before, how.size, how.mode, how.upscale)
-    unchanged = after is before and info.format == "jpeg" and info.mode == "RGB" and info.upright
-    return (payload if unchanged else images.encode_jpeg(after, how.quality)), after.shape
+    return still.resized(payload, how.size, how.mode, how.quality, how.upscale, how.max_pixels)

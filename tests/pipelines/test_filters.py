@@ -13,9 +13,8 @@ from pipelines.filters.text_length import TextLength
 from pipelines.format.document import parse
 from pipelines.format.errors import RecipeError, Reject
 from pipelines.format.record import Image, Record, Text
-from pipelines.media import images
+from pipelines.media import images, still
 from pipelines.recipe import Recipe
-from pipelines.transforms import resize_image
 from pipelines.transforms.cut_text import CutText, cut
 from pipelines.transforms.resize_image import ResizeImage
 from tests.toys import jpeg, record
@@ -112,8 +111,8 @@ def test_a_jpeg_of_the_right_size_keeps_its_bytes_and_a_png_does_not():
 
 def test_an_image_shared_by_neighbouring_records_is_resized_once(monkeypatch):
     calls = []
-    real = images.decode
-    monkeypatch.setattr(resize_image.images, "decode", lambda *a: calls.append(1) or real(*a))
+    real = still.resized
+    monkeypatch.setattr(still, "resized", lambda *a: calls.append(1) or real(*a))
     for i in range(5):
         shared = Record.make("t", f"{i}", "vqa", [Image(jpeg(77), atom=0, shape=(32, 32, 3))])
         list(ResizeImage(size=9).apply(shared))

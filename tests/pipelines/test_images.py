@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pipelines.format.errors import Reject
-from pipelines.media import images
+from pipelines.media import images, still
 
 
 def scene(height=48, width=64, seed=0):
@@ -239,6 +239,18 @@ def test_the_perceptual_hash_is_the_same_on_every_machine():
     y, x = np.mgrid[0:64, 0:64]
     pattern = ((x * 3 + y * y // 9 + (x // 16) * 40 * (y // 8)) % 256).astype(np.uint8)[..., None].repeat(3, 2)
     assert f"{images.phash(pattern):016x}" == "821a0fb9702bef6c"
+
+def test_the_guarded_child_gives_the_same_answers_as_this_process():
+    for form in ("JPEG", "PNG", "GIF", "WEBP"):
+        data = saved(scene(), form)
+        assert still.verify(data) == images.verify(data)
+        assert still.resized(data, 24, "center_crop", 92, True, 10**6) == images.resized(data, 24, "center_crop", 92, True, 10**6)
+    ready = images.encode_jpeg(scene(24, 24))
+    assert still.resized(ready, 24, "center_crop", 92, True, 10**6)[0] is ready
+    rejected(saved(scene(), "GIF")[:-300], "truncated", "invalid_image", fn=still.verify)
+    rejected(b"GIF89a", "truncated", "invalid_image", fn=still.verify)
+    rejected(images.encode_jpeg(scene())[:-300], "truncated", fn=lambda d: still.resized(d, 24, "no", 92, True, 10**6))
+
 
 DATA = os.environ.get("HEADWATER_DATA")
 

