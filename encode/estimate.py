@@ -14,7 +14,7 @@ from pipelines.format import codec
 from pipelines.format.dataset import Dataset
 from pipelines.format.document import part_name
 from pipelines.format.estimate import Estimate
-from pipelines.format.shard import record_of
+from pipelines.format.index import record_of
 
 SAMPLE = 256  # records tokenised per shard that is looked at
 SHARDS = 4

@@ -39,7 +39,7 @@ def find(dataset: Dataset, id: str) -> Found | None:
 
 def at(dataset: Dataset, shard: int, row: int) -> Record:
     """The record of one index row."""
-    from pipelines.format.shard import record_of
+    from pipelines.format.index import record_of
 
     return record_of(dataset.index(shard).slice(row, 1).to_pylist()[0])
 
@@ -67,7 +67,7 @@ def spread(dataset: Dataset, n: int) -> Iterator[Found]:
     for i, shard in enumerate(dataset.shards):
         rows = [k - start for k in wanted if start <= k < start + shard.records]
         if rows:
-            from pipelines.format.shard import record_of
+            from pipelines.format.index import record_of
 
             for row, values in zip(rows, dataset.index(i).take(rows).to_pylist(), strict=True):
                 yield Found(i, row, record_of(values))

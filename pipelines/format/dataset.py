@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 from pipelines.format import codec, storage
 from pipelines.format.document import sha256_hex
 from pipelines.format.errors import InputError, VerifyError
+from pipelines.format.index import record_of
 from pipelines.format.manifest import read_card
 from pipelines.format.record import Record, Segment
-from pipelines.format.shard import Shard, read_shard_table, record_of
+from pipelines.format.shard import Shard, read_shard_table
 from pipelines.format.storage import join
 
 

@@ -9,7 +9,6 @@ navigation samples, or an image that serves ten questions, cost index rows and n
 
 from __future__ import annotations
 
-import json
 import tarfile
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields, replace
@@ -21,44 +20,12 @@ import pyarrow.parquet as pq
 
 from pipelines.format import storage
 from pipelines.format.document import canon
-from pipelines.format.record import Record, Segment, atoms
+from pipelines.format.index import INDEX_SCHEMA, as_json, row_of
+from pipelines.format.record import Record, Segment
 from pipelines.format.storage import Building
 
 ALIGN = 64
 ROW_GROUP = 10_000
-
-_SEGMENT = pa.struct(
-    [
-        ("kind", pa.string()),
-        ("role", pa.string()),
-        ("atom", pa.int16()),
-        ("turn", pa.int16()),
-        ("member", pa.string()),
-        ("offset", pa.int64()),
-        ("nbytes", pa.int64()),
-        ("shape", pa.list_(pa.int32())),
-        ("dtype", pa.string()),
-        ("tokens", pa.int32()),
-        ("time_s", pa.float64()),
-        ("text", pa.large_string()),
-    ]
-)
-INDEX_SCHEMA = pa.schema(
-    [
-        *((name, pa.string()) for name in ("id", "key", "source", "origin", "group", "data")),
-        ("h", pa.uint64()),
-        ("n_segments", pa.int16()),
-        *((name, pa.int32()) for name in ("text_tokens", "visual_tokens", "loss_tokens")),
-        ("nbytes", pa.int64()),
-        *((name, pa.list_(pa.int32())) for name in ("atoms", "atom_segments", "atom_images", "atom_flags")),
-        *((name, pa.string()) for name in ("sha256", "licence", "url")),
-        ("phash", pa.uint64()),
-        ("fields", pa.string()),
-        ("scores", pa.map_(pa.string(), pa.float32())),
-        ("segments", pa.list_(_SEGMENT)),
-    ]
-)
-
 
 @dataclass(frozen=True, slots=True)
 class Shard:
@@ -118,6 +85,7 @@ class ShardWriter:
         self._stack = ExitStack()
         self._files: dict[str, Building] = {}
         self._seen: dict[tuple[str, bytes], tuple[str | None, int, int]] = {}
+        self._digests: dict[int, tuple[bytes, bytes]] = {}
         self._foreign = foreign_data
         self.stored = 0  # bytes of distinct payload and text so far: what rolls a shard
 
@@ -145,7 +113,7 @@ class ShardWriter:
             self.stored += sum(len(s.text or "") for s in placed)
         else:
             placed = self._place_members(key, record)
-        self._rows.append(_row(record, key, tuple(placed), digest.hexdigest()))
+        self._rows.append(row_of(record, key, tuple(placed), digest.hexdigest()))
 
     def publish(self) -> tuple[Shard, list[dict[str, Any]]]:
         """Make the shard visible: data first, index last. Returns its table row and its files."""
@@ -193,13 +161,22 @@ class ShardWriter:
             self._files[kind] = self._stack.enter_context(storage.building(self.root))
         return self._files[kind]
 
+    def _digest(self, payload: bytes) -> bytes:
+        """sha256 of a payload, once per object: the samples of a trajectory hand in the same frames again and again."""
+        known = self._digests.get(id(payload))
+        if known is None or known[0] is not payload:
+            known = self._digests[id(payload)] = (payload, sha256(payload).digest())
+            if len(self._digests) > 64:
+                self._digests.pop(next(iter(self._digests)))
+        return known[1]
+
     def _place_array(self, s: Segment) -> Segment:
         """An encoded segment: its bytes at the next multiple of 64, unless the same bytes are there already."""
         if s.payload is None:
             assert s.offset is not None or not s.tokens, "an encoded segment has bytes, or points at bytes of another dataset"
             return s
         kind = "tokens" if s.kind == "tokens" else "data"
-        seen = (kind, sha256(s.payload).digest())
+        seen = (kind, self._digest(s.payload))
         if seen not in self._seen:
             f = self._file(kind)
             gap = -f.tell() % ALIGN
@@ -219,21 +196,21 @@ class ShardWriter:
             if s.payload is None:
                 placed.append(s)
                 continue
-            seen = ("data", sha256(s.payload).digest())
+            seen = ("data", self._digest(s.payload))
             if seen not in self._seen:
                 member = f"{key}.{i}.{'jpg' if s.dtype == 'jpeg' else s.dtype}"
                 self._seen[seen] = (member, -1, len(s.payload))
                 new.append((member, s))
             placed.append(replace(s, member=self._seen[seen][0]))
-        self._member(tar, f"{key}.json", canon(_as_json(record, placed)))
+        self._member(tar, f"{key}.json", canon(as_json(record, placed)))
         for member, s in new:
             assert s.payload is not None
             offset = self._member(tar, member, s.payload)
-            self._seen["data", sha256(s.payload).digest()] = (member, offset, len(s.payload))
+            self._seen["data", self._digest(s.payload)] = (member, offset, len(s.payload))
         out = []
         for s in placed:
             if s.payload is not None:
-                _, offset, nbytes = self._seen["data", sha256(s.payload).digest()]
+                _, offset, nbytes = self._seen["data", self._digest(s.payload)]
                 s = replace(s, payload=None, offset=offset, nbytes=nbytes)
             out.append(s)
         return out
@@ -246,58 +223,3 @@ class ShardWriter:
         tar.write(b"\0" * (-len(payload) % 512))
         self.stored += 1024 + len(payload)
         return offset
-
-
-def _as_json(record: Record, segments: list[Segment]) -> dict[str, Any]:
-    """What a tar's `<key>.json` says: enough to use the sample with any WebDataset reader and no index."""
-    said = []
-    for s in segments:
-        entry: dict[str, Any] = {"kind": s.kind, "role": s.role, "atom": s.atom, "turn": s.turn}
-        optional = {"text": s.text, "member": s.member, "time_s": s.time_s, "shape": list(s.shape) or None}
-        said.append(entry | {k: v for k, v in optional.items() if v is not None})
-    out = {"id": record.id, "source": record.source, "origin": record.origin, "data": record.data, "segments": said}
-    extra = {"fields": record.fields, "licence": record.licence, "url": record.url}
-    return out | {k: v for k, v in extra.items() if v}
-
-
-def _row(record: Record, key: str, segments: tuple[Segment, ...], digest: str) -> dict[str, Any]:
-    a = atoms(segments)
-    text = sum(s.tokens for s in segments if s.kind == "tokens")
-    visual = sum(s.tokens for s in segments if s.kind == "latents")
-    return {
-        "id": record.id,
-        "key": key,
-        "source": record.source,
-        "origin": record.origin,
-        "group": record.group,
-        "data": record.data,
-        "h": record.h,
-        "n_segments": len(segments),
-        "text_tokens": text,
-        "visual_tokens": visual,
-        "loss_tokens": sum(s.tokens for s in segments if s.role == "target"),
-        "nbytes": sum(s.nbytes if s.nbytes is not None else len((s.text or "").encode()) for s in segments),
-        "atoms": a.tokens,
-        "atom_segments": a.segments,
-        "atom_images": a.images,
-        "atom_flags": a.flags,
-        "sha256": digest,
-        "licence": record.licence,
-        "url": record.url,
-        "phash": record.phash,
-        "fields": canon(record.fields).decode() if record.fields else None,
-        "scores": sorted(record.scores.items()) if record.scores else None,
-        "segments": [_segment(s) for s in segments],
-    }
-
-
-def _segment(s: Segment) -> dict[str, Any]:
-    return {f.name: list(s.shape) if f.name == "shape" else getattr(s, f.name) for f in _SEGMENT}
-
-
-def record_of(row: dict[str, Any]) -> Record:
-    """The record that an index row says, without payloads."""
-    segments = tuple(Segment(**{**s, "shape": tuple(s["shape"] or ())}) for s in row["segments"])
-    kept = {k: row[k] for k in ("id", "source", "origin", "data", "group", "licence", "url", "phash")}
-    scores = dict(row["scores"] or [])
-    return Record(**kept, segments=segments, scores=scores, fields=json.loads(row["fields"]) if row["fields"] else {})

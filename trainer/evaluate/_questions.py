@@ -19,7 +19,7 @@ from pipelines.format.chance import draw, group_hash, hash64
 from pipelines.format.dataset import Dataset
 from pipelines.format.errors import InputError
 from pipelines.format.record import Record, Segment
-from pipelines.format.shard import record_of
+from pipelines.format.index import record_of
 
 
 @dataclass(frozen=True, slots=True)
