@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from mixtures.draws import Passes, held_out_units
 from mixtures.mixture import Mixture, Source, largest_remainder, wanted
+from mixtures.records_from import chosen, take
 from mixtures.span import Specials
 from mixtures.table import Table, read_table
 from mixtures.units import Units, join_units, units
@@ -59,8 +60,10 @@ class Draft:
     sources: list[Drafted]
 
 
-def draft(mixture: Mixture) -> Draft:
+def draft(mixture: Mixture, records_from: str | None = None) -> Draft:
     """Open, count and choose. Raises RecipeError where datasets disagree, BudgetError (exit 3) where a budget cannot be met.
+
+    With `records_from`, a plan, each source takes that plan's records instead of a budget's worth, whatever they come to here.
 
     Sources are numbered in the order of their names, so that the order of lines in a YAML changes nothing.
     """
@@ -75,13 +78,15 @@ def draft(mixture: Mixture) -> Draft:
     for name, source in sources.items():
         dataset = datasets[paths.index(source.paths[0])]
         tables[name] = read_table(dataset, mixture.held_out, source.where, source.captions is not None)
-        pool = None if source.pool is None else source.pool * scale
+        pool = None if source.pool is None or records_from is not None else source.pool * scale
         passes[name] = Passes(tables[name], source, mixture.sequence_length, mixture.seed, mixture.count, pool)
-    stages = budgets(mixture, {name: p.holds for name, p in passes.items()})
+    others = chosen(records_from) if records_from is not None else None
+    given = {name: take(name, passes[name], others.get(name, {})) for name in sources} if others is not None else {}
+    stages = [_held_by(given, mixture)] if others is not None else budgets(mixture, {name: p.holds for name, p in passes.items()})
     drafted, short = [], {}
     for name, source in sources.items():
         asked = [stage[name] for stage in stages]
-        parts, reached = passes[name].take(sum(asked))
+        parts, reached = (given[name], sum(asked)) if given else passes[name].take(sum(asked))
         if reached < sum(asked):
             short[name] = (sum(asked), reached)
         epoch = np.repeat(np.arange(len(parts)), [len(p) for p in parts]).astype(np.int16)
@@ -94,6 +99,10 @@ def draft(mixture: Mixture) -> Draft:
     if short:
         raise refusal(mixture, short, {d.name: d.available for d in drafted}, sum(d.wanted for d in drafted))
     return Draft(mixture, datasets, encoding, specials, drafted)
+
+
+def _held_by(given: dict[str, list[Units]], mixture: Mixture) -> dict[str, int]:
+    return {name: sum(int(part.counted(mixture.count).sum()) for part in parts) for name, parts in given.items()}
 
 
 def _held(table: Table, source: Source, mixture: Mixture) -> Units:

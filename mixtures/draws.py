@@ -110,8 +110,8 @@ def _ascending(keys: NDArray[np.uint64]) -> I64:
     return out
 
 
-def prefix(u: Units, wanted: int, count: str) -> Units:
-    """The prefix whose count comes nearest to `wanted`; its last text is cut to hit it exactly."""
+def prefix(u: Units, wanted: int, count: str, at_most: bool = False) -> Units:
+    """The prefix whose count comes nearest to `wanted`, or nearest from below; its last text is cut to hit it exactly."""
     held = np.cumsum(u.counted(count))
     n = int(np.searchsorted(held, wanted, side="right"))  # units that fit whole
     if n == len(u):
@@ -120,7 +120,7 @@ def prefix(u: Units, wanted: int, count: str) -> Units:
     if count != "records" and u.cut[n]:
         return _cut_last(u[: n + 1], short) if short else u[:n]
     over = int(held[n]) - wanted
-    return u[: n + 1] if over < short else u[:n]
+    return u[: n + 1] if over < short and not at_most else u[:n]
 
 
 def _cut_last(u: Units, tokens: int) -> Units:
@@ -139,7 +139,7 @@ def held_out_units(table: Table, source: Source, row: int, held: HeldOut) -> Uni
     made, _ = units(table, picks, source, row, held.seed, 0)
     if held.max_tokens is None or int(made.payload.sum()) <= held.max_tokens:
         return made
-    return prefix(made, held.max_tokens, "all")
+    return prefix(made, held.max_tokens, "all", at_most=True)
 
 
 def consumption(table: Table, u: Units, seed: int, epoch: int) -> I64:

@@ -28,30 +28,39 @@ from pipelines.format import storage
 from pipelines.format.dataset import Dataset
 from pipelines.format.document import dump, fingerprint
 from pipelines.format.errors import InputError, RecipeError, Stopped
+from pipelines.format.index import record_of
 from pipelines.format.manifest import card, parent, publish_card, read_card, refuse_other_recipe
 from pipelines.format.part import FORMAT
 from pipelines.format.record import Record
-from pipelines.format.shard import record_of
 
 __all__ = ["Layout", "Plan", "Row", "SourceRules", "Span", "Specials", "layout", "make_plan"]
 VERSION = 1  # of the planner: a change of what a mixture comes to takes a new number
 
 
-def make_plan(mixture: Mixture, output: str | None = None, *, latent_stats_over: Sequence[str] = (), job: Any = None) -> str:
+def make_plan(
+    mixture: Mixture,
+    output: str | None = None,
+    *,
+    latent_stats_over: Sequence[str] = (),
+    records_from: str | None = None,
+    job: Any = None,
+) -> str:
     """Plan `mixture` and write it to `output` (default: its own `output`). Returns that path; a finished plan is left as it is.
 
-    `latent_stats_over` are datasets whose images are to be normalised together with the mixture's own, so that arms share statistics. Raises
-    RecipeError, BudgetError (exit 3), or ConflictError when another plan lies there.
+    `latent_stats_over` are datasets whose images are to be normalised together with the mixture's own, so that arms share statistics.
+    `records_from` is a plan whose records this one is to train on (arms that differ in their encoder).
+    Raises RecipeError, BudgetError (exit 3), or ConflictError when another plan lies there.
     """
     root = output or mixture.output
     if root is None:
         raise RecipeError("a plan needs a place", where="output", found="nothing", allowed="a path")
     normalised = [Dataset.open(p) for p in dict.fromkeys([*(p for s in mixture.sources.values() for p in s.paths), *latent_stats_over])]
-    identity = plan_fingerprint(mixture, {d.path: d for d in normalised})
+    other = read_card(records_from)["fingerprint"] if records_from is not None else None
+    identity = plan_fingerprint(mixture, {d.path: d for d in normalised}, other)
     refuse_other_recipe(root, "plan.json", identity)
     if storage.exists(storage.join(root, "plan.json")):
         return root
-    drafted = draft(mixture)
+    drafted = draft(mixture, records_from)
     files, facts = _write(drafted, root, job)
     encoding = dict(drafted.encoding)
     moments = latent_stats.merged(normalised)
@@ -69,14 +78,19 @@ def make_plan(mixture: Mixture, output: str | None = None, *, latent_stats_over:
     return root
 
 
-def plan_fingerprint(mixture: Mixture, datasets: dict[str, Dataset]) -> str:
-    """sha256 of what decides a plan's bytes: the mixture without places and names, the datasets' fingerprints, and the planner's version."""
+def plan_fingerprint(mixture: Mixture, datasets: dict[str, Dataset], records_from: str | None = None) -> str:
+    """sha256 of what decides a plan's bytes: the mixture without places and names, the datasets' fingerprints, and the planner's version.
+
+    `records_from` is the fingerprint of the plan whose records are taken.
+    """
     said = {k: v for k, v in dump(mixture).items() if k not in ("name", "output", "engine")}
     said["sources"] = {k: {f: v for f, v in s.items() if f != "dataset"} for k, s in said["sources"].items()}
     used = {name: [datasets[p].fingerprint for p in s.paths] for name, s in mixture.sources.items()}
     forgotten = {d.fingerprint: entry["sha256"] for d in datasets.values() if (entry := tombstones(d))}
     normalised = sorted({d.fingerprint for d in datasets.values() if latent_stats.has_latents(d)})
-    parts = {"datasets": used, "latent_stats": normalised, "tombstones": forgotten}
+    parts: dict[str, Any] = {"datasets": used, "latent_stats": normalised, "tombstones": forgotten}
+    if records_from is not None:
+        parts["records_from"] = records_from
     return fingerprint({"format": FORMAT, "mixture": said, "planner": VERSION, **parts})
 
 

@@ -13,8 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from mixtures.rows import Spans
-from mixtures.span import Row, Span
+from mixtures.span import Row, Span, Spans
 from pipelines.format import storage
 from pipelines.format.storage import join
 

@@ -16,35 +16,10 @@ from numpy.typing import NDArray
 from mixtures.budget import Draft, Drafted
 from mixtures.draws import consumption
 from mixtures.packing import Pieces, pack
+from mixtures.span import Spans
 from mixtures.table import I64, Bool, Table
 from mixtures.units import Units, expand, join_units, loss_bits
 from pipelines.format.chance import draw
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Spans:
-    """Columns over spans, ordered by row; `bit_start` [n + 1] and `bits` are the loss lists. `text`, `loss_tokens`, `structure` are counts."""
-
-    row_in_plan: I64
-    dataset: NDArray[Any]
-    source: NDArray[Any]
-    shard: NDArray[Any]
-    row: NDArray[Any]
-    first: NDArray[Any]
-    count: NDArray[Any]
-    caption: NDArray[Any]
-    start: NDArray[Any]
-    stop: NDArray[Any]
-    image_first: Bool
-    epoch: NDArray[Any]
-    text: NDArray[Any]
-    loss_tokens: NDArray[Any]
-    structure: NDArray[Any]
-    bit_start: I64
-    bits: Bool
-
-    def __len__(self) -> int:
-        return len(self.source)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,7 +36,7 @@ def train_rows(draft: Draft) -> Iterator[tuple[int, Spans]]:
     rows = 0
     for stage in range(len(draft.mixture.stages or [1])):
         merged = _merge(draft, stage)
-        for spans in _packed(draft, merged, rows):
+        for spans in _packed(draft, merged, rows, draft.mixture.seed):
             rows = int(spans.row_in_plan[-1]) + 1
             yield stage, spans
 
@@ -69,10 +44,11 @@ def train_rows(draft: Draft) -> Iterator[tuple[int, Spans]]:
 def held_out_rows(draft: Draft) -> Iterator[tuple[int, Spans]]:
     """(source, spans) of the held-out split. A row holds one source, sources follow one another; the order is that of the draws."""
     rows = 0
+    seed = draft.mixture.held_out.seed if draft.mixture.held_out is not None else 0
     for i, d in enumerate(draft.sources):
         n = len(d.held)
         merged = _Merged(d.held, np.full(n, i, np.int16), np.zeros(n, np.int16))
-        for spans in _packed(draft, merged, rows):
+        for spans in _packed(draft, merged, rows, seed):
             rows = int(spans.row_in_plan[-1]) + 1
             yield i, spans
 
@@ -101,10 +77,10 @@ def _consumed(d: Drafted, stage: int, seed: int) -> I64:
     return np.concatenate([np.zeros(0, np.int64), *out])
 
 
-def _packed(draft: Draft, merged: _Merged, rows: int) -> Iterator[Spans]:
+def _packed(draft: Draft, merged: _Merged, rows: int, seed: int) -> Iterator[Spans]:
     u, capacity = merged.units, draft.mixture.sequence_length
     for window in pack(u.length, u.cut, capacity):
-        key = draw(np.arange(rows, rows + window.rows).astype(np.uint64), draft.mixture.seed, "rows")
+        key = draw(np.arange(rows, rows + window.rows).astype(np.uint64), seed, "rows")
         place = np.empty(window.rows, np.int64)
         place[np.argsort(key, kind="stable")] = np.arange(window.rows)
         row = place[window.row]

@@ -1,13 +1,17 @@
 """What a plan says: a row is a list of spans, and a span is one document for the model.
 
-A `Span` names a piece of one record: which atoms, which of several captions, where a text is cut, what takes loss. Four words of a source's
-rules change how it is laid out or trained; they are kept in plan.json, so that the trainer reads them where the plan was made.
+A `Span` names a piece of one record: which atoms, which of several captions, where a text is cut, what takes loss; `Spans` are many of them in
+columns, as the planner makes them. Four words of a source's rules change how it is laid out or trained; they are kept in plan.json, so that
+the trainer reads them where the plan was made.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from pipelines.format.errors import InputError
 
@@ -77,3 +81,29 @@ class Row:
     payload: int
     cost: float
     spans: tuple[Span, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Spans:
+    """Columns over spans, ordered by row; `bit_start` [n + 1] and `bits` are the loss lists. `text`, `loss_tokens`, `structure` are counts."""
+
+    row_in_plan: NDArray[np.int64]
+    dataset: NDArray[Any]
+    source: NDArray[Any]
+    shard: NDArray[Any]
+    row: NDArray[Any]
+    first: NDArray[Any]
+    count: NDArray[Any]
+    caption: NDArray[Any]
+    start: NDArray[Any]
+    stop: NDArray[Any]
+    image_first: NDArray[np.bool_]
+    epoch: NDArray[Any]
+    text: NDArray[Any]
+    loss_tokens: NDArray[Any]
+    structure: NDArray[Any]
+    bit_start: NDArray[np.int64]
+    bits: NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.source)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mixtures.budget import Draft
-from mixtures.rows import Spans
+from mixtures.span import Spans
 
 
 @dataclass(slots=True)

@@ -110,6 +110,6 @@ def test_a_text_that_fits_is_cut_at_most_once_when_packed_with_others():
 
 def test_units_leave_in_about_the_order_they_came_in():
     lengths, cut = field_mix(20_000)
-    pieces, rows = packed(lengths, cut, 4096)
+    pieces, _ = packed(lengths, cut, 4096)
     unit, row = np.array([p[0] for p in pieces]), np.array([p[3] for p in pieces])
     assert np.corrcoef(unit, row)[0, 1] > 0.98
