@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
-from pipelines.format.errors import HeadwaterError, Reject
+from pipelines.format.errors import HeadwaterError, InputError, Reject
 from pipelines.format.storage import join, read
 from pipelines.listing import PART_BYTES, PART_FILES, Input, list_files
 from pipelines.pictures import SUFFIXES as IMAGES
@@ -36,11 +36,13 @@ class Item:
 @dataclass(frozen=True)
 class Rows:
     """How a table is read. `images_of` gives the image paths of a row, relative to the table's folder (none = the row is no item: `Reject`).
-    `merge` puts all rows about one image into one item. `joined` is a second table of the same source, matched by the column `on`."""
+    `merge` puts all rows about one image into one item. `usable` raises `Reject` for a row that lacks what the recipe names: a table without one
+    usable row is an error of the recipe, told before anything runs. `joined` is a second table, matched by the column `on`."""
 
     path: str
     table: str
     images_of: Callable[[Any], list[str]]
+    usable: Callable[[Any], Any] = lambda row: None
     merge: bool = False
     key: str | None = None
     joined: str | None = None
@@ -85,10 +87,16 @@ class Rows:
     def _entries(self, table: str, files: dict[str, Input], other: tuple[str, dict[Any, tuple[int, int, bytes]]]) -> list[_Entry]:
         seen: dict[tuple[str, ...], _Entry] = {}
         out: list[_Entry] = []
+        problem: Reject | None = None
+        found = False
         for row in scan(join(self.path, table), self.key):
             try:
                 images, joined = self._place(table, row, files, other[1])
+                if not found:
+                    misfit = _fits(self.usable, row)
+                    found, problem = misfit is None, problem or misfit
             except Reject as reject:
+                problem = problem or reject
                 out.append(_Entry(f"{table}#{row.number}", (), reject=reject))
                 continue
             entry = seen.get(images)
@@ -99,6 +107,8 @@ class Rows:
                 seen.setdefault(images, entry)
                 out.append(entry)
             entry.add(row, joined, other[0])
+        if out and not found and problem is not None:
+            raise InputError("no row of this table can be used as the recipe says", where=join(self.path, table), found=problem.detail)
         return out
 
     def _place(self, table: str, row: Row, files: dict[str, Input], other: dict[Any, tuple[int, int, bytes]]) -> tuple[tuple[str, ...], Any]:
@@ -114,6 +124,14 @@ class Rows:
         if match is None:
             raise Reject("unreadable", f"no row in {self.joined} with this {self.on}")
         return images, match
+
+
+def _fits(usable: Callable[[Any], Any], row: Row) -> Reject | None:
+    try:
+        usable(row.value)
+    except Reject as reject:
+        return reject
+    return None
 
 
 class _Entry:

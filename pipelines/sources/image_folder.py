@@ -46,7 +46,15 @@ class ImageFolder(Source):
 
     def _rows(self) -> Rows:
         assert self.captions is not None
-        return Rows(self.path, self.captions, lambda row: [template(self.image_field, row)])
+        return Rows(self.path, self.captions, lambda row: [template(self.image_field, row)], self._usable)
+
+    def _usable(self, row: Any) -> dict[str, Any]:
+        if not isinstance(row, dict):
+            raise Reject("unreadable", "a row of captions is a mapping of columns")
+        missing = [c for c in self.caption_fields.values() if c not in row]
+        if len(missing) == len(self.caption_fields):
+            raise Reject("unreadable", f"no column {missing[0]!r}; there are: {', '.join(row)[:200]}")
+        return row
 
     def parts(self) -> list[SourcePart]:
         if self.captions is not None:
@@ -71,12 +79,7 @@ class ImageFolder(Source):
                 yield Rejected(item.origin, reject.reason, reject.detail)
 
     def _pair(self, source: str, item: Item) -> Record:
-        (_, row, _), *_ = item.rows
-        if not isinstance(row, dict):
-            raise Reject("unreadable", "a row of captions is a mapping of columns")
-        missing = [c for c in self.caption_fields.values() if c not in row]
-        if len(missing) == len(self.caption_fields):
-            raise Reject("unreadable", f"no column {missing[0]!r}; there are: {', '.join(row)[:200]}")
+        row = self._usable(item.rows[0][1])
         texts = captions({name: row.get(column) for name, column in self.caption_fields.items()})
         rest = {"url": row.get(self.url_field or ""), "licence": row.get(self.licence_field or "") or self.licence}
         fields = {key: plain(row[key]) for key in self.keep if key in row}

@@ -8,10 +8,12 @@ than 64 MiB costs one record; an archive that is cut or unpacks beyond reason co
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
+from itertools import islice
 from typing import Any, ClassVar
 
 from pipelines.bounded import COMPRESSIONS, MAX_LINE, compression, lines, opened
-from pipelines.format.errors import Reject
+from pipelines.format.errors import InputError, Reject
 from pipelines.format.record import Record, Text
 from pipelines.json_list import parse
 from pipelines.listing import byte_ranges, list_files, place
@@ -37,7 +39,9 @@ class Jsonl(Source):
     def parts(self) -> list[SourcePart]:
         """Every byte range of every plain file, every compressed file whole."""
         out = []
-        for item in list_files(self.path, SUFFIXES):
+        files = list_files(self.path, SUFFIXES)
+        self._expect([files[i].path for i in sorted({0, len(files) // 2, len(files) - 1})])
+        for item in files:
             whole = compression(item.path) is not None
             for start, stop in [(0, None)] if whole else byte_ranges(item):
                 out.append(SourcePart({"file": item.path, "start": start, "stop": stop}, [item.as_list()]))
@@ -56,6 +60,19 @@ class Jsonl(Source):
                     number, mark = number + 1, number + 1 if packed else at + len(line or b"")
         except Reject as reject:
             yield Rejected(f"{rel}#{mark}", reject.reason, reject.detail)
+
+    def _expect(self, some: list[str]) -> None:
+        """A text field that none of the first lines has is an error of the recipe, told before anything runs."""
+        found = None
+        for rel in some:
+            with suppress(Reject), opened(place(self.path, rel)) as stream:
+                for _, line in islice(lines(stream), 20):
+                    item = self._record("", rel, line)
+                    if isinstance(item, Record) or item.reason == "empty":
+                        return
+                    found = found or f"{rel}: {item.detail}"
+        if found:
+            raise InputError("no line can be used as the recipe says", where=self.path, found=found, next="name the text with text_field")
 
     def _record(self, source: str, origin: str, line: bytes | None) -> Record | Rejected:
         if line is None:

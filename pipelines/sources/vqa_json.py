@@ -44,7 +44,13 @@ class VqaJson(Source):
 
     def _rows(self) -> Rows:
         keys = {"key": "questions", "joined": self.annotations, "joined_key": "annotations"}
-        return Rows(self.path, self.table, self._images_of, merge=self.annotations is not None, **keys)  # type: ignore[arg-type]
+        return Rows(self.path, self.table, self._images_of, self._usable, merge=self.annotations is not None, **keys)  # type: ignore[arg-type]
+
+    def _usable(self, row: Any) -> None:
+        if self.annotations is not None:
+            cell(row, "question")
+        else:
+            _exchanges(_turns(row))
 
     def _images_of(self, row: Any) -> list[str]:
         if "{" not in self.image:
@@ -74,7 +80,7 @@ class VqaJson(Source):
 
     def _conversation(self, source: str, item: Item) -> Record:
         row = item.rows[0][1]
-        questions = _exchanges(row.get("conversations") or row.get("messages"))
+        questions = _exchanges(_turns(row))
         fields: dict[str, Any] = {"source_id": str(row["id"])} if row.get("id") is not None else {}
         if len(questions) > 1 and not self.independent:
             fields["dialogue"] = True
@@ -91,6 +97,10 @@ def _annotated(row: dict[str, Any], note: dict[str, Any]) -> dict[str, Any]:
     out = {"question": sound(cell(row, "question")).strip(), "answers": answers}
     kind = note.get("question_type") or note.get("answer_type")
     return {**out, "type": str(kind)} if kind else out
+
+
+def _turns(row: Any) -> Any:
+    return (row.get("conversations") or row.get("messages")) if isinstance(row, dict) else None
 
 
 def _exchanges(turns: Any) -> list[dict[str, Any]]:

@@ -52,7 +52,7 @@ class VqaTable(Source):
         return self.table.lower().endswith(".parquet")
 
     def _rows(self) -> Rows:
-        return Rows(self.path, self.table, lambda row: [template(self.image, row)], merge=self.per == "image")
+        return Rows(self.path, self.table, lambda row: [template(self.image, row)], self._question, merge=self.per == "image")
 
     def _columns(self) -> list[str]:
         typed = self.type if self.type and not self.type.startswith("=") else None

@@ -100,6 +100,12 @@ def test_a_wildcard_takes_several_tables_each_with_images_beside_it(tmp_path):
         ImageFolder(path=str(tmp_path), captions="none.jsonl").parts()
 
 
+def test_a_caption_column_that_no_row_has_is_refused_with_those_there_are(tmp_path):
+    path = folder(tmp_path, [{"image": "a.jpg", "alt": "x"}])
+    with pytest.raises(InputError, match="image, alt"):
+        ImageFolder(path=path, captions="pairs.jsonl").parts()
+
+
 def test_parts_are_small_and_rows_appended_to_a_table_change_no_earlier_part(tmp_path, monkeypatch):
     rows = [{"image": f"{i}.jpg", "caption": f"number {i}"} for i in range(10)]
     path = folder(tmp_path, rows[:8], [r["image"] for r in rows])

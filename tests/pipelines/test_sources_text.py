@@ -140,6 +140,14 @@ def test_a_folder_without_such_files_is_an_error_that_names_them(tmp_path):
         Jsonl(path=str(tmp_path)).parts()
 
 
+def test_a_text_field_that_no_first_line_has_is_refused_with_those_there_are(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"body": "x", "url": "u"}\n' * 3)
+    with pytest.raises(InputError, match="body, url"):
+        Jsonl(path=str(tmp_path)).parts()
+    (tmp_path / "b.jsonl").write_text('{"text": "x"}')
+    assert len(read(Jsonl(path=str(tmp_path)))[0]) == 1
+
+
 def table(path, rows, group=10, **columns):
     columns = columns or {"text": [f"row {i}" for i in range(rows)], "url": [f"u{i}" for i in range(rows)]}
     pq.write_table(pa.table(columns), path, row_group_size=group)

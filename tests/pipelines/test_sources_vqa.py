@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines import json_list
+from pipelines.format.errors import InputError
 from pipelines.format.record import atoms
 from pipelines.sources.vqa_json import VqaJson
 from pipelines.sources.vqa_table import VqaTable
@@ -96,6 +97,15 @@ def test_a_bad_question_costs_itself_and_leaves_the_others_on_its_image(tmp_path
     assert [(r.origin, r.reason) for r in rejects] == [
         ("qa.json#1", "unreadable"), ("qa.json#2", "empty"), ("b.jpg", "invalid_image"), ("qa.json#4", "unreadable"), ("qa.json#5", "not_allowed"),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("wrong", [{"question": "asked"}, {"answer": "reply"}, {"image": "pictures/{image}"}, {"image": "file"}])
+def test_a_recipe_that_fits_no_row_is_refused_with_what_there_is(tmp_path, wrong):
+    images(tmp_path, "a.jpg")
+    rows = [{"image": "a.jpg", "question": "q?", "answer": "a"}] * 3
+    (tmp_path / "qa.json").write_text(json.dumps(rows))
+    with pytest.raises(InputError, match="image, question, answer|no such image file"):
+        VqaTable(path=str(tmp_path), table="qa.json", **wrong).parts()
 
 
 def test_parquet_tables_hold_their_images(tmp_path):
