@@ -14,7 +14,7 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -55,20 +55,20 @@ def save(root: str, step: int, model: nn.Module, optimizer: torch.optim.Optimize
         with _quiet():
             dcp.save({"model": weights, "optimizer": moments}, checkpoint_id=scratch, no_dist=where.size == 1)
         mine = [p for p in sorted(Path(scratch).iterdir()) if p.name.startswith(f"__{where.rank}_") or (where.rank == 0 and p.name == ".metadata")]
-        files = [entry for part in where.gather([_publish(folder, p) for p in mine]) for entry in part]
+        files = [entry for part in where.gather([_publish(root, folder, p) for p in mine]) for entry in part]
     finally:
         if where.rank == 0:
             shutil.rmtree(scratch, ignore_errors=True)
     if where.rank == 0:
         marker = {**facts, "step": step, "files": sorted(files, key=lambda f: f["path"])}
-        storage.replace(storage.join(folder, MARKER), canon(marker))
+        storage.replace(storage.join(folder, MARKER), canon(marker), scratch=root)
     where.gather(None)  # nobody goes on before the marker stands
     return folder
 
 
-def _publish(folder: str, piece: Path) -> dict[str, Any]:
+def _publish(root: str, folder: str, piece: Path) -> dict[str, Any]:
     data = piece.read_bytes()
-    storage.publish(storage.join(folder, piece.name), data)
+    storage.publish(storage.join(folder, piece.name), data, scratch=root)
     return {"path": piece.name, "bytes": len(data), "sha256": sha256_hex(data)}
 
 
@@ -153,6 +153,9 @@ def prune(root: str, keep: int) -> None:
         names = [f["path"] for f in storage.read_json(storage.join(path, MARKER))["files"]]
         for name in (MARKER, *names):
             storage.delete(storage.join(path, name))
+        if storage.is_local(path):
+            with suppress(OSError):
+                storage.local(path).rmdir()
 
 
 @contextmanager

@@ -226,6 +226,7 @@ def _card(state: _State, root: str, identity: str, plan: Plan, weights: dict[str
         steps=stream.steps, parameters=state.model.parameters_by_use(), shape=load.shape_of(plan), flops=flops,
     )  # fmt: skip
     manifest.publish_card(root, "run.json", card)
+    storage.sweep(root)
 
 
 def _log(root: str, event: dict[str, Any]) -> None:

@@ -15,38 +15,27 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import lru_cache
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from mixtures.layout import LATENT, TEXT, Layout, layout
-from mixtures.span import Row, SourceRules, Span, Specials
+from mixtures.span import Span
 from pipelines.format.dataset import Dataset
 from pipelines.format.record import Record, Segment
 from trainer.batch import IGNORED, Batch, Document, collate
+
+if TYPE_CHECKING:
+    from mixtures.plan import Plan
 
 VARIANCE_FLOOR = 1e-5  # RAE's: (z - mean) / sqrt(var + 1e-5)
 SHARDS_KEPT = 256
 
 
-class PlanLike(Protocol):
-    """What the stream asks of a plan."""
-
-    sequence_length: int
-    specials: Specials
-    datasets: Sequence[Dataset]
-    sources: Sequence[str]
-
-    def rules(self, source: str) -> SourceRules: ...
-    def sequences(self, split: str = "train") -> int: ...
-    def row(self, i: int, split: str = "train") -> Row: ...
-    def latent_stats(self) -> Any: ...
-
-
 class Reader:
     """Documents of a plan's spans, and batches of documents. One per process; it holds mapped files and index columns, no state."""
 
-    def __init__(self, plan: PlanLike) -> None:
+    def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.rules = [plan.rules(name) for name in plan.sources]
         stats = plan.latent_stats()
@@ -100,7 +89,7 @@ class Stream:
     """Batches of a plan for one rank, from any step on. Iterating yields (Batch, position); position = the next step."""
 
     def __init__(
-        self, plan: PlanLike, batch: int, rank: int = 0, world: int = 1, start_step: int = 0, split: str = "train", steps: int | None = None
+        self, plan: Plan, batch: int, rank: int = 0, world: int = 1, start_step: int = 0, split: str = "train", steps: int | None = None
     ) -> None:
         self.reader, self.size, self.rank, self.world = Reader(plan), batch, rank, world
         self.start, self.split, self.total = start_step, split, plan.sequences(split)

@@ -129,7 +129,7 @@ def test_changing_one_turn_changes_nothing_in_another() -> None:
     before, _ = answers(net, batch)
     changed = batch.turn == 0
     batch.tokens = torch.where(changed & (batch.kind == 0), (batch.tokens + 1) % hand.BOS, batch.tokens)
-    after, flow = answers(net, batch)
+    after, _ = answers(net, batch)
     kind = batch.kind.reshape(-1)
     mine = changed.reshape(-1)[torch.nonzero((kind != LATENT) & (kind != PADDING)).squeeze(1)]
     assert torch.equal(before[~mine], after[~mine]) and not torch.equal(before[mine], after[mine])

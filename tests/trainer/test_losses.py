@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hand
 import numpy as np
-import torch
 from test_attention import model
 
 from trainer import losses

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
-import toyplan
 import torch
+import toyplan
 
 from mixtures.plan import Plan
 from trainer import losses

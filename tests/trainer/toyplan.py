@@ -81,5 +81,5 @@ def make(root: Path, tokens: int = 2400, n: int = 300) -> str:
 def run(plan: str, output: Path, **changes: Any) -> Run:
     """A run of a model of 30 thousand parameters."""
     shape = {"layers": 2, "width": 32, "heads": 2, "ffn_width": 64, "norm": "layer", "activation": "relu2", "embedding_std": 0.3}
-    document = {"plan": plan, "output": str(output), "model": {"transfusion": shape}, "batch": 4, "optim": {"lr": 4e-3}, "device": "cpu"}
-    return Run.model_validate({**document, "flow": {"cfg_drop": {"caption": 0.1}}, **changes})
+    document = {"plan": plan, "output": str(output), "model": {"transfusion": shape}, "batch": 4, "optim": {"lr": 4e-3}}
+    return Run.model_validate({**document, "flow": {"cfg_drop": {"caption": 0.1}}, "device": "cpu", "threads": 1, **changes})
