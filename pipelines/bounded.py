@@ -11,7 +11,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import IO
+from typing import IO, cast
 
 import pyarrow as pa
 
@@ -37,10 +37,12 @@ def opened(path: str) -> Iterator[IO[bytes]]:
     """A binary stream of a file's content, unpacked when its name says so. Reading raises `Reject` where it is cut, damaged or a bomb."""
     kind = compression(path)
     with open_read(path) as raw:
-        if kind is None:
+        if kind is not None:
+            yield io.BufferedReader(_Unpacked(raw, kind), 256 << 10)
+        elif isinstance(raw, io.BufferedIOBase):
             yield raw
-            return
-        yield io.BufferedReader(_Unpacked(raw, kind), 256 << 10)
+        else:  # fsspec's files know no limit on a line
+            yield io.BufferedReader(cast(io.RawIOBase, raw), 1 << 20)
 
 
 class _Unpacked(io.RawIOBase):

@@ -17,9 +17,12 @@ from hypothesis import strategies as st
 
 from pipelines import image_rows, tar_stream
 from pipelines.format.errors import InputError, Reject
+from pipelines.format.storage import publish
 from pipelines.sources.image_folder import ImageFolder
 from pipelines.sources.image_parquet import ImageParquet
 from pipelines.sources.image_tar import ImageTar
+from pipelines.sources.jsonl import Jsonl
+from pipelines.sources.parquet_text import ParquetText
 from pipelines.tar_stream import members
 from tests.pipelines.test_sources_text import read
 from tests.toys import jpeg
@@ -127,6 +130,34 @@ def test_without_a_table_a_text_file_beside_each_image_is_its_caption(tmp_path):
     records, rejects = read(ImageFolder(path=str(tmp_path)))
     assert [(r.origin, *named(r)) for r in records] == [("a.jpg", ("original", "a cat")), ("sub/b.png.jpg", ("original", "a dog"))]
     assert [(r.origin, r.reason) for r in rejects] == [("c.jpg", "empty"), ("d.jpg", "unreadable")]
+
+
+def sources_of(root):
+    yield ImageFolder(path=f"{root}/table", captions="pairs.jsonl")
+    yield ImageFolder(path=f"{root}/beside")
+    yield ImageTar(path=f"{root}/tars")
+    yield ImageTar(path=f"{root}/tars/s.tar.gz")
+    yield Jsonl(path=f"{root}/text")
+    yield Jsonl(path=f"{root}/text/a.jsonl.gz")
+    yield ParquetText(path=f"{root}/parquet/t.parquet")
+
+
+def test_an_object_store_gives_the_same_records_as_a_folder(tmp_path, s3_bucket):
+    cells = io.BytesIO()
+    pq.write_table(pa.table({"text": ["x", "y"]}), cells)
+    files = {
+        "table/img/a.jpg": jpeg(0), "table/b.jpg": jpeg(1), "beside/c.jpg": jpeg(2), "beside/c.txt": b"see", "parquet/t.parquet": cells.getvalue(),
+        "table/pairs.jsonl": b'{"image": "b.jpg", "caption": "x"}\n{"image": "img/a.jpg", "caption": "y"}',
+        "tars/s.tar.gz": gzip.compress(tar(SAMPLES)), "text/a.jsonl.gz": gzip.compress(b'{"text": "t"}'), "text/b.jsonl": b'{"text": "u"}',
+    }  # fmt: skip
+    roots = [str(tmp_path), "memory://same-records", f"{s3_bucket}/same-records"]
+    for root in roots:
+        for name, data in files.items():
+            publish(f"{root}/{name}", data)
+    local, *others = ([read(source) for source in sources_of(root)] for root in roots)
+    assert [len(records) for records, _ in local] == [2, 1, 2, 2, 2, 1, 2]
+    for other in others:
+        assert other == local
 
 
 def tar(entries, form=tarfile.USTAR_FORMAT):

@@ -104,7 +104,7 @@ def test_a_recipe_that_fits_no_row_is_refused_with_what_there_is(tmp_path, wrong
     images(tmp_path, "a.jpg")
     rows = [{"image": "a.jpg", "question": "q?", "answer": "a"}] * 3
     (tmp_path / "qa.json").write_text(json.dumps(rows))
-    with pytest.raises(InputError, match="image, question, answer|no such image file"):
+    with pytest.raises(InputError, match=r"image, question, answer|no such image file"):
         VqaTable(path=str(tmp_path), table="qa.json", **wrong).parts()
 
 
