@@ -23,9 +23,9 @@ from encode.stats import Moments
 from pipelines.format import codec, storage
 from pipelines.format.dataset import Dataset, open_cached
 from pipelines.format.errors import Reject
+from pipelines.format.index import record_of
 from pipelines.format.part import PartWriter
 from pipelines.format.record import Record, Segment
-from pipelines.format.index import record_of
 from pipelines.media import images
 
 Lost = tuple[str, str, str, str]  # origin, id, reason, detail of a record that cannot be kept

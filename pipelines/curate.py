@@ -33,6 +33,7 @@ class Curate:
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
+        self.summary = f"raw files to curated shards of {kind}"
 
     def plan(self, config: Recipe) -> Estimate:
         """Parts, files and bytes that would be read."""
