@@ -22,6 +22,7 @@ import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError, features
 
 from pipelines.format.errors import Reject
+from pipelines.media.endings import has_end
 
 ImageFile.LOAD_TRUNCATED_IMAGES = False
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF") + (("AVIF",) if features.check("avif") else ())
@@ -82,20 +83,12 @@ def verify(data: bytes, max_pixels: int = MAX_PIXELS) -> ImageInfo:
 def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """The first frame as `uint8 [H, W, 3]`, C-contiguous. Raises `Reject`."""
     with _reading(data) as image:
-        _check_size(*image.size, max_pixels)
-        image.load()
-        turn = _TURNS.get(_orientation(image))
-        rgb = _to_rgb(image)
-        if turn is not None:
-            rgb = rgb.transpose(turn)
-        return np.ascontiguousarray(np.asarray(rgb, dtype=np.uint8))
+        return np.ascontiguousarray(np.asarray(_pixels(image, max_pixels)))
 
 
 def encode_jpeg(array: np.ndarray, quality: int = 92) -> bytes:
     """`uint8 [H, W, 3]` → baseline JPEG, 4:2:0 chroma, no metadata. Equal arrays give equal bytes with one libjpeg build."""
-    out = io.BytesIO()
-    _as_image(array).save(out, "JPEG", quality=quality, subsampling=2, optimize=False, progressive=False)
-    return out.getvalue()
+    return _as_jpeg(_as_image(array), quality)
 
 
 def encode_png(array: np.ndarray) -> bytes:
@@ -111,26 +104,9 @@ def resize(array: np.ndarray, size: int, mode: Mode = "center_crop", upscale: bo
     center_crop: shortest side to `size`, the middle square of it → [size, size, 3].   keep_ratio: shortest side to `size`, the rest kept.
     border: longest side to `size`, centred on a white square.   no: unchanged.
     `upscale=False` leaves an image that is already small enough at its size (center_crop still crops to a square, border still pads)."""
-    height, width = array.shape[:2]
-    short, long = min(height, width), max(height, width)
-    if mode == "no":
-        return array
-    if mode == "keep_ratio":
-        target = size if upscale else min(size, short)
-        new = (max(1, round(width * target / short)), max(1, round(height * target / short)))
-        return _scaled(array, new, (0, 0, width, height))
-    if mode == "center_crop":
-        target = size if upscale else min(size, short)
-        left, top = (width - short) // 2, (height - short) // 2
-        return _scaled(array, (target, target), (left, top, left + short, top + short))
-    target = size if upscale else min(size, long)
-    inner = _scaled(array, (max(1, round(width * target / long)), max(1, round(height * target / long))), (0, 0, width, height))
-    if inner.shape[0] == inner.shape[1] == size:
-        return inner
-    out = np.full((size, size, 3), 255, np.uint8)
-    top, left = (size - inner.shape[0]) // 2, (size - inner.shape[1]) // 2
-    out[top : top + inner.shape[0], left : left + inner.shape[1]] = inner
-    return out
+    image = _as_image(array)
+    fitted = _fitted(image, size, mode, upscale)
+    return array if fitted is image else cast(np.ndarray, np.asarray(fitted))
 
 
 def resized(
@@ -138,11 +114,12 @@ def resized(
 ) -> tuple[bytes, tuple[int, ...]]:
     """(JPEG, its shape) of an image file after `resize`. A JPEG that is of that size already, upright and in colour, keeps its bytes: a second
     compression would only lose detail. Raises `Reject`."""
-    info = probe(data, max_pixels)
-    before = decode(data, max_pixels)
-    after = resize(before, size, mode, upscale)
-    unchanged = after is before and info.format == "jpeg" and info.mode == "RGB" and info.upright
-    return (data if unchanged else encode_jpeg(after, quality)), after.shape
+    with _reading(data) as image:
+        stays = image.format in ("JPEG", "MPO") and image.mode == "RGB" and _orientation(image) == 1
+        before = _pixels(image, max_pixels)
+        after = _fitted(before, size, mode, upscale)
+        width, height = after.size
+        return (data if stays and after is before else _as_jpeg(after, quality)), (height, width, 3)
 
 
 def stretch(array: np.ndarray, height: int, width: int, filter: str = "bicubic") -> np.ndarray:
@@ -225,37 +202,47 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def has_end(name: str, data: bytes) -> bool:
-    """Whether the bytes hold their format's end mark; False also where the format has none."""
-    if name == "jpeg":
-        start = _jpeg_scan(data)
-        return start > 0 and data.rfind(b"\xff\xd9", start) >= 0  # inside a scan 0xFF is always stuffed, so this is the end mark
-    if name == "png":
-        return data.rfind(b"IEND\xaeB`\x82") >= 0
-    if name == "webp":
-        return len(data) >= 8 + int.from_bytes(data[4:8], "little")
-    return False  # GIF, BMP, TIFF, AVIF: no mark that a cut could not leave standing
-
-
-def _jpeg_scan(data: bytes) -> int:
-    """Where the first scan begins; 0 when the markers cannot be followed."""
-    at = 2
-    while at + 4 <= len(data) and data[at] == 0xFF:
-        marker = data[at + 1]
-        if marker == 0xDA:
-            return at
-        at += 1 if marker == 0xFF else 2 if 0xD0 <= marker <= 0xD8 else 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-    return 0
-
-
 def _as_image(array: np.ndarray) -> Image.Image:
     assert array.dtype == np.uint8 and array.ndim == 3 and array.shape[2] == 3, (array.dtype, array.shape)
     return Image.fromarray(np.ascontiguousarray(array), "RGB")
 
 
-def _scaled(array: np.ndarray, new: tuple[int, int], box: tuple[int, int, int, int]) -> np.ndarray:
-    if box == (0, 0, new[0], new[1]) and array.shape[:2] == (new[1], new[0]):
-        return array
+def _as_jpeg(image: Image.Image, quality: int) -> bytes:
+    out = io.BytesIO()
+    image.save(out, "JPEG", quality=quality, subsampling=2, optimize=False, progressive=False)
+    return out.getvalue()
+
+
+def _pixels(image: Image.Image, max_pixels: int) -> Image.Image:
+    """The opened image as upright RGB; the size is checked before any pixel is decoded."""
+    _check_size(*image.size, max_pixels)
+    image.load()
+    turn = _TURNS.get(_orientation(image))
+    rgb = _to_rgb(image)
+    return rgb if turn is None else rgb.transpose(turn)
+
+
+def _fitted(image: Image.Image, size: int, mode: Mode, upscale: bool) -> Image.Image:
+    width, height = image.size
+    short, long = min(width, height), max(width, height)
+    side = size if upscale else min(size, long if mode == "border" else short)
+    if mode == "center_crop":
+        left, top = (width - short) // 2, (height - short) // 2
+        return _scaled(image, (side, side), (left, top, left + short, top + short))
+    if mode == "no":
+        return image
+    of = long if mode == "border" else short
+    new = (max(1, round(width * side / of)), max(1, round(height * side / of)))
+    _check_size(*new, MAX_PIXELS)  # a line of pixels grows without limit when its short side does
+    inner = _scaled(image, new, (0, 0, width, height))
+    if mode == "keep_ratio" or new == (size, size):
+        return inner
+    framed = Image.new("RGB", (size, size), (255, 255, 255))
+    framed.paste(inner, ((size - new[0]) // 2, (size - new[1]) // 2))
+    return framed
+
+
+def _scaled(image: Image.Image, new: tuple[int, int], box: tuple[int, int, int, int]) -> Image.Image:
     if (box[2] - box[0], box[3] - box[1]) == new:
-        return np.ascontiguousarray(array[box[1] : box[3], box[0] : box[2]])
-    return cast(np.ndarray, np.asarray(_as_image(array).resize(new, Image.Resampling.BICUBIC, box=box)))
+        return image if image.size == new else image.crop(box)
+    return image.resize(new, Image.Resampling.BICUBIC, box=box)

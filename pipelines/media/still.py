@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 
 from pipelines.media import images
 from pipelines.media.child import ask
+from pipelines.media.endings import has_end
 
 _HERE = "pipelines.media.still"
 
@@ -21,7 +22,7 @@ def verify(data: bytes, max_pixels: int = images.MAX_PIXELS) -> images.ImageInfo
     """`images.verify`: the header is sound and the file reaches its end. Raises `Reject`."""
     if data.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")):
         info = images.probe(data, max_pixels)
-        if images.has_end(info.format, data):
+        if has_end(info.format, data):
             return info
     return images.ImageInfo(**ask(f"{_HERE}:verify_op", {"max_pixels": max_pixels}, data).meta)
 

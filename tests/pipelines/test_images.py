@@ -202,6 +202,23 @@ def test_each_resize_mode_gives_the_size_it_says(shape, mode, upscale, expected)
     assert images.resize(scene(*shape), 16, mode, upscale).shape == (*expected, 3)
 
 
+def test_a_line_of_pixels_is_not_blown_up_without_limit():
+    line = images.encode_png(np.zeros((1, 60_000, 3), np.uint8))
+    with pytest.raises(Reject) as caught:
+        images.resized(line, 224, "keep_ratio")
+    assert caught.value.reason == "too_large"
+    assert images.resized(line, 224, "border")[1] == (224, 224, 3)
+
+
+def test_a_file_resized_in_one_go_equals_its_steps():
+    for form in ("JPEG", "PNG", "GIF"):
+        data = saved(scene(), form)
+        for mode in ("center_crop", "keep_ratio", "border", "no"):
+            steps = images.resize(images.decode(data), 20, mode)
+            whole, shape = images.resized(data, 20, mode)
+            assert shape == steps.shape and (whole == images.encode_jpeg(steps) or (form == "JPEG" and mode == "no" and whole is data))
+
+
 def test_nothing_to_change_returns_the_same_array():
     square = scene(16, 16)
     assert images.resize(square, 16, "center_crop") is square
