@@ -66,10 +66,10 @@ def dataset(root: str, data: str, n: int) -> str:
 
 
 def make(root: Path, tokens: int = 2400, n: int = 300) -> str:
-    """A plan of four sources with `tokens` payload tokens each, in rows of 64."""
+    """A plan of four sources with `tokens` payload tokens each (words 200 more), in rows of 64."""
     datasets = {data: dataset(str(root / data), data, n) for data in ("text", "image-text", "video", "vqa")}
     sources: dict[str, dict[str, Any]] = {
-        "words": {"dataset": datasets["text"], "tokens": tokens},
+        "words": {"dataset": datasets["text"], "tokens": tokens + 200},
         "pairs": {"dataset": datasets["image-text"], "tokens": tokens, "max_epochs": 20},
         "clips": {"dataset": datasets["video"], "tokens": tokens, "max_epochs": 20},
         "vqa": {"dataset": datasets["vqa"], "tokens": tokens, "max_epochs": 20, "turns": "isolated"},
@@ -82,4 +82,4 @@ def run(plan: str, output: Path, **changes: Any) -> Run:
     """A run of a model of 30 thousand parameters."""
     shape = {"layers": 2, "width": 32, "heads": 2, "ffn_width": 64, "norm": "layer", "activation": "relu2", "embedding_std": 0.3}
     document = {"plan": plan, "output": str(output), "model": {"transfusion": shape}, "batch": 4, "optim": {"lr": 4e-3}}
-    return Run.model_validate({**document, "flow": {"cfg_drop": {"caption": 0.1}}, "device": "cpu", "threads": 1, **changes})
+    return Run.model_validate({**document, "flow": {"predict": "v", "cfg_drop": {"caption": 0.1}}, "device": "cpu", "threads": 1, **changes})
