@@ -68,7 +68,7 @@ def draft(mixture: Mixture, records_from: str | None = None) -> Draft:
     Sources are numbered in the order of their names, so that the order of lines in a YAML changes nothing.
     """
     sources = dict(sorted(mixture.sources.items()))
-    paths = list(dict.fromkeys(p for s in sources.values() for p in s.paths))
+    paths = list(dict.fromkeys(s.dataset for s in sources.values()))
     datasets = [Dataset.open(p) for p in paths]
     encoding = agreed_encoding(mixture, dict(zip(paths, datasets, strict=True)))
     specials = Specials.of(encoding)
@@ -76,7 +76,7 @@ def draft(mixture: Mixture, records_from: str | None = None) -> Draft:
     tables: dict[str, Table] = {}
     scale = exact(mixture.scale)
     for name, source in sources.items():
-        dataset = datasets[paths.index(source.paths[0])]
+        dataset = datasets[paths.index(source.dataset)]
         tables[name] = read_table(dataset, mixture.held_out, source.where, source.captions is not None)
         pool = None if source.pool is None or records_from is not None else source.pool * scale
         passes[name] = Passes(tables[name], source, mixture.sequence_length, mixture.seed, mixture.count, pool)
@@ -94,7 +94,7 @@ def draft(mixture: Mixture, records_from: str | None = None) -> Draft:
         stage = _stage_of(taken.counted(mixture.count), asked)
         held = _held(tables[name], source, mixture)
         unfit = {**tables[name].dropped, **passes[name].unfit}
-        at, available = paths.index(source.paths[0]), passes[name].available
+        at, available = paths.index(source.dataset), passes[name].available
         drafted.append(Drafted(name, source, at, tables[name], sum(asked), available, taken, epoch, stage, held, unfit))
     if short:
         raise refusal(mixture, short, {d.name: d.available for d in drafted}, sum(d.wanted for d in drafted))
@@ -145,27 +145,22 @@ def _stage_of(counted: NDArray[Any], asked: list[int]) -> NDArray[np.int16]:
 
 
 def agreed_encoding(mixture: Mixture, datasets: dict[str, Dataset]) -> dict[str, Any]:
-    """The tokenizer and the encoder that all datasets of the mixture share (a dual encoder adds `target_image`)."""
+    """The tokenizer and the encoder that all datasets of the mixture share: {text, image}."""
     found: dict[str, tuple[str, dict[str, Any]]] = {}
-    dual = any(len(s.paths) == 2 for s in mixture.sources.values())
-    for name, source in mixture.sources.items():
-        for path, role in zip(source.paths, ("image", "target_image"), strict=False):
-            encoding = datasets[path].encoding
-            if encoding is None:
-                raise RecipeError(
-                    "a mixture takes encoded datasets",
-                    where=f"sources.{name}: {path}",
-                    found="a curated dataset",
-                    next="encode it first: pipelines run encode -c …",
-                )
-            for part, key, what in (("text", "text", "tokenizer"), ("image", role, "image encoder")):
-                if encoding.get(part):
-                    entry = (f"sources.{name} ({path})", encoding[part])
-                    first = found.setdefault(key, entry)
-                    _agree(first, entry, part, what)
-            if dual and len(source.paths) == 1 and encoding.get("image"):
-                raise RecipeError("beside a dual encoder every dataset with images names both", where=f"sources.{name}.dataset", found=path)
-    return {key: entry for key, (_, entry) in found.items()}
+    for name, source in sorted(mixture.sources.items()):
+        encoding = datasets[source.dataset].encoding
+        if encoding is None:
+            raise RecipeError(
+                "a mixture takes encoded datasets",
+                where=f"sources.{name}: {source.dataset}",
+                found="a curated dataset",
+                next="encode it first: pipelines run encode -c …",
+            )
+        for part, what in (("text", "tokenizer"), ("image", "image encoder")):
+            if encoding.get(part):
+                entry = (f"sources.{name} ({source.dataset})", encoding[part])
+                _agree(found.setdefault(part, entry), entry, part, what)
+    return {part: entry for part, (_, entry) in found.items()}
 
 
 _IDENTITY = {"text": ("tokenizer_sha256", "vocab", "specials"), "image": ("encoder", "fingerprint", "width")}
@@ -191,13 +186,13 @@ def refusal(mixture: Mixture, short: dict[str, tuple[int, int]], available: dict
     unit = unit if mixture.count in ("all", "records") else f"{mixture.count} tokens"
     share, has = Fraction(reached, asked), available[name]
     times = f"{source.max_epochs:g} epoch" + ("s" if source.max_epochs != 1 else "")
-    first = f"set sources.{name}.max_epochs={math.ceil(asked / has)}" if has else f"add data to {source.paths[0]}"
+    first = f"set sources.{name}.max_epochs={math.ceil(asked / has)}" if has else f"add data to {source.dataset}"
     down = math.floor(exact(mixture.scale) * share * 10**6) / 10**6
     second = f"scale={down:g}" if source.pool is None else f"raise sources.{name}.pool"  # a pool shrinks with the scale
     return BudgetError(
         f"source {name!r} cannot give what the mixture asks of it",
-        where=f"sources.{name} ({', '.join(source.paths)})",
-        found=f"{asked:,} {unit} wanted; {has:,} available (training split, pool and filters applied) × {times} = {reached:,}",
+        where=f"sources.{name} ({source.dataset})",
+        found=f"{asked:,} {unit} wanted; {has:,} available (training split, pool and filters applied), {reached:,} in {times}",
         allowed=f"in these proportions at most {math.floor(share * total):,} {unit} in all ({float(share):.2%} of what is asked)",
         next=f"either {first}, or {second}; or ask less of {name}",
     )

@@ -26,7 +26,7 @@ _COLUMNS = ("wanted", "taken", "available", "epochs", "records", "loss_tokens", 
 
 def estimate(mixture: Mixture) -> Estimate:
     """Raises what planning would raise: disagreeing datasets, impossible budgets."""
-    datasets = {p: Dataset.open(p) for s in mixture.sources.values() for p in s.paths}
+    datasets = {s.dataset: Dataset.open(s.dataset) for s in mixture.sources.values()}
     if sum(int(d.card["records"]) for d in datasets.values()) > COUNTED:
         return _from_cards(mixture, datasets)
     drafted = draft(mixture)
@@ -51,11 +51,11 @@ def _warnings(sources: dict[str, Any]) -> list[str]:
 def _from_cards(mixture: Mixture, datasets: dict[str, Dataset]) -> Estimate:
     agreed_encoding(mixture, datasets)
     train_share = 1 - (exact(mixture.held_out.fraction) if mixture.held_out else Fraction(0))
-    has = {n: _available(mixture, s, datasets[s.paths[0]].card, train_share) for n, s in mixture.sources.items()}
+    has = {n: _available(mixture, s, datasets[s.dataset].card, train_share) for n, s in mixture.sources.items()}
     stages = budgets(mixture, {n: partial(Fraction.__mul__, Fraction(has[n])) for n in has})
     table, short = [], {}
     for name, source in sorted(mixture.sources.items()):
-        asked, card = sum(stage[name] for stage in stages), datasets[source.paths[0]].card
+        asked, card = sum(stage[name] for stage in stages), datasets[source.dataset].card
         most = int(has[name] * exact(source.max_epochs))
         if asked > most:
             short[name] = (asked, most)
@@ -76,6 +76,6 @@ def _available(mixture: Mixture, source: Source, card: dict[str, Any], train_sha
     """Tokens (or records) of the training split that the pool leaves, as expected from a card."""
     whole = card["records"] if mixture.count == "records" else card["tokens"][mixture.count]
     if not whole and (source.tokens or source.share):
-        raise BudgetError(f"the dataset holds nothing that `count: {mixture.count}` counts", where=source.paths[0], allowed="another `count`")
+        raise BudgetError(f"the dataset holds nothing that `count: {mixture.count}` counts", where=source.dataset, allowed="another `count`")
     have = int(whole * train_share)
     return have if source.pool is None else min(have, int(source.pool * exact(mixture.scale)))

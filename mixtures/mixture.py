@@ -49,17 +49,10 @@ class Where(Document):
     scores: dict[str, Bound] = {}
 
 
-class Dual(Document):
-    """A dual encoder: two datasets of the same ids and rows. Images without loss come from `context`, those with loss from `target`."""
-
-    context: str
-    target: str
-
-
 class Source(Document):
     """One entry of `sources`: an encoded dataset, its budget, and how its records are shown."""
 
-    dataset: str | Dual
+    dataset: str
     tokens: Size | None = None
     share: Percent | None = None
     epochs: float | None = None
@@ -75,8 +68,8 @@ class Source(Document):
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """The datasets: one, or context and target."""
-        return (self.dataset,) if isinstance(self.dataset, str) else (self.dataset.context, self.dataset.target)
+        """The datasets that it reads."""
+        return (self.dataset,)
 
     @property
     def rules(self) -> SourceRules:

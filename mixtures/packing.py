@@ -49,8 +49,8 @@ class Pieces:
 
 
 def shortest_piece(row: int) -> int:
-    """No text is cut into pieces shorter than this: 32 positions in rows of 4,096."""
-    return max(4, row // 128)
+    """No text is cut into pieces shorter than this: 32 positions in rows of 4,096, 8 in short rows."""
+    return max(min(8, row // 4), row // 128)
 
 
 def pack(length: NDArray[Any], cut: Bool, row: int, window: int | None = None) -> Iterator[Pieces]:

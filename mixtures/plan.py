@@ -54,7 +54,7 @@ def make_plan(
     root = output or mixture.output
     if root is None:
         raise RecipeError("a plan needs a place", where="output", found="nothing", allowed="a path")
-    normalised = [Dataset.open(p) for p in dict.fromkeys([*(p for s in mixture.sources.values() for p in s.paths), *latent_stats_over])]
+    normalised = [Dataset.open(p) for p in dict.fromkeys([*(s.dataset for s in mixture.sources.values()), *latent_stats_over])]
     other = read_card(records_from)["fingerprint"] if records_from is not None else None
     identity = plan_fingerprint(mixture, {d.path: d for d in normalised}, other)
     refuse_other_recipe(root, "plan.json", identity)
@@ -85,7 +85,7 @@ def plan_fingerprint(mixture: Mixture, datasets: dict[str, Dataset], records_fro
     """
     said = {k: v for k, v in dump(mixture).items() if k not in ("name", "output", "engine")}
     said["sources"] = {k: {f: v for f, v in s.items() if f != "dataset"} for k, s in said["sources"].items()}
-    used = {name: [datasets[p].fingerprint for p in s.paths] for name, s in mixture.sources.items()}
+    used = {name: datasets[s.dataset].fingerprint for name, s in mixture.sources.items()}
     forgotten = {d.fingerprint: entry["sha256"] for d in datasets.values() if (entry := tombstones(d))}
     normalised = sorted({d.fingerprint for d in datasets.values() if latent_stats.has_latents(d)})
     parts: dict[str, Any] = {"datasets": used, "latent_stats": normalised, "tombstones": forgotten}

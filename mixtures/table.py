@@ -113,27 +113,22 @@ def read_table(dataset: Dataset, held: HeldOut | None, where: Where, named_capti
 
 
 def read_segments(dataset: Dataset) -> Segments:
-    """Kinds, roles, turns, counts and names of all segments of a dataset."""
-    starts, parts = [np.zeros(1, np.int64)], []
-    total = 0
+    """Kinds, roles, turns, counts and names of all segments of a dataset: five leaves of the nested column, read alone."""
+    leaves = ("kind", "role", "turn", "tokens", "member")
+    starts: list[I64] = [np.zeros(1, np.int64)]
+    parts: dict[str, list[NDArray[Any]]] = {k: [] for k in leaves}
     for i in range(len(dataset.shards)):
-        column = dataset.index(i, ["segments"])["segments"].combine_chunks()
-        start, flat = _offsets(column), column.flatten()
-        starts.append(start[1:] + total)
-        total += len(flat)
-        parts.append(flat)
-    if not parts:
-        empty = np.zeros(0, np.int32)
-        return Segments(np.zeros(1, np.int64), empty > 0, empty > 0, empty.astype(np.int16), empty, np.zeros(0, object))
-    fields = {k: pa.chunked_array([p.field(k) for p in parts]) for k in ("kind", "role", "turn", "tokens", "member")}
-    return Segments(
-        start=np.concatenate(starts),
-        image=np.asarray(pc.not_equal(fields["kind"], "tokens")),
-        target=np.asarray(pc.equal(fields["role"], "target")),
-        turn=np.asarray(fields["turn"]).astype(np.int16),
-        tokens=np.asarray(fields["tokens"]).astype(np.int32),
-        member=np.asarray(fields["member"].to_pylist(), dtype=object),
-    )
+        column = dataset.index(i, [f"segments.list.element.{k}" for k in leaves])["segments"].combine_chunks()
+        starts.append(_offsets(column)[1:] + starts[-1][-1])
+        flat = column.flatten()
+        parts["kind"].append(np.asarray(pc.not_equal(flat.field("kind"), "tokens")))
+        parts["role"].append(np.asarray(pc.equal(flat.field("role"), "target")))
+        parts["turn"].append(np.asarray(flat.field("turn")))
+        parts["tokens"].append(np.asarray(flat.field("tokens")))
+        parts["member"].append(np.asarray(flat.field("member").to_numpy(zero_copy_only=False), dtype=object))
+    dtypes = dict(zip(leaves, (np.bool_, np.bool_, np.int16, np.int32, object), strict=True))
+    columns: dict[str, Any] = {k: np.concatenate([np.zeros(0, dtypes[k]), *parts[k]]).astype(dtypes[k]) for k in leaves}
+    return Segments(np.concatenate(starts), *(columns[k] for k in leaves))
 
 
 def _numbers(table: pa.Table, name: str, dtype: Any) -> NDArray[Any]:
