@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.format.errors import InputError, Reject
-from pipelines.format.storage import open_read
+from pipelines.format.storage import is_local, map_file, open_read
 from pipelines.listing import PART_BYTES, Input, place
 from pipelines.stage import SourcePart
 
@@ -82,7 +82,9 @@ def plain(value: Any) -> Any:
 @contextmanager
 def _opened(path: str) -> Iterator[pq.ParquetFile]:
     with open_read(path) as raw:
-        file = _told(lambda: pq.ParquetFile(raw))
+        # Local files are mapped: Arrow's threads over a Python file object have been seen to abort a process at its exit.
+        source = pa.BufferReader(pa.py_buffer(map_file(path))) if is_local(path) else raw
+        file = _told(lambda: pq.ParquetFile(source))
         if file.metadata.num_columns > MAX_COLUMNS:
             raise Reject("too_large", f"{file.metadata.num_columns} columns, allowed {MAX_COLUMNS}")
         yield file
