@@ -75,7 +75,9 @@ class Ablation(Document):
             for other in (arm.extends, arm.records_from):
                 if other is not None and (other not in self.arms or other == name):
                     raise ValueError(f"arms.{name}: no other arm {other!r}; known: {', '.join(self.arms)}")
-            self.settled(name)
+            other = self.settled(name).records_from
+            if other is not None and self.settled(other).records_from is not None:
+                raise ValueError(f"arms.{name}: {other!r} itself takes another arm's records; name that arm")
         return self
 
     def settled(self, name: str, above: tuple[str, ...] = ()) -> Arm:

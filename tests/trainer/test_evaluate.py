@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from mixtures import latent_stats
 from mixtures.span import Row, SourceRules, Span, Specials
 from pipelines.format import codec
 from pipelines.format.dataset import Dataset
@@ -74,16 +75,21 @@ class HeldOut:
     def __init__(self, root: str, n: int = 12) -> None:
         made = {"vqa": [asked(i) for i in range(n)], "text": [prose(i) for i in range(n)], "video": [clip(i) for i in range(n)]}
         self.sources, self.sequence_length, self.specials = list(made), 96, SPECIALS
-        self.datasets, self.rows = [], []
+        self.datasets, self.rows, self.records = [], [], []
         for d, (name, records) in enumerate(made.items()):
             path = f"{root}/{name}"
             with PartWriter(path, 0, fingerprint=fingerprint(name), encoded=True) as w:
                 for r in records:
                     w.emit()
                     w.add(r)
-                toys.seal(path, name, records[0].data, [w.commit()], {}, {"text": {"vocab": 261}})
+                encoding: dict = {"text": {"tokenizer_sha256": "0" * 64, "vocab": 261, "specials": SPECIALS._asdict()}}
+                if name != "text":
+                    encoding["image"] = {"encoder": "toy", "fingerprint": "0" * 64, "tokens": 2, "width": 8, "codec": "f32"}
+                    encoding["stats"], _ = latent_stats.publish(path, (n, np.full(8, 1.5), np.full(8, 1.25 * n)))
+                toys.seal(path, name, records[0].data, [w.commit()], {}, encoding)
             tokenizer().save(f"{path}/tokenizer.json")
             self.datasets.append(Dataset.open(path))
+            self.records.append(list(self.datasets[d].records(0)))
             for row, r in enumerate(records):
                 stop = sum(s.tokens for s in r.segments)
                 atoms = 1 if name == "vqa" else len(r.segments)
@@ -98,6 +104,9 @@ class HeldOut:
 
     def row(self, i: int, split: str = "train") -> Row:
         return Row(i, 0, 0, self.rows[i].payload, 1.0, (self.rows[i],))
+
+    def record(self, span: Span) -> Record:
+        return self.records[span.dataset][span.row]
 
     def held_out(self, source: str) -> range:
         n = len(self.rows) // 3

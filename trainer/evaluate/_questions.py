@@ -19,7 +19,6 @@ from pipelines.format.chance import draw, group_hash, hash64
 from pipelines.format.dataset import Dataset
 from pipelines.format.errors import InputError
 from pipelines.format.record import Record, Segment
-from pipelines.format.index import record_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +51,9 @@ def held_out_records(plan: Any, source: str) -> Iterator[tuple[Dataset, int, Rec
     """Every held-out record of a source, once: (dataset, shard, record without payloads)."""
     if source not in plan.sources:
         raise InputError("the plan has no such source", found=source, allowed=", ".join(plan.sources))
-    wanted: dict[tuple[int, int], set[int]] = defaultdict(set)
-    for i in plan.held_out(source):
-        for span in plan.row(i, "heldout").spans:
-            wanted[span.dataset, span.shard].add(span.row)
-    for dataset, shard in sorted(wanted):
-        table = plan.datasets[dataset].index(shard).take(sorted(wanted[dataset, shard]))
-        for row in table.to_pylist():
-            yield plan.datasets[dataset], shard, record_of(row)
+    spans = {(s.dataset, s.shard, s.row): s for i in plan.held_out(source) for s in plan.row(i, "heldout").spans}
+    for place in sorted(spans):
+        yield plan.datasets[place[0]], place[1], plan.record(spans[place])
 
 
 def held_out_questions(plan: Any, source: str, limit: int) -> list[Question]:

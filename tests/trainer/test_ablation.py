@@ -1,0 +1,217 @@
+"""Ablations: arms by arithmetic on the document, and one whole tiny ablation on three toy datasets."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from pipelines.format.document import dump, load, parse
+from pipelines.format.errors import BudgetError, RecipeError, Stopped
+from pipelines.format.manifest import read_card
+from tests.trainer.test_evaluate import HeldOut
+from trainer.ablate_stage import ABLATE, FEW_STEPS
+from trainer.ablation import Ablation, arm_runs, identity, mixture_of, plan_paths
+from trainer.check import check
+from trainer.view import pages
+
+MODEL = {"transfusion": {"layers": 1, "width": 16, "heads": 2, "ffn": "shared", "norm": "layer", "activation": "relu2"}}
+ARMS = {"few": {"tokens": {"vqa": "5B"}}, "more": {"extends": "few", "tokens": {"vqa": "20B"}}, "with_text": {"tokens": {"vqa": "5B", "text": "5B"}}}
+
+
+def document(tmp: str = "x", **over) -> dict:
+    sources = {name: {"dataset": f"{tmp}/{name}", "max_epochs": 99} for name in ("vqa", "text", "video")}
+    sources["vqa"]["turns"] = "isolated"
+    return {
+        "name": "toy",
+        "scale": 2e-7,
+        "seeds": [0, 1],
+        "run": {"model": MODEL, "batch": 1, "plan": "", "output": "", "flow": {"predict": "v", "shift": 1}},
+        "mixture": {"sequence_length": 96, "held_out": {"fraction": 0.3}, "sources": sources},
+        "arms": ARMS,
+        "evaluate": [{"vqa": {"questions": 5}}, "text_perplexity", "flow_loss"],
+        "output": f"{tmp}/ablation",
+        **over,
+    }
+
+
+def made(tmp: str = "x", **over) -> Ablation:
+    return parse(Ablation, document(tmp, **over), name="toy.yaml")
+
+
+class Job:
+    """What a stage needs of a job."""
+
+    def __init__(self) -> None:
+        self.stop, self.events = threading.Event(), []
+
+    def log(self, event: str, **fields) -> None:
+        self.events.append((event, fields))
+
+
+def test_every_arm_lists_all_sources_so_that_all_share_what_is_held_out():
+    mixtures = [mixture_of(made(), a) for a in ARMS]
+    assert {tuple(m.sources) for m in mixtures} == {("vqa", "text", "video")}
+    assert [{n: s.tokens for n, s in m.sources.items()} for m in mixtures][2] == {"vqa": 5 * 10**9, "text": 5 * 10**9, "video": 0}
+
+
+def test_an_arm_that_extends_another_changes_only_what_it_says():
+    arms = {"a": {"tokens": {"vqa": 10}, "sources": {"vqa": {"pool": 5}}, "run": {"optim": {"lr": 0.1}}}, "b": {"extends": "a", "run": {"batch": 4}}}
+    settled = made(arms=arms).settled("b")
+    assert (settled.tokens, settled.sources, settled.run) == ({"vqa": 10}, {"vqa": {"pool": 5}}, {"optim": {"lr": 0.1}, "batch": 4})
+
+
+def test_seeds_are_paired_and_share_the_plan():
+    runs = arm_runs(made())
+    assert [(r.arm, r.seed, r.run.seed) for r in runs] == [(a, s, s) for a in ARMS for s in (0, 1)]
+    assert all(len({r.run.plan for r in runs if r.arm == a}) == 1 for a in ARMS)
+    assert len({r.output for r in runs}) == 6
+
+
+def test_arms_that_differ_in_the_model_alone_share_a_plan():
+    arms = {"a": {"tokens": {"vqa": 10}}, "b": {"extends": "a", "run": {"loss": {"flow": 1.0}}}, "c": {"tokens": {"vqa": 11}}}
+    paths = plan_paths(made(arms=arms))
+    assert paths["a"] == paths["b"] != paths["c"]
+    losses = [r.run.loss.flow for r in arm_runs(made(arms=arms, seeds=[0]))]
+    assert losses == [3.0, 1.0, 3.0]
+
+
+def test_a_base_run_is_found_beside_the_document_that_names_it(tmp_path):
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "ablations").mkdir()
+    (tmp_path / "runs/base.yaml").write_text(f"model: {json.dumps(MODEL)}\nbatch: 8\nplan: p\noutput: o\n")
+    (tmp_path / "ablations/a.yaml").write_text(json.dumps({**document(), "run": {"extends": "../runs/base.yaml", "seed": 3}}))
+    ablation = load(Ablation, str(tmp_path / "ablations/a.yaml"), ["run.batch=2", "scale=1e-8"])
+    assert {(r.run.batch, r.run.model.width) for r in arm_runs(ablation)} == {(2, 16)} and ablation.scale == 1e-8
+    assert "extends" not in dump(ablation)["run"]
+
+
+@pytest.mark.parametrize(
+    ("arms", "says"),
+    [
+        ({"a": {"tokens": {"vqu": 1}}}, "no source 'vqu'"),
+        ({"a": {"extends": "b"}, "b": {"extends": "a"}}, "in a circle"),
+        ({"a": {"extends": "z"}}, "no other arm 'z'"),
+        ({"a/../b": {}}, "cannot name a folder"),
+        ({"a": {"tokns": {}}}, "unknown key 'tokns'"),
+    ],
+)
+def test_an_arm_that_cannot_be_is_refused_by_name(arms, says):
+    with pytest.raises(RecipeError, match=says) as caught:
+        made(arms=arms)
+    assert caught.value.exit == 2
+
+
+def test_a_wrong_key_of_the_run_is_named():
+    with pytest.raises(RecipeError, match="unknown key 'bach'"):
+        arm_runs(made(run={**document()["run"], "bach": 3}))
+
+
+def test_the_identity_follows_what_changes_numbers_and_nothing_else():
+    plans = {a: a for a in ARMS}
+    base = identity(made(), plans)
+    assert identity(made(output="elsewhere", parallel=2), plans) == base
+    assert identity(made(seeds=[0]), plans) != base
+    assert identity(made(), {**plans, "few": "other"}) != base
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    root = str(tmp_path_factory.mktemp("ablation"))
+    HeldOut(root, 60)
+    job, ablation = Job(), made(root)
+    path = ABLATE.run(ablation, job)
+    return root, ablation, path, job
+
+
+def test_results_have_a_row_per_arm_seed_and_metric(done):
+    table = pq.read_table(f"{done[2]}/results.parquet")
+    assert table.column_names == ["arm", "seed", "metric", "split", "value", "n", "chance"]
+    rows = table.to_pylist()
+    asked = ("vqa", "vqa.constant", "vqa.shuffled", "vqa.blind", "vqa.attributes", "vqa.choice", "text_perplexity", "bits_per_byte", "flow_loss")
+    for metric in asked:
+        found = [(r["arm"], r["seed"]) for r in rows if r["metric"] == metric and r["split"] == "held_out"]
+        assert found == [(a, s) for a in ARMS for s in (0, 1)], metric
+
+
+def test_all_arms_answer_the_same_questions(done):
+    asked = {tuple(pq.read_table(f"{r.output}/answers.parquet", columns=["id"])["id"].to_pylist()) for r in arm_runs(done[1])}
+    assert len(asked) == 1
+
+
+def test_consumed_tokens_equal_the_plan_for_every_arm(done):
+    for item in arm_runs(done[1]):
+        run, plan = read_card(item.output), read_card(item.run.plan)
+        assert {n: s["tokens"]["all"] for n, s in run["sources"].items()} == {n: s["tokens"]["all"] for n, s in plan["sources"].items()}
+
+
+def test_the_card_says_what_was_made_and_what_is_weak(done):
+    card = read_card(done[2])
+    assert card["kind"] == "ablation" and card["records"] == 6 and len(card["parents"]) == 6
+    assert card["warnings"] == [f"fewer than {FEW_STEPS} optimiser steps in {a}" for a in ARMS]
+    assert {f["path"] for f in card["files"]} == {"results.parquet", "report.html"}
+
+
+def test_the_report_names_every_arm_and_its_steps(done):
+    page = Path(done[2], "report.html").read_text()
+    assert all(f">{a}</th>" in page for a in ARMS) and "Consumed payload equals the plan" in page
+    assert pages(done[2])[0][1] == page
+
+
+def test_a_second_call_trains_nothing_and_gives_the_same_results(done):
+    before = Path(done[2], "results.parquet").read_bytes()
+    job = Job()
+    ABLATE.run(done[1], job)
+    assert Path(done[2], "results.parquet").read_bytes() == before
+    assert all(Path(r.output, "log.jsonl").read_text().count("trained") == 1 for r in arm_runs(done[1]))
+
+
+def test_a_stopped_ablation_says_so_before_it_trains(done, tmp_path):
+    job = Job()
+    job.stop.set()
+    with pytest.raises(Stopped):
+        ABLATE.run(made(done[0], output=str(tmp_path)), job)
+    assert not (tmp_path / "results.parquet").exists()
+
+
+def test_two_at_a_time_give_the_numbers_of_one_at_a_time(done, tmp_path):
+    beside = made(done[0], output=str(tmp_path), parallel=2, seeds=[1], arms={"few": ARMS["few"], "with_text": ARMS["with_text"]})
+    ABLATE.run(beside, Job())
+    wanted = [r for r in pq.read_table(f"{done[2]}/results.parquet").to_pylist() if r["seed"] == 1 and r["arm"] != "more"]
+    found = pq.read_table(tmp_path / "results.parquet").to_pylist()
+    assert [(r["arm"], r["metric"], r["split"], r["n"]) for r in found] == [(r["arm"], r["metric"], r["split"], r["n"]) for r in wanted]
+    assert [r["value"] for r in found] == pytest.approx([r["value"] for r in wanted], rel=1e-4)
+
+
+def test_an_arm_of_fewer_than_ten_steps_is_refused(done, tmp_path):
+    with pytest.raises(BudgetError, match="few has too few optimiser steps") as caught:
+        ABLATE.run(made(done[0], output=str(tmp_path), scale=1e-8), Job())
+    assert caught.value.exit == 3
+
+
+def test_the_dry_run_says_what_the_plans_then_hold_and_writes_nothing(done, tmp_path):
+    estimate = ABLATE.plan(made(done[0], output=str(tmp_path / "nothing")))
+    cards = [read_card(f"{done[2]}/plans/{a}") for a in ARMS]
+    assert [(r["tokens"], r["steps"]) for r in estimate.table] == [(c["tokens"]["all"], c["records"]) for c in cards]
+    assert estimate.facts["runs"] == 6 and estimate.facts["flops"] > 0 and len(estimate.warnings) == 3
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_the_dry_run_of_datasets_that_are_not_there_speaks_of_budgets():
+    estimate = ABLATE.plan(made("nowhere"))
+    assert [r["tokens"] for r in estimate.table] == [1000, 4000, 2000] and "not there yet" in estimate.warnings[-1]
+
+
+def test_verify_names_the_file_with_a_flipped_byte(done):
+    assert check(done[2], {"deep": True}) == []
+    path = Path(done[2], "arms/few/seed-0/model.safetensors")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    try:
+        assert [p["file"] for p in check(done[2], {"deep": True})] == ["arms/few/seed-0/model.safetensors"]
+        assert check(done[2]) == []
+    finally:
+        path.write_bytes(whole)
