@@ -22,6 +22,6 @@ class SymbolRatio(Filter):
         words = text.split()
         if text.count("#") + text.count("...") + text.count("…") > self.max_symbols * len(words):
             return "symbol_ratio.max_symbols"
-        if not words or sum(any(map(str.isalpha, w)) for w in words) < self.min_letters * len(words):
+        if not words or sum(w.isalpha() or any(map(str.isalpha, w)) for w in words) < self.min_letters * len(words):
             return "symbol_ratio.min_letters"
         return None
