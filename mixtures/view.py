@@ -1,6 +1,6 @@
 """A plan as a web page: what each source gives, and the first rows drawn to scale, spans coloured by source.
 
-In: the path of a plan. Out: [(file name, HTML)], self-contained. Every text goes through `pipelines.page`, which escapes it.
+In: the path of a plan. Out: [(file name, HTML)], self-contained. Every text goes through `pipelines.format.page`, which escapes it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 from mixtures.layout import LATENT, TEXT, Layout, layout
 from mixtures.plan import Plan
 from mixtures.span import Row, Span
-from pipelines.page import Html, esc, join, page, table, tag
+from pipelines.format.page import Html, esc, join, page, table, tag
 
 ROWS_SHOWN = 48
 # Ten hues that stay apart for most colour-blind readers (after Okabe and Ito), then again with lower strength.

@@ -15,7 +15,7 @@ from typing import Any
 from pipelines.format import storage
 from pipelines.format.chance import hash64
 from pipelines.format.dataset import Dataset
-from pipelines.format.document import sha256_hex
+from pipelines.format.document import fingerprint, sha256_hex
 from pipelines.format.errors import HeadwaterError, InputError
 from pipelines.format.manifest import dataset_fingerprint, read_card
 from pipelines.format.record import Record
@@ -112,38 +112,47 @@ def _parts(path: str, card: dict[str, Any], shards: list[Shard]) -> Iterator[Pro
         yield _problem("parts/", "is not there")
         return
     rows: list[dict[str, Any]] = []
-    written = 0
+    made: list[str] = []
+    sums: dict[str, Counter[str]] = {key: Counter() for key in ("counts", "filtered", "rejected", "tokens")}
     for name in names:
         file = f"parts/{name}"
         try:
             commit = storage.read_json(join(path, file))
             yield from _law(file, commit)
             rows += commit["shards"]
-            written += commit["written"]
+            made.append(commit["fingerprint"])
+            sums["counts"].update({"in": commit["in"], "written": commit["written"]})
+            for key in ("filtered", "rejected", "tokens"):
+                sums[key].update(commit[key])
             yield from _dropped(path, file, commit)
         except (InputError, KeyError, TypeError) as error:
             yield _problem(file, f"cannot be read as a commit record: {error}")
     key = lambda row: (row["part"], row["first_row"])
     if sorted(rows, key=key) != sorted((s.as_dict() for s in shards), key=key):
         yield _problem(card["shards"]["file"], "the commit records in parts/ name other shards")
-    if written != card["written"]:
-        yield _problem(card["card_file"], f"says {card['written']:,} written, the commit records {written:,}")
+    said = {"counts": {"in": card["in"], "written": card["written"]}, **{key: card[key] for key in ("filtered", "rejected", "tokens")}}
+    for key, counter in sums.items():
+        if Counter(said[key]) != counter:
+            yield _problem(card["card_file"], f"says {said[key]}, the commit records add up to {dict(counter)}")
+    parts = card.get("parts")
+    if parts and (parts["n"] != len(made) or parts["fingerprint"] != fingerprint(made)):
+        yield _problem("parts/", "the commit records are not those that the card was made from")
 
 
 def _dropped(path: str, file: str, commit: dict[str, Any]) -> Iterator[Problem]:
     """The rejects files hold one row per record that was not written."""
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     rows = 0
     for entry in commit["files"]:
         if entry["path"].startswith("rejects/"):
             yield from file_problems(path, entry["path"], entry["bytes"], entry["sha256"], deep=True)
-            with storage.open_read(join(path, entry["path"])) as f:
-                try:
-                    rows += pq.read_metadata(f).num_rows
-                except Exception as error:  # pyarrow has several classes for damaged bytes
-                    yield _problem(entry["path"], f"is not a Parquet file: {error}")
-                    return
+            try:
+                rows += pq.ParquetFile(pa.BufferReader(storage.read(join(path, entry["path"])))).metadata.num_rows
+            except (pa.ArrowException, OSError, InputError) as error:
+                yield _problem(entry["path"], f"cannot be read as Parquet: {error}")
+                return
     dropped = sum(commit["filtered"].values()) + sum(commit["rejected"].values())
     if rows != dropped:
         yield _problem(file, f"counts {dropped:,} dropped records, the rejects files hold {rows:,}")

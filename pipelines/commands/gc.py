@@ -41,7 +41,7 @@ def answer(args: argparse.Namespace) -> dict[str, Any]:
             continue
         # Object stores give no time in their tag: there the only uncommitted files are whole ones of a job that died or still runs.
         age = now - int(tag) / 1e9 if storage.is_local(args.path) else None
-        if (args.older_than > 0) if age is None else (age < args.older_than):
+        if args.older_than > (age if age is not None else 0.0):
             young += 1
             continue
         removed.append({"file": name, "bytes": nbytes})

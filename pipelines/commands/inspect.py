@@ -7,7 +7,6 @@ pipelines inspect PATH --id ID
 from __future__ import annotations
 
 import argparse
-import io
 import json
 from typing import Any
 
@@ -53,6 +52,7 @@ def _records(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 def _rows(card: dict[str, Any], prefix: str, args: argparse.Namespace) -> list[dict[str, Any]]:
     """Rows of the Parquet files that a card names, in order."""
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     rows: list[dict[str, Any]] = []
@@ -60,7 +60,7 @@ def _rows(card: dict[str, Any], prefix: str, args: argparse.Namespace) -> list[d
     for entry in card["files"]:
         if not (entry["path"].startswith(prefix) and entry["path"].endswith(".parquet")) or len(rows) >= args.n:
             continue
-        found = pq.read_table(io.BytesIO(storage.read(storage.join(card["path"], entry["path"]))))
+        found = pq.read_table(pa.BufferReader(storage.read(storage.join(card["path"], entry["path"]))))
         part = found.slice(min(skip, found.num_rows), args.n - len(rows))
         skip = max(0, skip - found.num_rows)
         rows += part.to_pylist()

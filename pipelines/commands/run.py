@@ -13,6 +13,7 @@ import time
 from typing import Any
 
 from pipelines import plugins
+from pipelines.format import storage
 from pipelines.format.errors import InputError
 from pipelines.terminal import say, table
 
@@ -43,10 +44,19 @@ def carry_out(name: str, stage: Any, config: Any, args: argparse.Namespace) -> d
     from pipelines.summary import stats
 
     start = time.monotonic()
-    with stopping(args.command) as stop, open_job(getattr(config, "engine", "ray"), args.address) as job:
+    with stopping(args.command) as stop, open_job(getattr(config, "engine", "ray"), args.address, log_path=log_path(config)) as job:
         stop.watch(job.stop)
         path = stage.run(config, job)
     return {"stage": name, **stats(path), "path": str(path), "seconds": round(time.monotonic() - start, 2)}
+
+
+def log_path(config: Any) -> str | None:
+    """Where clock and host go: log.jsonl of the artifact, on this machine's own disks."""
+    output = getattr(config, "output", None)
+    if not isinstance(output, str) or not storage.is_local(output):
+        return None
+    storage.local(output).mkdir(parents=True, exist_ok=True)
+    return str(storage.local(output) / "log.jsonl")
 
 
 def overrides(rest: list[str]) -> list[str]:
