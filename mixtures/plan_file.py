@@ -47,7 +47,8 @@ SCHEMA = pa.schema(
 
 def table_of(spans: Spans, stage: int, sequence_length: int) -> pa.Table:
     """Whole rows as an Arrow table. `cost` predicts relative work: positions, plus attention as Σ length² over the row length."""
-    seq, lead, owner = np.unique(spans.row_in_plan, return_index=True, return_inverse=True)
+    lead = np.flatnonzero(np.diff(spans.row_in_plan, prepend=-1))
+    seq, owner = spans.row_in_plan[lead], spans.row_in_plan - spans.row_in_plan[0]
     payload = (spans.stop - spans.start).astype(np.int64)
     length = payload + spans.structure
     columns: list[Any] = []

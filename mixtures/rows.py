@@ -122,9 +122,8 @@ def _bits(d: Drafted, u: Units) -> tuple[I64, Bool]:
     t = d.table
     if t.data == "image-text":
         return _pair_bits(t, d, u)
-    before = np.concatenate([[0], np.cumsum(t.atom_segments, dtype=np.int64)])
     atom = t.atom_start[u.record] + u.first
-    start, stop = before[atom], before[atom + u.count]
+    start, stop = t.atom_segment[atom], t.atom_segment[atom + u.count]
     if t.segments is None:
         return stop - start, np.ones(int((stop - start).sum()), np.bool_)
     at, _ = expand(start, stop)  # segments lie in the order of atoms, record after record

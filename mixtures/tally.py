@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mixtures.budget import Draft
 from mixtures.span import Spans
@@ -57,6 +58,10 @@ class Tally:
         return {k: self.total(k) if name is None else self.of(name, k) for k in ("text", "visual", "loss", "all")}
 
 
+def _distinct(record: NDArray[np.int32]) -> int:
+    return int(np.count_nonzero(np.bincount(record))) if len(record) else 0
+
+
 def describe(draft: Draft, train: Tally, held: Tally) -> dict[str, Any]:
     """The facts of a plan's card: overall, and per source what was wanted, what was taken and what there was."""
     row = draft.mixture.sequence_length
@@ -70,7 +75,7 @@ def describe(draft: Draft, train: Tally, held: Tally) -> dict[str, Any]:
             "taken": counted,
             "available": d.available,
             "epochs": round(counted / d.available, 6) if d.available else 0.0,
-            "records": len(np.unique(d.taken.record)),
+            "records": _distinct(d.taken.record),
             "spans": train.of(d.name, "spans"),
             "tokens": train.tokens(d.name),
             "loss_tokens": train.of(d.name, "loss"),
@@ -80,8 +85,7 @@ def describe(draft: Draft, train: Tally, held: Tally) -> dict[str, Any]:
             "rules": {"turns": d.source.turns, "history": d.source.history, "loss": d.source.loss, "both": d.source.both},
         }
         if len(d.held):
-            records = len(np.unique(d.held.record))
-            entry["heldout"] = {"records": records, "tokens": held.tokens(d.name), "rows": held.ranges[d.name]}
+            entry["heldout"] = {"records": _distinct(d.held.record), "tokens": held.tokens(d.name), "rows": held.ranges[d.name]}
         sources[d.name] = entry
     structure, payload = train.total("structure"), train.total("all")
     space = train.rows * row

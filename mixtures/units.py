@@ -173,8 +173,7 @@ def _captions(table: Table, picks: NDArray[Any], at: I64, owner: I64, source: So
 
 def _segment_of_atom(table: Table, record: NDArray[Any], atom: I64) -> I64:
     """Index within the record of an atom's first segment."""
-    before = np.concatenate([[0], np.cumsum(table.atom_segments, dtype=np.int64)])
-    return before[atom] - before[table.atom_start[record]]
+    return table.atom_segment[atom] - table.atom_segment[table.atom_start[record]]
 
 
 # ---- video -----------------------------------------------------------------------------------------------------------------------------
@@ -245,9 +244,7 @@ def _wholes(table: Table, picks: NDArray[Any], source: Source, row: int, seed: i
     loss = np.bincount(owner, weights=np.where(loss_bits(s, at, source.loss), s.tokens[at], 0), minlength=n).astype(np.int64)
     ends = np.ones(n, np.int64)
     if source.turns == "isolated":
-        turn = s.turn[at].astype(np.int64)
-        pairs = np.unique(owner[turn >= 0] * (1 << 16) + turn[turn >= 0])
-        ends = np.maximum(np.bincount(pairs >> 16, minlength=n), 1)
+        ends = np.maximum(_turns(owner, s.turn[at], n), 1)
     payload = (table.text[picks] + table.visual[picks]).astype(np.int64)
     structure = 1 + ends + 2 * images
     long, empty = payload + structure > row, payload == 0
@@ -256,6 +253,14 @@ def _wholes(table: Table, picks: NDArray[Any], source: Source, row: int, seed: i
     text = table.text[picks][keep]
     made = _make(picks[keep], count=count, stop=payload[keep], text=text, loss=loss[keep], structure=structure[keep])
     return made, {"too_long": long & ~empty, "empty": empty}
+
+
+def _turns(owner: I64, turn: NDArray[np.int16], n: int) -> I64:
+    """Distinct turns (≥ 0) of each record."""
+    key = (owner[turn >= 0] << 16) + turn[turn >= 0]
+    if not (np.diff(key) >= 0).all():  # turns of a record that come back to one another
+        key = np.sort(key)
+    return np.bincount(key[np.diff(key, prepend=-1) != 0] >> 16, minlength=n)
 
 
 def loss_bits(s: Segments, at: NDArray[Any], loss: str) -> Bool:
