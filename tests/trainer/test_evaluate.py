@@ -261,6 +261,15 @@ def test_exact_match_forgives_case_space_and_outer_punctuation_only():
     assert normal('"Two."') == "two"
 
 
+@pytest.mark.parametrize("answer", ["dark red", ' "Dark  red."', "dark", "dark red!!", "dork", "red", "dark redd", "dark red x"])
+def test_an_answer_is_given_up_only_when_nothing_can_make_it_right(answer):
+    q = question("g", ("Dark red",))
+    begun = [answer[:k] for k in range(len(answer) + 1)]
+    assert not q.right(answer) or all(map(q.open, begun))
+    assert all(q.open(b) for b in begun if any(q.right(b + rest) for rest in ("", "dark red", "ark red", "k red", " red", "red", "ed", "d")))
+    assert q.open("dar\ufffd") and not q.open("blue") and not q.open("dark redd")
+
+
 def test_the_constant_is_the_commonest_answer_of_the_type():
     asked_ = [question(str(i), (a,), k) for i, (a, k) in enumerate([("x", "p"), ("y", "p"), ("y", "p"), ("x", "q"), ("z", "q")])]
     assert _questions.constant_answers(asked_) == {"p": "y", "q": "x"}

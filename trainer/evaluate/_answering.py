@@ -7,7 +7,7 @@ out is exactly greedy decoding (the draft is only a guess of it, as in speculati
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -17,26 +17,30 @@ from trainer.evaluate._subject import Subject, document
 
 MARGIN = 4  # an answer this many tokens longer than the true one, without an end, is not going to match it
 Images = Sequence[tuple[np.ndarray, ...]]
+Open = Callable[[Question, list[int]], bool]
 
 
-def greedy(subject: Subject, questions: Sequence[Question], images: Images) -> list[np.ndarray]:
-    """Each question's answer ids up to EOS (left out), or up to MARGIN past the true answer's length."""
+def greedy(subject: Subject, questions: Sequence[Question], images: Images, open_: Open | None = None) -> list[np.ndarray]:
+    """Each question's answer ids up to EOS (left out), or up to MARGIN past the true answer's length.
+
+    With `open_(question, ids so far)`, an answer is left as soon as it says False: for controls, whose score is wanted and not their words.
+    """
     specials = subject.specials
     answers: list[list[int]] = [[] for _ in questions]
     limit = [len(q.answer_ids) + MARGIN for q in questions]
-    open_ = list(range(len(questions)))
+    going = list(range(len(questions)))
     first = True
-    while open_:
-        branches = [questions[i].answer_ids if first else np.array(answers[i], np.int32) for i in open_]
-        documents = [document(questions[i].ids, images[i], [b], specials) for i, b in zip(open_, branches, strict=True)]
+    while going:
+        branches = [questions[i].answer_ids if first else np.array(answers[i], np.int32) for i in going]
+        documents = [document(questions[i].ids, images[i], [b], specials) for i, b in zip(going, branches, strict=True)]
         still = []
         for place, said in _said(subject, documents, branches):
-            i = open_[place]
+            i = going[place]
             start = len(answers[i])  # before the first pass nothing is settled, later everything in the branch is
             ended = _accept(answers[i], branches[place], said, start, specials)
-            if not ended and len(answers[i]) < limit[i]:
+            if not ended and len(answers[i]) < limit[i] and (open_ is None or open_(questions[i], answers[i])):
                 still.append(i)
-        open_, first = sorted(still), False
+        going, first = sorted(still), False
     return [np.array(a, np.int32) for a in answers]
 
 

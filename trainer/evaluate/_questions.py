@@ -41,10 +41,19 @@ class Question:
         """Exact match with one of the answers, after `normal`."""
         return normal(answer) in {normal(a) for a in self.answers}
 
+    def open(self, begun: str) -> bool:
+        """Whether an answer that begins so can still become right."""
+        said = re.sub(r"\s+", " ", begun.lower()).lstrip(EDGES).rstrip("\ufffd")  # U+FFFD: bytes of a character that is not whole yet
+        wanted = [normal(a) for a in self.answers]
+        return any(w.startswith(said) or (said.startswith(w) and not said[len(w) :].strip(EDGES)) for w in wanted)
+
+
+EDGES = " .,;:!?\"'"
+
 
 def normal(answer: str) -> str:
     """Lower case, single spaces, no punctuation at either end: what exact match compares."""
-    return re.sub(r"\s+", " ", answer.lower()).strip().strip(".,;:!?\"'").strip()
+    return re.sub(r"\s+", " ", answer.lower()).strip(EDGES)
 
 
 def held_out_records(plan: Any, source: str) -> Iterator[tuple[Dataset, int, Record]]:

@@ -33,7 +33,8 @@ class FlowLoss(Part):
         from trainer.losses import errors
 
         sources = list(subject.plan.sources)
-        documents = [d for d in subject.held_out(sources, self.max_tokens) if d.image_loss.any()]
+        trained = [s for s in sources if _trains_images(subject.plan, s)]
+        documents = [d for d in subject.held_out(trained, self.max_tokens) if d.image_loss.any()]
         quantiles = fixed_quantiles(documents, self.bins)
         sums, counts = np.zeros((len(sources), self.bins)), np.zeros((len(sources), self.bins), np.int64)
         for places, batch in subject.batches(documents):
@@ -43,12 +44,20 @@ class FlowLoss(Part):
             seen = noised(subject.run.flow, batch, seed=0, t=t, drop=False)
             output = subject.forward(batch, seen, at=np.zeros(0, np.int64))
             found = errors(output, batch.to(subject.device), seen.to(subject.device), subject.run.flow)
-            trained = batch.image_loss.numpy()[of_latent]
-            where = found.flow_source.cpu().numpy(), np.minimum((u * self.bins).astype(int), self.bins - 1)[of_latent]
-            where = where[0][trained], where[1][trained]
-            np.add.at(sums, where, found.flow.double().cpu().numpy()[trained])
+            counted = batch.image_loss.numpy()[of_latent]
+            bins = np.minimum((u * self.bins).astype(int), self.bins - 1)[of_latent]
+            where = found.flow_source.cpu().numpy()[counted], bins[counted]
+            np.add.at(sums, where, found.flow.double().cpu().numpy()[counted])
             np.add.at(counts, where, 1)
         return _rows(sources, sums, counts, self.bins)
+
+
+def _trains_images(plan: Any, source: str) -> bool:
+    """Whether spans of a source can hold images with loss: reading those that cannot would cost more than the measurement."""
+    from trainer.evaluate._tokenizers import source_dataset
+
+    dataset = source_dataset(plan, source)
+    return dataset is not None and (dataset.data in ("image-text", "video", "action-video") or plan.rules(source).loss == "all")
 
 
 def fixed_quantiles(documents: list[Document], bins: int) -> list[np.ndarray]:

@@ -49,9 +49,12 @@ class Vqa(Part):
         columns: dict[str, list[Any]] = _described(asked)
         views = (("", own), ("_shuffled", shuffled_images(asked)), ("_blind", none))
         for suffix, images in views:
-            said = [tokenizer.decode(ids.tolist()).strip() for ids in greedy(subject, asked, images)]
-            columns[f"prediction{suffix}"] = said
+            # Of the controls only the score is kept, so an answer that has gone wrong is not followed to its end.
+            follow = (lambda q, ids: q.open(tokenizer.decode(ids))) if suffix else None
+            said = [tokenizer.decode(ids.tolist()).strip() for ids in greedy(subject, asked, images, follow)]
             columns[f"correct{suffix}"] = [q.right(a) for q, a in zip(asked, said, strict=True)]
+            if not suffix:
+                columns["prediction"] = said
         best = constant_answers(asked)
         columns["constant"] = [best.get(q.type, "") for q in asked]
         columns["correct_constant"] = [best.get(q.type) in {normal(a) for a in q.answers} for q in asked]
