@@ -14,7 +14,7 @@ FFmpeg is given one demuxer, an allow-list of decoders, no protocol, and an open
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from fractions import Fraction
 from typing import Any
 
@@ -53,14 +53,13 @@ def sample(args: dict[str, Any], file: Any) -> Iterator[tuple[dict[str, Any], An
     wants = plan(table, ticks)
     lost: list[tuple[Want, str]] = []
     size: tuple[int, int] | None = None
-    with _open(args, file) as (container, stream):
-        for want, frame in _decode(container, stream, wants, info["codec"], lost.append):
-            size = size or (frame.width, frame.height)
-            if (frame.width, frame.height) != size:
-                raise Reject("not_allowed", f"pictures change from {size[0]} × {size[1]} to {frame.width} × {frame.height}")
-            pixels = _pixels(frame, stream, args)
-            meta = {"k": want.k, "time_s": float(((frame.pts or 0) - table.first) * table.base), "shape": list(pixels.shape)}
-            yield meta, images.encode_jpeg(pixels, args["quality"]) if args.get("quality") else pixels
+    for want, frame, stream in _decode(lambda: _open(args, file), wants, info["codec"], lost.append):
+        size = size or (frame.width, frame.height)
+        if (frame.width, frame.height) != size:
+            raise Reject("not_allowed", f"pictures change from {size[0]} × {size[1]} to {frame.width} × {frame.height}")
+        pixels = _pixels(frame, stream, args)
+        meta = {"k": want.k, "time_s": float(((frame.pts or 0) - table.first) * table.base), "shape": list(pixels.shape)}
+        yield meta, images.encode_jpeg(pixels, args["quality"]) if args.get("quality") else pixels
     if lost:
         want, why = lost[0]
         at = float((want.tick - table.first) * table.base)
@@ -73,28 +72,40 @@ def sample(args: dict[str, Any], file: Any) -> Iterator[tuple[dict[str, Any], An
 
 
 def _decode(
-    container: Any, stream: Any, wants: list[Want], codec: str, lose: Callable[[tuple[Want, str]], None]
-) -> Iterator[tuple[Want, VideoFrame]]:
-    """Wanted frames in order of time; what could not be had is handed to `lose` with the reason."""
-    packets = _packets(container, stream)
+    opener: Callable[[], AbstractContextManager[Any]], wants: list[Want], codec: str, lose: Callable[[tuple[Want, str]], None]
+) -> Iterator[tuple[Want, VideoFrame, Any]]:
+    """Wanted frames in order of time, with their stream; what could not be had is handed to `lose` with the reason.
+
+    A key frame is believed to be one until decoding from it fails: some h264 files mark pictures that still lean on older ones (open groups
+    with pyramids). Then everything left is decoded from the start of the file, once, and only what fails there too is lost."""
     waiting = deque(sorted(wants, key=lambda w: (w.tick, w.k)))
-    pictures = {w.pts for w in wants} if codec == "h264" else None
+    believe, from_start = True, False
     while waiting:
-        run = [waiting.popleft()]
-        while waiting and waiting[0].low <= run[-1].high + 1:
-            run.append(waiting.popleft())
-        failure: list[tuple[int, str]] = []
-        frames = _feed(stream.codec_context, packets, min(w.low for w in run), max(w.high for w in run), pictures, failure)
-        again: list[Want] = []
-        for want, frame in _match(frames, deque(run)):
-            where, why = failure[0] if failure else (want.high + 1, "the decoder gave no picture for this time")
-            if want.high < where and frame is not None and _on_screen(frame, want, codec):
-                yield want, frame
-            elif want.low > where:
-                again.append(want)  # it begins at a later key frame
-            else:
-                lose((want, why))
-        waiting.extendleft(reversed(again))
+        with opener() as (container, stream):
+            packets = _packets(container, stream)
+            while waiting:
+                run = [waiting.popleft()]
+                while waiting and (from_start or waiting[0].low <= run[-1].high + 1):
+                    run.append(waiting.popleft())
+                low = 0 if from_start else min(w.low for w in run)
+                failure: list[tuple[int, str]] = []
+                pictures = {w.pts for w in run} if codec == "h264" else None
+                frames = _feed(stream.codec_context, packets, low, max(w.high for w in run), pictures, failure)
+                where, why = 1 << 62, "the decoder gave no picture for this time"
+                left: list[Want] = []
+                for want, frame in _match(frames, deque(run)):
+                    where, why = failure[0] if failure else (where, why)
+                    if want.high < where and frame is not None and _on_screen(frame, want, codec):
+                        yield want, frame, stream
+                    elif want.low > where or (believe and low > 0):
+                        left.append(want)  # it begins at a later key frame, or is tried again from the start
+                    else:
+                        lose((want, why))
+                again = believe and low > 0 and bool(left)
+                waiting.extendleft(reversed(left))
+                believe, from_start = believe and not again, again
+                if again:
+                    break
 
 
 def _on_screen(frame: VideoFrame, want: Want, codec: str) -> bool:
@@ -116,10 +127,12 @@ def _feed(
     context: Any, packets: Iterator[tuple[int, Any]], low: int, high: int, pictures: set[int] | None, failure: list[tuple[int, str]]
 ) -> Iterator[VideoFrame]:
     """The frames of packets low … high. Stops at the first packet that does not decode, and says so in `failure`."""
-    index = low
+    index, key = low, None
     try:
         for index, packet in packets:
-            if index >= low:
+            key = packet.pts if index == low else key
+            leads = low > 0 and packet.pts is not None and key is not None and packet.pts < key  # needs pictures from before our key frame
+            if index >= low and not leads:
                 if packet.is_corrupt:
                     raise ValueError("a packet is cut off")
                 if pictures is not None:

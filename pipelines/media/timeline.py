@@ -5,7 +5,8 @@ that is on screen then, and the packets low … high that have to pass through t
 
 The frame on screen at time t is the last one presented at or before t. It is decoded from the newest key frame presented at or before t:
 everything shown from a key frame on needs nothing older, while pictures that *lead* a key frame (decoded after it, shown before it) belong to
-the one before. Exact arithmetic in ticks of the stream's own clock; no float is compared.
+the one before. Exact arithmetic in ticks of the stream's own clock; no float is compared. Half a millisecond (at most half a
+tick) is allowed for, since muxers round: in Matroska the third frame at 30 a second lies at 67 ms, and is the one on screen at 2/30 s.
 """
 
 from bisect import bisect_right
@@ -47,30 +48,31 @@ def every(table: Table, args: dict[str, Any]) -> list[tuple[int, int]]:
     step = 1 / Fraction(str(args["fps"]))
     end = (table.end - table.first) * table.base
     stop = min(end, Fraction(str(args["stop"]))) if args.get("stop") is not None else end
+    slack = min(Fraction(1, 2), Fraction(1, 2000) / table.base)
     k = -floor(-Fraction(str(args.get("start") or 0)) / step)
     out: list[tuple[int, int]] = []
     while k * step < stop and (args.get("max_frames") is None or len(out) < args["max_frames"]):
-        out.append((k, table.first + floor(k * step / table.base)))
+        out.append((k, table.first + floor(k * step / table.base + slack)))
         k += 1
     return out
 
 
 def nearest(table: Table, times: list[float]) -> list[tuple[int, int]]:
     """(k, tick) of the presented frame nearest to each time; the earlier one when two are as near."""
-    shown = np.sort(table.pts[table.shown])
+    shown = np.sort(table.pts[table.shown]).tolist()  # Python's integers: numpy's overflow against a Fraction's
     out = []
     for k, time in enumerate(times):
         tick = Fraction(time) / table.base + table.first
         after = min(bisect_right(shown, tick), len(shown) - 1)
-        near = [int(shown[max(0, after - 1)]), int(shown[after])]
+        near = [shown[max(0, after - 1)], shown[after]]
         out.append((k, near[1] if abs(near[1] - tick) < abs(near[0] - tick) else near[0]))
     return out
 
 
 def numbered(table: Table, numbers: list[int]) -> list[tuple[int, int]]:
     """(k, tick) of frames by their place in order of presentation, from 0; places beyond the end are left out."""
-    shown = np.sort(table.pts[table.shown])
-    return [(k, int(shown[n])) for k, n in enumerate(numbers) if 0 <= n < len(shown)]
+    shown = np.sort(table.pts[table.shown]).tolist()
+    return [(k, shown[n]) for k, n in enumerate(numbers) if 0 <= n < len(shown)]
 
 
 def plan(table: Table, ticks: Iterable[tuple[int, int]]) -> list[Want]:
