@@ -16,7 +16,7 @@ import numpy as np
 from mixtures.layout import layout
 from mixtures.mixture import HeldOut, Where
 from mixtures.plan import Plan
-from mixtures.plan_file import ROWS_PER_FILE, SPLITS, RowFile, row_path
+from mixtures.plan_file import ROWS_PER_FILE, SPLITS, RowFile, listed_files, row_path
 from mixtures.table import read_table
 from pipelines.format import storage
 from pipelines.format.document import sha256_hex
@@ -39,7 +39,11 @@ def check(path: str, options: dict[str, Any]) -> list[Problem]:
 
 
 def _files(plan: Plan, deep: bool) -> Iterator[Problem]:
-    for f in plan.card["files"]:
+    table = plan.card.get("row_files")
+    if table and not storage.exists(storage.join(plan.path, table["file"])):
+        yield {"file": table["file"], "what": "is not there"}
+        return
+    for f in listed_files(plan.path, plan.card):
         where = storage.join(plan.path, f["path"])
         if not storage.exists(where):
             yield {"file": f["path"], "what": "is not there"}

@@ -1,11 +1,13 @@
 """What a mixture would come to, before anything is written: the tree that `--dry-run` prints.
 
 Up to two million records the plan is made and packed in memory, so the figures are the plan's own. Beyond that the datasets' cards are asked,
-which answers in a second for datasets of any size: the held-out share and the fill are then expectations, and the title says so.
+which answers in a second for datasets of any size: the held-out share and the fill are then expectations, pairs with several captions count
+all of them (an upper bound), and the title says so.
 """
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 from functools import partial
 from typing import Any
@@ -53,23 +55,27 @@ def _from_cards(mixture: Mixture, datasets: dict[str, Dataset]) -> Estimate:
     train_share = 1 - (exact(mixture.held_out.fraction) if mixture.held_out else Fraction(0))
     has = {n: _available(mixture, s, datasets[s.dataset].card, train_share) for n, s in mixture.sources.items()}
     stages = budgets(mixture, {n: partial(Fraction.__mul__, Fraction(has[n])) for n in has})
-    table, short = [], {}
+    table: list[dict[str, Any]] = []
+    short, total = {}, dict.fromkeys(("text", "visual", "loss", "all"), 0)
     for name, source in sorted(mixture.sources.items()):
         asked, card = sum(stage[name] for stage in stages), datasets[source.dataset].card
         most = int(has[name] * exact(source.max_epochs))
         if asked > most:
             short[name] = (asked, most)
-        tokens, share = card["tokens"], Fraction(asked, max(has[name], 1))
-        records = int(min(share, Fraction(1)) * int(card["records"] * train_share))
-        loss = asked if mixture.count == "loss" else int(share * int(tokens["loss"] * train_share))
-        row = {"source": name, "data": card["data"], "wanted": asked, "available": has[name], "epochs": round(float(share), 4)}
-        table.append(row | {"records": records, "loss_tokens": loss})
-    wanted = sum(int(r["wanted"]) for r in table)
+        whole = card["records"] if mixture.count == "records" else card["tokens"][mixture.count]
+        share = Fraction(asked, max(whole, 1))  # of the dataset; more than 1 where it is repeated
+        tokens = {k: int(share * n) for k, n in card["tokens"].items()}
+        total = {k: n + tokens[k] for k, n in total.items()}
+        used, image = int(share * card["records"]), (card["encoding"].get("image") or {}).get("tokens")
+        row = {"source": name, "data": card["data"], "wanted": asked, "available": has[name], "epochs": round(asked / max(has[name], 1), 4)}
+        row |= {"records": min(used, int(card["records"] * train_share)), "loss_tokens": tokens["loss"]}
+        table.append(row | {"structure": 2 * used + 2 * (tokens["visual"] // image if image else 0)})
     if short:
-        raise refusal(mixture, short, has, wanted)
-    sequences = int(wanted / (mixture.sequence_length * FILL)) if mixture.count == "all" else None
-    facts = {"sequences": sequences, "fill": FILL, "sequence_length": mixture.sequence_length, "count": mixture.count, "tokens": wanted}
-    return Estimate("plan, expected from the datasets' cards", facts, table)
+        raise refusal(mixture, short, has, sum(r["wanted"] for r in table))
+    structure = sum(r["structure"] for r in table)
+    sequences = math.ceil((total["all"] + structure) / (mixture.sequence_length * FILL))
+    facts = {"sequences": sequences, "sequence_length": mixture.sequence_length, "count": mixture.count, "tokens": total}
+    return Estimate("plan, expected from the datasets' cards", facts | {"structure": structure, "fill": FILL}, table)
 
 
 def _available(mixture: Mixture, source: Source, card: dict[str, Any], train_share: Fraction) -> int:

@@ -19,7 +19,7 @@ from mixtures import latent_stats
 from mixtures.budget import Draft, draft
 from mixtures.layout import Layout, layout
 from mixtures.mixture import Mixture
-from mixtures.plan_file import ROWS_PER_FILE, RowFile, RowWriter, row_path, table_of
+from mixtures.plan_file import ROWS_PER_FILE, RowFile, RowWriter, list_files, row_path, table_of
 from mixtures.rows import held_out_rows, train_rows
 from mixtures.span import Row, SourceRules, Span, Specials
 from mixtures.table import tombstones
@@ -61,7 +61,9 @@ def make_plan(
     if storage.exists(storage.join(root, "plan.json")):
         return root
     drafted = draft(mixture, records_from)
-    files, facts = _write(drafted, root, job)
+    rows, facts = _write(drafted, root, job)
+    nbytes = sum(f["bytes"] for f in rows)
+    files, more = list_files(root, rows)
     encoding = dict(drafted.encoding)
     moments = latent_stats.merged(normalised)
     if moments is not None:
@@ -69,7 +71,7 @@ def make_plan(
         files.append(entry)
     datasets = [parent(d.path, root, d.fingerprint) | {"name": d.card["name"], "data": d.data} for d in drafted.datasets]
     resolved = dump(mixture)
-    facts |= {"mixture": resolved, "datasets": datasets, "encoding": encoding, "files": files, "bytes": sum(f["bytes"] for f in files)}
+    facts |= {"mixture": resolved, "datasets": datasets, "encoding": encoding, "files": files, "bytes": nbytes} | more
     name = mixture.name or storage.absolute(root).rstrip("/").rsplit("/", 1)[-1]
     parents = [{"path": d["path"], "fingerprint": d["fingerprint"]} for d in datasets]
     made = card("plan", name, identity, resolved, parents=parents, stages={"mix": VERSION}, recipe_fingerprint=identity, **facts)

@@ -15,9 +15,12 @@ from numpy.typing import NDArray
 
 from mixtures.span import Row, Span, Spans
 from pipelines.format import storage
+from pipelines.format.document import sha256_hex
+from pipelines.format.manifest import file_entry
 from pipelines.format.storage import join
 
 ROWS_PER_FILE = 4096
+FILES_IN_CARD = 128
 SPLITS = {"train": "sequences", "heldout": "heldout"}
 _SPAN: list[tuple[str, Any]] = [
     ("dataset", pa.int16()),
@@ -105,6 +108,24 @@ class RowWriter:
             b.write(sink.getvalue())
             self.files.append({"path": name, "bytes": b.nbytes, "sha256": b.sha256})
             b.publish(self.root, name)
+
+
+def list_files(root: str, files: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """(entries for the card's `files`, more keys for the card). A card has room for some hundred names; beyond that it names a table of them."""
+    if len(files) <= FILES_IN_CARD:
+        return files, {}
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist(files), sink, compression="zstd", compression_level=3)
+    data = sink.getvalue().to_pybytes()
+    entry = file_entry(root, f"files-{sha256_hex(data)[:16]}.parquet", data)
+    return [entry], {"row_files": {"file": entry["path"], "sha256": entry["sha256"], "n": len(files)}}
+
+
+def listed_files(root: str, card: dict[str, Any]) -> list[dict[str, Any]]:
+    """Every file of a plan: path, bytes, sha256."""
+    more = card.get("row_files")
+    rows = pq.read_table(pa.BufferReader(storage.read(join(root, more["file"])))).to_pylist() if more else []
+    return [*card["files"], *rows]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
