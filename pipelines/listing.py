@@ -6,14 +6,12 @@ belongs where its first byte lies), a compressed file stays whole.
 
 from __future__ import annotations
 
-import gzip
-import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import IO, Any, cast
+from typing import Any
 
 from pipelines.format import storage
-from pipelines.format.errors import InputError, Reject
+from pipelines.format.errors import InputError
 
 PART_BYTES = 256 << 20
 PART_FILES = 1_000
@@ -75,58 +73,3 @@ def runs(
 def byte_ranges(item: Input, step: int = PART_BYTES) -> list[tuple[int, int]]:
     """[start, stop) ranges of a plain file; an empty file is one empty range."""
     return [(a, min(a + step, item.bytes)) for a in range(0, item.bytes, step)] or [(0, 0)]
-
-
-def lines(path: str, start: int, stop: int, max_line: int = 64 << 20) -> Iterator[tuple[int, bytes]]:
-    """(first byte, line without its end) of the lines whose first byte lies in [start, stop) of a plain file."""
-    with storage.open_read(path) as f:
-        at = start
-        if start:
-            f.seek(start - 1)
-            at = start - 1 + len(_line(f, max_line))  # the line that began before us belongs to the range before
-        while at < stop:
-            line = _line(f, max_line)
-            if not line:
-                return
-            yield at, line.rstrip(b"\r\n")
-            at += len(line)
-
-
-def _line(f: IO[bytes], limit: int) -> bytes:
-    line = f.readline(limit)
-    if len(line) >= limit and not line.endswith(b"\n"):
-        raise Reject("too_large", f"a line of more than {limit:,} bytes")
-    return line
-
-
-class _Capped(io.RawIOBase):
-    """A stream of decompressed bytes that stops a bomb: at most `max_bytes`, and at most `ratio` times what was read after 1 MiB."""
-
-    def __init__(self, inner: Any, compressed: IO[bytes], max_bytes: int, ratio: int) -> None:
-        self._inner, self._compressed, self._max, self._ratio, self._out = inner, compressed, max_bytes, ratio, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        data = self._inner.read(len(buffer))
-        buffer[: len(data)] = data
-        self._out += len(data)
-        read = max(self._compressed.tell(), 1)
-        if self._out > self._max or (self._out > 1 << 20 and self._out > self._ratio * read):
-            raise Reject("too_large", f"{read:,} compressed bytes became more than {self._out:,}")
-        return len(data)
-
-
-def decompressed(path: str, f: IO[bytes], max_bytes: int = 64 << 30, ratio: int = 1_000) -> IO[bytes]:
-    """A reader of the decompressed bytes of an open .gz or .zst file, with caps on size and ratio; other files unchanged."""
-    inner: Any
-    if path.endswith(".gz"):
-        inner = gzip.GzipFile(fileobj=f)
-    elif path.endswith((".zst", ".zstd")):
-        import zstandard
-
-        inner = zstandard.ZstdDecompressor(max_window_size=1 << 27).stream_reader(f, read_across_frames=True)
-    else:
-        return f
-    return cast(IO[bytes], io.BufferedReader(_Capped(inner, f, max_bytes, ratio), buffer_size=1 << 20))

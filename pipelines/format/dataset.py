@@ -21,6 +21,7 @@ from pipelines.format.document import sha256_hex
 from pipelines.format.errors import InputError, VerifyError
 from pipelines.format.index import record_of
 from pipelines.format.manifest import read_card
+from pipelines.format.ranges import Ranges
 from pipelines.format.record import Record, Segment
 from pipelines.format.shard import Shard, read_shard_table
 from pipelines.format.storage import join
@@ -36,6 +37,7 @@ class Dataset:
             raise VerifyError("the shard table differs from its card", where=join(path, card["shards"]["file"]))
         self.shards: list[Shard] = read_shard_table(table)
         self._maps: dict[str, memoryview] = {}
+        self._ranges = Ranges()
 
     @classmethod
     def open(cls, path: str, fingerprint: str | None = None) -> Dataset:
@@ -99,7 +101,7 @@ class Dataset:
         if storage.is_local(path):
             view = self._map(path)[offset : offset + nbytes]
         else:
-            view = memoryview(storage.read(path, offset, offset + nbytes))
+            view = self._ranges.read(path, offset, offset + nbytes)
         if len(view) != nbytes:
             raise VerifyError("the data file is shorter than its index says", where=path, next=f"pipelines verify {self.path}")
         return view

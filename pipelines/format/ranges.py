@@ -1,0 +1,48 @@
+"""Slices of remote files through a small cache of blocks: one ranged read brings many samples, since plans go block by block.
+
+In: a path and a byte range. Out: a view of the bytes. Blocks are 4 MiB (the locality that plans keep), the newest 64 of them stay (256 MiB a process).
+Data files are named by their content and never change, so a block that was read once stays right.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from threading import Lock
+
+from pipelines.format import storage
+
+BLOCK = 4 << 20
+KEPT = 64
+
+
+class Ranges:
+    """A reader of slices. Safe to share between threads; a copy in another process starts empty."""
+
+    def __init__(self, block: int = BLOCK, kept: int = KEPT) -> None:
+        self.block, self.kept = block, kept
+        self._blocks: OrderedDict[tuple[str, int], bytes] = OrderedDict()
+        self._lock = Lock()
+
+    def read(self, path: str, start: int, stop: int) -> memoryview:
+        """Bytes [start, stop) of a file, fewer where it ends earlier."""
+        first, last = start // self.block, max(stop - 1, start) // self.block
+        parts = [self._block(path, k) for k in range(first, last + 1)]
+        whole = parts[0] if len(parts) == 1 else b"".join(parts)
+        at = start - first * self.block
+        return memoryview(whole)[at : at + stop - start]
+
+    def _block(self, path: str, k: int) -> bytes:
+        key = (path, k)
+        with self._lock:
+            if key in self._blocks:
+                self._blocks.move_to_end(key)
+                return self._blocks[key]
+        data = storage.read(path, k * self.block, (k + 1) * self.block)
+        with self._lock:
+            self._blocks[key] = data
+            while len(self._blocks) > self.kept:
+                self._blocks.popitem(last=False)
+        return data
+
+    def __reduce__(self) -> tuple[type[Ranges], tuple[int, int]]:
+        return Ranges, (self.block, self.kept)
