@@ -173,5 +173,8 @@ class Plan:
         n, mean, m2 = latent_stats.read(self.path, entry)
         return n, mean, m2 / max(n, 1)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Plan, (self.path, self.card)  # mapped files and caches do not travel between processes
+
     def _read_record(self, dataset: int, shard: int, row: int) -> Record:
         return record_of(self._tables(dataset, shard).slice(row, 1).to_pylist()[0])
