@@ -174,12 +174,15 @@ def test_a_blind_model_scores_what_the_constant_answer_scores(plan, tmp_path):
     rows = Vqa().run(subject(plan, Stub(lambda q, s: " blue")), str(tmp_path))
     for metric in ("vqa", "vqa.shuffled", "vqa.blind", "vqa.constant"):
         assert values(rows, metric)["held_out"] == 0.25
+    # half of the questions name a bag of two, the other half falls back on the constant answer
+    assert values(rows, "vqa.attributes") == {"held_out": 0.375, "held_out:colour": 0.5, "held_out:which": 0.25, "held_out:with_bag": 0.5}
 
 
 def test_the_answers_file_has_a_row_per_question_that_agrees_with_the_rows(plan, tmp_path):
     rows = Vqa(questions=17).run(subject(plan, Stub(seeing)), str(tmp_path))
     table = pq.read_table(tmp_path / "answers.parquet")
     assert table.num_rows == 17 and {r["n"] for r in rows if r["metric"] == "vqa" and r["split"] == "held_out"} == {17}
+    assert sum(table["has_bag"].to_pylist()) == sum(t == "colour" for t in table["type"].to_pylist())
     assert np.mean(table["correct_shuffled"].to_pylist()) == pytest.approx(values(rows, "vqa.shuffled")["held_out"])
     assert set(table["prediction"].to_pylist()) <= set(COLOURS)
 

@@ -5,7 +5,7 @@
     vqa.constant     the best constant answer per question type
     vqa.shuffled     the same model, each question with another question's images
     vqa.blind        the same model without images
-    vqa.attributes   knows what is in the picture, guesses what belongs to what (questions that name their bag of candidates)
+    vqa.attributes   knows what is in the picture, guesses what belongs to what (where a question names no bag, the constant answer)
 
 Rows for all questions, per type (`held_out:<type>`), and `held_out:with_bag` for the questions the bag of attributes can be set beside. Writes
 answers.parquet, a row a question, which the report's tests and intervals read. Generation ends at EOS, so the source must have been trained
@@ -14,7 +14,6 @@ with `turns: isolated` or one question a record.
 
 from __future__ import annotations
 
-import io
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -58,7 +57,9 @@ class Vqa(Part):
         best = constant_answers(asked)
         columns["constant"] = [best.get(q.type, "") for q in asked]
         columns["correct_constant"] = [best.get(q.type) in {normal(a) for a in q.answers} for q in asked]
-        columns["attributes"] = attribute_scores(asked)
+        bags = attribute_scores(asked)
+        columns["has_bag"] = [b is not None for b in bags]
+        columns["correct_attributes"] = [float(c) if b is None else b for b, c in zip(bags, columns["correct_constant"], strict=True)]
         columns["chance"] = guessing_scores(asked)
         _choose(subject, tokenizer, asked, views, columns)
         _write(out, columns)
@@ -95,22 +96,22 @@ def _write(out: str, columns: dict[str, list[Any]]) -> None:
 
     from pipelines.format import storage
 
-    kinds = {"attributes": pa.float64(), "choice_correct": pa.bool_(), "choice_correct_shuffled": pa.bool_(), "choice_correct_blind": pa.bool_()}
+    kinds = {"choice_correct": pa.bool_(), "choice_correct_shuffled": pa.bool_(), "choice_correct_blind": pa.bool_()}
     table = pa.table({k: pa.array(v, kinds.get(k)) for k, v in columns.items()})
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd")
-    storage.replace(storage.join(out, "answers.parquet"), buffer.getvalue(), scratch=out)
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    storage.replace(storage.join(out, "answers.parquet"), sink.getvalue().to_pybytes(), scratch=out)
 
 
 def _rows(columns: dict[str, list[Any]], split: str) -> list[dict[str, Any]]:
     """Means of the score columns, over all questions, per type, and over those with a bag."""
     kinds = np.array(columns["type"], dtype=object)
-    bag = np.array([a is not None for a in columns["attributes"]])
+    bag = np.array(columns["has_bag"])
     groups = [(split, np.ones(len(kinds), bool)), *((f"{split}:{k}", kinds == k) for k in sorted(set(columns["type"])))]
     if bag.any():
         groups.append((f"{split}:with_bag", bag))
     scores = {"vqa": "correct", "vqa.shuffled": "correct_shuffled", "vqa.blind": "correct_blind", "vqa.constant": "correct_constant"}
-    scores |= {"vqa.attributes": "attributes", "vqa.choice": "choice_correct"}
+    scores |= {"vqa.attributes": "correct_attributes", "vqa.choice": "choice_correct"}
     scores |= {"vqa.choice.shuffled": "choice_correct_shuffled", "vqa.choice.blind": "choice_correct_blind"}
     offered = [1 / n if n else np.nan for n in columns["n_choices"]]
     rows = []

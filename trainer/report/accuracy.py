@@ -21,7 +21,7 @@ OVERALL = "held_out"
 CONTROLS = {
     "vqa.constant": ("best constant answer per question type", "--"),
     "vqa.shuffled": ("images shuffled among questions", ":"),
-    "vqa.attributes": ("bag of attributes", "-."),
+    "vqa.attributes": ("bag of attributes: what is there, not what belongs to what", "-."),
 }
 
 
@@ -86,7 +86,7 @@ def _paper(panel: Any, known: list[float | None], y: Any) -> None:
     panel.axvline(paper.CHANCE, linestyle="--", color=FAINT, linewidth=1)
     panel.set_xlim(0, 45)
     panel.set_title("the paper:\nanother scale", fontsize=8)
-    panel.set_xlabel("VQA average, %")
+    panel.set_xlabel("VQA, %")
     panel.tick_params(axis="y", length=0)
 
 

@@ -43,7 +43,7 @@ def _size(evidence: Evidence) -> list[str]:
 def _seeds(evidence: Evidence) -> list[str]:
     spreads = {a: spread(v) for a in evidence.arms if len(v := evidence.values(a, "vqa", OVERALL)) > 1}
     out = [
-        f"{len(evidence.seeds)} paired seed(s): initialisation, noise and t differ between them, and are the same for all arms of one seed; "
+        f"{evidence.seeds_said}: initialisation, noise and t differ between them, and are the same for all arms of one seed; "
         "records and their order are the plan's."
     ]
     if spreads:

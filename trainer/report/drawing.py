@@ -86,6 +86,13 @@ def figure(svg: Markup, *caption: Any) -> Markup:
     return tag("figure", svg, tag("figcaption", *caption))
 
 
+def legend(fig: Any, panels: Any, order: list[str], columns: int) -> None:
+    """One legend above the panels, each name once, in the given order."""
+    found = {name: handle for panel in panels for handle, name in zip(*panel.get_legend_handles_labels(), strict=True)}
+    names = [n for n in order if n in found]
+    fig.legend([found[n] for n in names], names, loc="outside upper left", ncols=columns, handlelength=1.6, borderpad=0)
+
+
 def ragged(names: list[str], width: int = 18) -> list[str]:
     """Names broken at + and _ into lines of about `width` characters, for axis labels."""
     return [_broken(clean(name), width) for name in names]

@@ -86,6 +86,11 @@ class Evidence:
             return None
         return np.stack(out)
 
+    @property
+    def seeds_said(self) -> str:
+        """How many seeds, in words."""
+        return "1 seed" if len(self.seeds) == 1 else f"{len(self.seeds)} paired seeds"
+
     def types(self) -> list[str]:
         """Question types, most questions first."""
         table = next((r.answers for r in self.runs.values() if r.answers is not None), None)

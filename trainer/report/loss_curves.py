@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from trainer.report.drawing import colour, draw, figure
+from trainer.report.drawing import colour, draw, figure, legend
 from trainer.report.evidence import Evidence
 from trainer.report.markup import Markup, clean, tag
 from trainer.report.statistics import Floats
@@ -41,7 +41,10 @@ def line(evidence: Evidence, arm: str, key: tuple[str, str]) -> tuple[Floats, Fl
 
 def section(evidence: Evidence) -> Markup | None:
     """The panels, text losses first."""
-    keys = sorted({k for r in evidence.runs.values() for k in r.curves}, key=lambda k: (k[0] != "text", k[1]))
+    # A source without text has cross-entropy on structure tokens alone, which is no language.
+    words = {s for r in evidence.runs.values() for s, n in r.tokens.items() if n.get("text", 1)}
+    found = {k for r in evidence.runs.values() for k in r.curves if k[0] != "text" or k[1] in words}
+    keys = sorted(found, key=lambda k: (k[0] != "text", k[1]))
     if not keys:
         return None
     rows = (len(keys) + 1) // 2
@@ -59,7 +62,7 @@ def _draw(fig: Any, evidence: Evidence, keys: list[tuple[str, str]], rows: int) 
         for i, arm in enumerate(evidence.arms):
             found = line(evidence, arm, (loss, source))
             if found is not None:
-                panel.plot(*found, color=colour(i), label=arm)
+                panel.plot(*found, color=colour(i), label=clean(arm))
         panel.set_title(f"{clean(source)}: {'text' if loss == 'text' else 'images'}")
         panel.set_ylabel(UNITS[loss], fontsize=8)
         panel.grid(axis="y", alpha=0.35)
@@ -69,11 +72,7 @@ def _draw(fig: Any, evidence: Evidence, keys: list[tuple[str, str]], rows: int) 
     for panel in panels[len(keys) :]:
         panel.set_axis_off()
     fig.supxlabel("payload tokens seen", fontsize=8.5)
-    handles: dict[str, Any] = {}
-    for panel in panels:
-        for handle, name in zip(*panel.get_legend_handles_labels(), strict=True):
-            handles.setdefault(clean(name), handle)
-    fig.legend(list(handles.values()), list(handles), loc="outside upper left", ncols=2, handlelength=1.6, borderpad=0)
+    legend(fig, panels, [clean(a) for a in evidence.arms], 2)
 
 
 def _ticks() -> Any:

@@ -1,4 +1,4 @@
-"""HTML that cannot be injected: every string is escaped on its way in, and only what this module made itself passes unescaped.
+"""HTML that cannot be injected: every string is escaped on its way in, and only what was made here or by `pipelines.format.page` passes.
 
     tag("td", answer, title=question)      answer and question may hold anything: they become text, never elements, handlers or URLs
 
@@ -14,15 +14,13 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+from pipelines.format.page import POLICY, Html
+
+__all__ = ["POLICY", "Markup", "clean", "joined", "link", "table", "tag", "text"]
+Markup = Html  # text that is already HTML: one type for all pages of the project
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _NAME = re.compile(r"[a-zA-Z][a-zA-Z0-9-]*")
 _VOID = {"meta", "br", "hr", "img", "col"}
-
-
-class Markup(str):
-    """Text that is already HTML. Made by `tag`, `joined` and the drawing module; never from data."""
-
-    __slots__ = ()
 
 
 def text(value: Any) -> Markup:

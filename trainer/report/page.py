@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from trainer.report import accuracy, arms, caveats, differences, language, lineage, loss_curves, tokens, types
 from trainer.report.evidence import Evidence
-from trainer.report.markup import Markup, joined, link, tag
+from trainer.report.markup import POLICY, Markup, joined, link, tag
 
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
 SECTIONS = (  # anchor, name in the navigation, what makes it
     ("accuracy", "accuracy", accuracy.section),
     ("caveats", "what this is and is not", caveats.section),
@@ -27,7 +26,7 @@ STYLE = Markup("""
 @media(prefers-color-scheme:dark){:root{--ink:#e4e7eb;--paper:#15181c;--faint:#8d96a1;--line:#333a43;--soft:#1d2127;--bad:#ff8a80}}
 *{box-sizing:border-box}
 body{margin:0;background:var(--paper);color:var(--ink);font:16px/1.55 system-ui,-apple-system,"Segoe UI",sans-serif}
-main{max-width:960px;margin:0 auto;padding:24px 16px 64px}
+main{max-width:1080px;margin:0 auto;padding:24px 16px 64px}
 h1{font-size:1.7rem;line-height:1.2;margin:.2em 0}
 h2{font-size:1.2rem;margin:2.2em 0 .6em;padding-top:.6em;border-top:1px solid var(--line)}
 p,li{max-width:75ch;overflow-wrap:anywhere}
@@ -73,5 +72,5 @@ def render(evidence: Evidence) -> str:
 def _opening(evidence: Evidence) -> list[Markup]:
     print_ = str(evidence.card.get("fingerprint", ""))[:16]
     made = joined([" · fingerprint ", tag("code", print_)]) if print_ else None
-    lead = tag("p", f"{len(evidence.arms)} arms × {len(evidence.seeds)} paired seeds, scale {evidence.scale:g}", made, class_="lead")
+    lead = tag("p", f"{len(evidence.arms)} arms × {evidence.seeds_said}, scale {evidence.scale:g}", made, class_="lead")
     return [tag("h1", evidence.name), lead]

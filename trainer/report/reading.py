@@ -17,7 +17,8 @@ def read(root: str, card: dict[str, Any]) -> Evidence:
     budgets, repeats = {}, {}
     for arm, facts in card["arms"].items():
         plan = read_card(storage.resolve(facts["plan"], storage.absolute(root)))
-        budgets[arm] = {name: kinds["payload"] for name, kinds in planned(plan).items()}
+        counted = planned(plan)
+        budgets[arm] = {name: counted[name]["payload"] for name in plan["mixture"]["sources"]}  # in the order of the YAML
         repeats[arm] = float(facts["repeats"])
         for seed, place in facts["runs"].items():
             path = storage.resolve(place, storage.absolute(root))
@@ -71,8 +72,9 @@ def _kinds(source: dict[str, Any]) -> dict[str, int]:
     out = {"payload": int(tokens.get("all", 0))}
     if "structure" in source:
         out["structure"] = int(source["structure"])
-    if "loss" in tokens:
-        out["loss"] = int(tokens["loss"])
+    for kind in ("loss", "text"):
+        if kind in tokens:
+            out[kind] = int(tokens[kind])
     return out
 
 

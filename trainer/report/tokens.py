@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from trainer.report.drawing import INK, colour, draw, figure, ragged
+from trainer.report.drawing import INK, colour, draw, figure, legend, ragged
 from trainer.report.evidence import Evidence, RunEvidence
 from trainer.report.loss_curves import _tokens
 from trainer.report.markup import Markup, clean, table, tag
@@ -78,7 +78,4 @@ def _draw(fig: Any, evidence: Evidence, sources: list[str]) -> None:
     panel.tick_params(axis="y", length=0)
     panel.xaxis.set_major_formatter(_tokens)
     panel.set_xlabel("tokens")
-    handles: dict[str, Any] = {}
-    for handle, name in zip(*panel.get_legend_handles_labels(), strict=True):
-        handles.setdefault(name, handle)
-    fig.legend(list(handles.values()), list(handles), loc="outside upper left", ncols=3, handlelength=1.2, borderpad=0)
+    legend(fig, [panel], [*map(clean, sources), "structure and padding", "loss-bearing"], 3)
