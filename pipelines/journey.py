@@ -57,13 +57,13 @@ def prepare(journey: Journey) -> list[tuple[JourneyStep, Any, Any]]:
 def travel(steps: list[tuple[JourneyStep, Any, Any]], job: Any, say: Callable[[str], None]) -> Iterator[dict[str, Any]]:
     """Run the steps one after the other; one row per finished step. Stops between steps when the job is asked to."""
     for i, (step, stage, config) in enumerate(steps, 1):
-        head = f"[{i:{len(str(len(steps)))}}/{len(steps)}] {step.run:14} {Path(step.config).stem}"
-        say(f"{head} …")
+        head = f"[{i:{len(str(len(steps)))}}/{len(steps)}] {step.run:13} {Path(step.config).stem}"
+        say(f"{head} → {getattr(config, 'output', '')} …")
         start = time.monotonic()
         path = str(stage.run(config, job))
         seconds = time.monotonic() - start
         found = stats(path)
-        say(f"{head}  {seconds:6.1f} s  {_holds(found)}  {path}")
+        say(f"{head} → {getattr(config, 'output', path)}: {_holds(found)} in {seconds:.1f} s")
         yield {"run": step.run, "config": step.config, "path": path, "seconds": round(seconds, 2), "stats": found}
         if job.stop.is_set():
             return
@@ -72,4 +72,4 @@ def travel(steps: list[tuple[JourneyStep, Any, Any]], job: Any, say: Callable[[s
 def _holds(found: dict[str, Any]) -> str:
     parts = [f"{found['records']:,} records"] if found.get("records") else []
     tokens = (found.get("tokens") or {}).get("all")
-    return " ".join([*parts, *([f"{tokens:,} tokens"] if tokens else [])])
+    return ", ".join([*parts, *([f"{tokens:,} tokens"] if tokens else [])]) or "done"

@@ -17,8 +17,8 @@ from pipelines.format import page
 from pipelines.format.dataset import Dataset
 from pipelines.format.errors import HeadwaterError, Reject
 from pipelines.format.manifest import parent_path, read_card
-from pipelines.format.record import Record, Segment
 from pipelines.format.page import Html, tag
+from pipelines.format.record import Record, Segment
 
 SHOWN = 48  # records on the sheet
 SIDE = 160  # pixels of a thumbnail's longest side

@@ -122,7 +122,7 @@ def banned(path: Path, name: str) -> Iterator[str]:
             yield f"{where}: torch.load without weights_only=True unpickles"
         if said in ("yaml.load", "yaml.unsafe_load", "yaml.full_load", "yaml.load_all"):
             yield f"{where}: {said} builds objects; yaml_text.read_yaml is ours"
-        if isinstance(s := words.get("shell"), ast.Constant) and s.value or said in ("os.system", "os.popen"):
+        if (isinstance(s := words.get("shell"), ast.Constant) and s.value) or said in ("os.system", "os.popen"):
             yield f"{where}: a shell reads what it is given"
         if isinstance(a := words.get("allow_pickle"), ast.Constant) and a.value:
             yield f"{where}: allow_pickle unpickles"

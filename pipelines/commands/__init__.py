@@ -22,7 +22,7 @@ import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -165,10 +165,9 @@ def _data_channel(as_json: bool) -> Iterator[Any]:
     real = os.dup(1)
     os.dup2(2, 1)
     try:
-        with os.fdopen(os.dup(real), "w", encoding="utf-8") as data:
+        with os.fdopen(os.dup(real), "w", encoding="utf-8") as data, redirect_stdout(sys.stderr):
             yield data
     finally:
-        sys.stdout.flush()
         os.dup2(real, 1)
         os.close(real)
 

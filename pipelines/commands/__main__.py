@@ -1,6 +1,5 @@
-"""`python -m pipelines.commands`: the console script for places where it is not on the path."""
+"""`python -m pipelines.commands VERB …` is `pipelines VERB …`, for places where the console script is not on the path."""
 
 from pipelines.commands import main
 
-if __name__ == "__main__":
-    raise SystemExit(main())
+main()

@@ -88,7 +88,7 @@ def overrides(rest: list[str]) -> list[str]:
 
 def _assigns(word: str) -> bool:
     key, given, _ = word.partition("=")
-    return bool(given) and all(part.replace("-", "_").isidentifier() or part.isdigit() for part in key.split("."))
+    return bool(given and key) and not any(c.isspace() for c in key)
 
 
 def show(answer: dict[str, Any]) -> None:
