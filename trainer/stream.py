@@ -21,6 +21,7 @@ import numpy as np
 
 from mixtures.layout import LATENT, TEXT, Layout, layout
 from mixtures.span import Span
+from pipelines.format import codec, storage
 from pipelines.format.dataset import Dataset
 from pipelines.format.record import Record, Segment
 from trainer.batch import IGNORED, Batch, Document, collate
@@ -55,14 +56,14 @@ class Reader:
 
     def compose(self, record: Record, laid: Layout, span: Span) -> Document:
         """A document from a layout of `record`; payloads come from the span's dataset and shard."""
-        dataset, runs = self.plan.datasets[span.dataset], _runs(laid)
+        shard, runs = self._shard(span.dataset, span.shard), _runs(laid)
         tokens = laid.token.copy()
         latents = []
         for segment, where, offset in runs.text:
-            ids = dataset.array(span.shard, record.segments[segment])
+            ids = shard.array(record.segments[segment])
             tokens[where] = ids[offset : offset + where.stop - where.start]
         for segment in laid.image_segment.tolist():
-            latents.append(dataset.array(span.shard, record.segments[segment]))
+            latents.append(shard.array(record.segments[segment]))
         target = np.where(runs.predicted, np.append(tokens[1:], 0), IGNORED).astype(np.int32)
         tokens[runs.latent] = self.plan.specials.pad
         return Document(
@@ -136,11 +137,13 @@ def _runs(laid: Layout) -> _Runs:
 
 
 class _Shard:
-    """The columns of one index that a batch needs, as flat arrays: a nested row by pyarrow costs 20 times as much as a slice of these."""
+    """One shard, opened: the index columns that a batch needs as flat arrays (a nested row by pyarrow costs 20 times as much as a slice of
+    these), and its data files mapped whole."""
 
     def __init__(self, dataset: Dataset, shard: int) -> None:
         table = dataset.index(shard, ["id", "data", "segments"]).combine_chunks()
-        self.where = f"{dataset.path} shard {shard}"
+        self.dataset, self.shard = dataset, shard
+        self.files: dict[str, memoryview] = {}
         self.ids, self.data = table["id"].to_pylist(), table["data"].to_pylist()
         lists = table["segments"].combine_chunks()
         lists = lists.chunk(0) if hasattr(lists, "num_chunks") else lists
@@ -152,7 +155,22 @@ class _Shard:
         self.offset, self.nbytes = (flat.field(n).fill_null(0).to_numpy(zero_copy_only=False) for n in ("offset", "nbytes"))
         self.shape = flat.field("shape").to_pylist()
 
+    def array(self, segment: Segment) -> np.ndarray:
+        """Token ids [n], or latents f32 [n, width] as stored."""
+        if not storage.is_local(self.dataset.path):
+            return self.dataset.array(self.shard, segment)  # a ranged read
+        if segment.kind not in self.files:
+            entry = self.dataset.shards[self.shard]
+            size = entry.tokens_bytes if segment.kind == "tokens" else entry.data_bytes
+            self.files[segment.kind] = self.dataset.slice(self.shard, segment.kind, 0, size or 0)
+        assert segment.offset is not None and segment.nbytes is not None
+        view = self.files[segment.kind][segment.offset : segment.offset + segment.nbytes]
+        if segment.kind == "tokens":
+            return np.frombuffer(view, segment.dtype)
+        return codec.decode_latents(view, str(segment.dtype), *segment.shape)
+
     def record(self, row: int) -> Record:
+        """The record at a row of the index: what a layout and a read need, and nothing else."""
         segments = []
         for i in range(self.offsets[row], self.offsets[row + 1]):
             segments.append(

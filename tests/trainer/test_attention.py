@@ -51,9 +51,9 @@ def test_back_ends_agree_with_the_dense_mask(backend: str, seed: int) -> None:
     fallen = (batch.condition > 0) & (torch.rand(batch.shape, generator=torch.Generator().manual_seed(seed)) < 0.5)
     m = order(batch)
     g = torch.Generator().manual_seed(seed)
-    q, k, v = (torch.randn(len(m.slots), heads, 8, generator=g) for heads in (4, 2, 2))
-    expected = prepare(batch, m, fallen, "dense")(q, k, v)
-    found = prepare(batch, m, fallen, backend)(q, k, v)
+    qkv = torch.randn(len(m.slots), 4 + 2 + 2, 8, generator=g)
+    expected = prepare(batch, m, fallen, "dense")(qkv, 4)
+    found = prepare(batch, m, fallen, backend)(qkv, 4)
     assert torch.allclose(found, expected, atol=1e-5)
 
 
@@ -63,12 +63,11 @@ def test_gradients_through_documents_equal_those_through_the_dense_mask() -> Non
     grads = []
     for backend in ("dense", "documents"):
         g = torch.Generator().manual_seed(0)
-        inputs = [torch.randn(len(m.slots), heads, 8, generator=g).requires_grad_() for heads in (4, 2, 2)]
+        qkv = torch.randn(len(m.slots), 4 + 2 + 2, 8, generator=g).requires_grad_()
         weight = torch.randn(len(m.slots), 4, 8, generator=g)
-        (prepare(batch, m, None, backend)(*inputs) * weight).sum().backward()
-        grads.append([x.grad for x in inputs])
-    for a, b in zip(*grads, strict=True):
-        assert torch.allclose(a, b, atol=1e-5)
+        (prepare(batch, m, None, backend)(qkv, 4) * weight).sum().backward()
+        grads.append(qkv.grad)
+    assert torch.allclose(*grads, atol=1e-5)
 
 
 def test_text_is_causal_and_an_image_sees_itself_whole() -> None:

@@ -77,9 +77,9 @@ def order(batch: Batch) -> Order:
 
 
 class Attend(Protocol):
-    """q [T,H,d], k and v [T,K,d] in the order of hidden states → [T,H,d]; heads of q share k and v in groups of H / K."""
+    """Queries, keys and values [T, H + 2 K, d] in the order of hidden states → [T, H, d]; queries share keys in groups of H / K."""
 
-    def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor: ...
+    def __call__(self, qkv: Tensor, heads: int) -> Tensor: ...
 
 
 def prepare(batch: Batch, where: Order, dropped: Tensor | None = None, backend: Backend = "auto") -> Attend:
@@ -91,13 +91,18 @@ def prepare(batch: Batch, where: Order, dropped: Tensor | None = None, backend: 
     return {"dense": _dense, "documents": _documents, "flex": _flex}[backend](batch, where, dropped)
 
 
-def _nothing(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def _nothing(qkv: Tensor, heads: int) -> Tensor:
     # A rank without rows still owes the collective a gradient, of zeros, for every parameter.
-    return q + (k.sum() + v.sum()) * 0
+    return qkv[:, :heads]
 
 
-def _grouped(x: Tensor, heads: int) -> Tensor:
-    return x if x.shape[1] == heads else x.repeat_interleave(heads // x.shape[1], dim=1)
+def _split(qkv: Tensor, heads: int, repeat: bool = True) -> list[Tensor]:
+    """[.., H + 2 K, L, d] → q, k, v, the last two repeated to H heads unless the kernel shares them itself."""
+    kv = (qkv.shape[-3] - heads) // 2
+    q, k, v = qkv.split([heads, kv, kv], dim=-3)
+    if repeat and kv != heads:
+        k, v = (x.repeat_interleave(heads // kv, dim=-3) for x in (k, v))
+    return [q, k, v]
 
 
 # ---- dense: the reference --------------------------------------------------------------------------------------------------------------
@@ -108,10 +113,9 @@ def _dense(batch: Batch, where: Order, dropped: Tensor | None) -> Attend:
     m = marks(batch, dropped)
     mask = visible(Marks(*(x[:, :, None] for x in m)), Marks(*(x[:, None, :] for x in m)))[:, None]
 
-    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        heads = q.shape[1]
-        q_, k_, v_ = (_spread(_grouped(x, heads), where.slots, rows, length) for x in (q, k, v))
-        out = F.scaled_dot_product_attention(q_, k_, v_, attn_mask=mask)
+    def attend(qkv: Tensor, heads: int) -> Tensor:
+        q, k, v = _split(_spread(qkv, where.slots, rows, length), heads)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return out.transpose(1, 2).reshape(rows * length, heads, -1).index_select(0, where.slots)
 
     return attend
@@ -158,17 +162,14 @@ def _documents(batch: Batch, where: Order, dropped: Tensor | None) -> Attend:
         groups.append(_Group(len(members), longest, _group_mask(flat, torch.from_numpy(positions).to(device), inside)))
     into, out_of = torch.from_numpy(np.concatenate(there)).to(device), torch.from_numpy(back).to(device)
 
-    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        heads, kv = q.shape[1], k.shape[1]
-        cells = torch.cat([q, k, v], dim=1).flatten(1).index_select(0, into)
-        parts = cells.split([g.documents * g.longest for g in groups])
+    def attend(qkv: Tensor, heads: int) -> Tensor:
+        cells = qkv.flatten(1).index_select(0, into)
         out = []
-        for group, part in zip(groups, parts, strict=True):
-            split = part.view(group.documents, group.longest, heads + 2 * kv, -1).transpose(1, 2).split([heads, kv, kv], dim=1)
-            q_, k_, v_ = (_grouped(x, heads) for x in split)
-            mixed = F.scaled_dot_product_attention(q_, k_, v_, attn_mask=group.mask.to(q.dtype))
+        for group, part in zip(groups, cells.split([g.documents * g.longest for g in groups]), strict=True):
+            q, k, v = _split(part.view(group.documents, group.longest, *qkv.shape[1:]).transpose(1, 2), heads)
+            mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=group.mask.to(q.dtype))
             out.append(mixed.transpose(1, 2).reshape(group.documents * group.longest, -1))
-        return (torch.cat(out) if len(out) > 1 else out[0]).index_select(0, out_of).view(q.shape)
+        return (torch.cat(out) if len(out) > 1 else out[0]).index_select(0, out_of).view(len(qkv), heads, -1)
 
     return attend
 
@@ -220,9 +221,9 @@ def _flex(batch: Batch, where: Order, dropped: Tensor | None) -> Attend:
     block_mask = create_block_mask(mask_mod, B=rows, H=None, Q_LEN=length, KV_LEN=length, device=str(device))
     kernel = _compiled_flex() if device.type == "cuda" else flex_attention
 
-    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        spread = [_spread(x, where.slots, rows, length) for x in (q, k, v)]
-        out = kernel(*spread, block_mask=block_mask, enable_gqa=q.shape[1] != k.shape[1])
-        return out.transpose(1, 2).reshape(rows * length, *q.shape[1:]).index_select(0, where.slots)
+    def attend(qkv: Tensor, heads: int) -> Tensor:
+        q, k, v = _split(_spread(qkv, where.slots, rows, length), heads, repeat=False)
+        out = kernel(q, k, v, block_mask=block_mask, enable_gqa=q.shape[1] != k.shape[1])
+        return out.transpose(1, 2).reshape(rows * length, heads, -1).index_select(0, where.slots)
 
     return attend

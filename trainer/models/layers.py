@@ -8,7 +8,7 @@ parameter starts, so that it starts the same under any sharding.
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -32,17 +32,65 @@ def rotary_tables(position: Tensor, head: int, theta: float) -> tuple[Tensor, Te
     return angle.cos(), angle.sin()
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate the two halves of each head of x [T, heads, d] into one another."""
-    a, b = x.chunk(2, dim=-1)
-    return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1).to(x.dtype)
+class _Rotated(torch.autograd.Function):
+    """Rotary positions written once: forward rotates queries and keys into the buffer that values join, backward rotates back.
+
+    Left to autograd the same costs 20 small operations a layer and two concatenations; this is 8 (2 ms of a 35 ms step at demo size).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, qk: Tensor, v: Tensor, cos: Tensor, sin: Tensor) -> Tensor:  # type: ignore[override]
+        ctx.save_for_backward(cos, sin)
+        ctx.heads = qk.shape[1]
+        out = qk.new_empty(len(qk), qk.shape[1] + v.shape[1], qk.shape[2])
+        _turn(qk, cos, sin, out[:, : qk.shape[1]])
+        out[:, qk.shape[1] :] = v
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
+        cos, sin = ctx.saved_tensors
+        qk = grad[:, : ctx.heads]
+        back = torch.empty_like(qk, memory_format=torch.contiguous_format)
+        _turn(qk, cos, -sin, back)
+        return back, grad[:, ctx.heads :], None, None
+
+
+def _turn(x: Tensor, cos: Tensor, sin: Tensor, out: Tensor) -> None:
+    """Rotate the halves of each head of x [T, heads, d] into one another, into `out`."""
+    half = x.shape[-1] // 2
+    a, b = x[..., :half], x[..., half:]
+    first, second = out[..., :half], out[..., half:]
+    torch.mul(a, cos, out=first).addcmul_(b, sin, value=-1)
+    torch.mul(a, sin, out=second).addcmul_(b, cos)
+
+
+def rotate(qk: Tensor, v: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """qk [T, H + K, d] rotated by the tables, and v [T, K, d] as it is, in one tensor [T, H + 2 K, d] of qk's type."""
+    return _Rotated.apply(qk, v, cos.to(qk.dtype), sin.to(qk.dtype))  # type: ignore[no-any-return]
+
+
+class _SquaredReLU(torch.autograd.Function):
+    """max(x, 0)^2, keeping only max(x, 0): two passes forward, two backward, against seven by way of relu and square."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:  # type: ignore[override]
+        positive = x.clamp_min(0)
+        ctx.save_for_backward(positive)
+        return positive * positive
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
+        (positive,) = ctx.saved_tensors
+        return (grad * positive).mul_(2)
 
 
 class Attention(nn.Module):
     """Grouped-query attention with rotary positions and, by choice, normalised queries and keys (Dehghani et al., arXiv 2302.05442)."""
 
-    def __init__(self, width: int, heads: int, kv_heads: int, qk_norm: bool) -> None:
+    def __init__(self, width: int, heads: int, kv_heads: int, qk_norm: Norm | None) -> None:
         super().__init__()
+        self.qk_norm = qk_norm
         self.heads, self.kv_heads, self.head = heads, kv_heads, width // heads
         self.qkv = nn.Linear(width, (heads + 2 * kv_heads) * self.head, bias=False)
         self.out = nn.Linear(width, width, bias=False)
@@ -55,9 +103,8 @@ class Attention(nn.Module):
         qk, v = self.qkv(x).view(len(x), q_and_k + self.kv_heads, self.head).split([q_and_k, self.kv_heads], dim=1)
         if self.qk_gain is not None:
             gain = torch.cat([self.qk_gain[:1].expand(self.heads, -1), self.qk_gain[1:].expand(self.kv_heads, -1)])
-            qk = F.rms_norm(qk, (self.head,), eps=1e-6) * gain
-        q, k = rotate(qk, cos, sin).split([self.heads, self.kv_heads], dim=1)
-        return self.out(attend(q, k, v.to(q.dtype)).flatten(1))
+            qk = (F.layer_norm(qk, (self.head,), eps=1e-6) if self.qk_norm == "layer" else F.rms_norm(qk, (self.head,), eps=1e-6)) * gain
+        return self.out(attend(rotate(qk, v, cos, sin), self.heads).flatten(1))
 
 
 class FeedForward(nn.Module):
@@ -75,7 +122,7 @@ class FeedForward(nn.Module):
         if self.gated:
             gate, h = h.chunk(2, dim=-1)
             return self.down(F.silu(gate) * h)
-        return self.down(F.relu(h).square())
+        return self.down(_SquaredReLU.apply(h))
 
 
 class SharedFFN(nn.Module):

@@ -110,7 +110,7 @@ class TransfusionModel(nn.Module):
         self.time = TimeEmbedding(width) if shape.time == "added" else None
         self.blocks = nn.ModuleList(
             Block(
-                Attention(width, shape.heads, shape.kv_heads or shape.heads, shape.qk_norm),
+                Attention(width, shape.heads, shape.kv_heads or shape.heads, shape.norm if shape.qk_norm else None),
                 ffn(width, shape.inner, shape.activation), width, shape.norm,
             )
             for _ in range(shape.layers)
