@@ -62,7 +62,8 @@ def first(dataset: Dataset, n: int, skip: int = 0) -> Iterator[Found]:
 def spread(dataset: Dataset, n: int) -> Iterator[Found]:
     """About n records from all over the dataset: evenly spaced rows, so that a contact sheet is not all of one file."""
     total = sum(shard.records for shard in dataset.shards)
-    wanted = sorted({k * total // n for k in range(min(n, total))}) if total else []
+    n = min(n, total)
+    wanted = [k * total // n for k in range(n)]
     start = 0
     for i, shard in enumerate(dataset.shards):
         rows = [k - start for k in wanted if start <= k < start + shard.records]

@@ -265,14 +265,14 @@ HOSTILE = [
 @pytest.mark.parametrize("text", HOSTILE)
 def test_no_escape_of_a_caption_reaches_the_terminal(text: str) -> None:
     cleaned = clean(f"before{text}after")
-    assert not any(ord(c) < 32 and c not in "\t\n" or 127 <= ord(c) < 160 or c in "\u202e\u2066" for c in cleaned)
+    assert not any((ord(c) < 32 and c not in "\t\n") or 127 <= ord(c) < 160 or c in "\u202e\u2066" for c in cleaned)
     assert cleaned.startswith("before") and cleaned.endswith("after")
 
 
 @given(st.text())
 def test_cleaning_leaves_no_control_and_is_idempotent(text: str) -> None:
     cleaned = clean(text)
-    assert not any(ord(c) < 32 and c not in "\t\n" or 127 <= ord(c) < 160 for c in cleaned)
+    assert not any((ord(c) < 32 and c not in "\t\n") or 127 <= ord(c) < 160 for c in cleaned)
     assert clean(cleaned) == cleaned and len(short(text, 20)) <= 20
 
 
