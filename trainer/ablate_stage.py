@@ -9,6 +9,7 @@ by source must equal the plan, for every run. The card is written last.
 from __future__ import annotations
 
 import json
+import sys
 from typing import Any
 
 from mixtures.mixture import Mixture
@@ -130,7 +131,17 @@ def _train(config: Ablation, job: Any, plans: dict[str, Any], runs: list[ArmRun]
         threads = item.run.threads or (1 if config.parallel > 1 else None)
         run = item.run.model_copy(update={"threads": threads, "processes": 1})
         tasks.append(task(f"{item.arm} seed {item.seed}", run, asked, float(plans[item.arm].card["tokens"]["all"])))
-    sweep(tasks, config.parallel, job.stop, job.log)
+    sweep(tasks, config.parallel, job.stop, _told(job))
+
+
+def _told(job: Any) -> Any:
+    """Finished arm-runs go to the job's log, and as a line to the person waiting."""
+
+    def say(event: str, **fields: Any) -> None:
+        job.log(event, **fields)
+        print(f"  {event} {fields['name']}: {fields['seconds']} s, {fields['done']} of {fields['of']}", file=sys.stderr, flush=True)
+
+    return say
 
 
 def finish(config: Ablation, plans: dict[str, Any], runs: list[ArmRun], few: list[str]) -> str:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import threading
+import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -29,7 +33,7 @@ def document(tmp: str = "x", **over) -> dict:
         "name": "toy",
         "scale": 2e-7,
         "seeds": [0, 1],
-        "run": {"model": MODEL, "batch": 1, "plan": "", "output": "", "flow": {"predict": "v", "shift": 1}},
+        "run": {"model": MODEL, "batch": 1, "plan": "", "output": "", "threads": 1, "flow": {"predict": "v", "shift": 1}},
         "mixture": {"sequence_length": 96, "held_out": {"fraction": 0.3}, "sources": sources},
         "arms": ARMS,
         "evaluate": [{"vqa": {"questions": 5}}, "text_perplexity", "flow_loss"],
@@ -182,8 +186,53 @@ def test_two_at_a_time_give_the_numbers_of_one_at_a_time(done, tmp_path):
     ABLATE.run(beside, Job())
     wanted = [r for r in pq.read_table(f"{done[2]}/results.parquet").to_pylist() if r["seed"] == 1 and r["arm"] != "more"]
     found = pq.read_table(tmp_path / "results.parquet").to_pylist()
-    assert [(r["arm"], r["metric"], r["split"], r["n"]) for r in found] == [(r["arm"], r["metric"], r["split"], r["n"]) for r in wanted]
-    assert [r["value"] for r in found] == pytest.approx([r["value"] for r in wanted], rel=1e-4)
+    assert found == wanted
+
+
+KILLED = """
+import json, sys
+from pipelines.format.document import parse
+from tests.trainer.test_ablation import Job
+from trainer.ablate_stage import ABLATE
+from trainer.ablation import Ablation
+
+if __name__ == "__main__":
+    ABLATE.run(parse(Ablation, json.loads(sys.argv[1]), name="toy.yaml"), Job())
+"""
+
+
+def test_a_killed_ablation_leaves_no_worker_and_resumes_to_the_same_results(done, tmp_path):
+    script, output = tmp_path / "killed.py", tmp_path / "ablation"
+    script.write_text(KILLED)
+    smaller = {"arms": {"few": ARMS["few"], "with_text": ARMS["with_text"]}, "seeds": [0], "parallel": 2}
+    said = {**document(done[0], output=str(output), **smaller), "run": {**document()["run"], "checkpoint_every": 2}}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    process = subprocess.Popen([sys.executable, str(script), json.dumps(said)], env=environment, stderr=subprocess.DEVNULL, start_new_session=True)
+    try:
+        until(lambda: process.poll() is not None or list(output.glob("arms/*/*/checkpoints/*/complete.json")), 120)
+        workers = [int(p) for p in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+        assert process.poll() is None and not (output / "results.parquet").exists()
+    finally:
+        process.kill()
+        process.wait()
+    until(lambda: not any(alive(p) for p in workers), 20)
+    ABLATE.run(made(done[0], output=str(output), **smaller, run=document()["run"]), Job())
+    wanted = [r for r in pq.read_table(f"{done[2]}/results.parquet").to_pylist() if r["seed"] == 0 and r["arm"] != "more"]
+    assert pq.read_table(output / "results.parquet").to_pylist() == wanted
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def until(true, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.05)
 
 
 def test_an_arm_of_fewer_than_ten_steps_is_refused(done, tmp_path):

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from trainer.report import caveats, differences, loss_curves, tokens, types
+from trainer.report import caveats, differences, language, loss_curves, tokens, types
 from trainer.report.evidence import Evidence, RunEvidence, curves
 from trainer.report.markup import Markup, joined, table, tag, text
 from trainer.report.page import SECTIONS, render
@@ -49,7 +49,7 @@ def evidence(seeds: tuple[int, ...] = (0, 1), types: tuple[str, ...] = TYPES, so
             results += [result(arm, seed, "vqa.attributes", s, 0.47) for s in ("held_out", "held_out:with_bag")]
             results.append(result(arm, seed, "vqa", "held_out:with_bag", skill))
             for metric, value in (("text_perplexity", 3 + skill), ("bits_per_byte", 0.6 + skill / 9), ("flow_loss", 0.9 - skill / 3)):
-                results.append(result(arm, seed, metric, "held_out", value + seed / 100))
+                results += [result(arm, seed, metric, s, value + seed / 100) for s in ("held_out", "held_out:text")]
             counted = {rename.get(s, s): {"payload": 6000 * n, "structure": 300 * n, "loss": 2000 * n} for s, n in budget.items()}
             steps = max(10, 12 * sum(budget.values()))
             x = np.linspace(1, 6000 * sum(budget.values()), 200)
@@ -171,6 +171,11 @@ def test_the_confound_of_steps_is_said_and_its_control_named():
     said = caveats.section(evidence())
     assert "vqa20 gets 240 optimiser steps" in said and "vqa20x5, the same data repeated, is the control for that" in said
     assert "fewer than 300 optimiser steps in vqa20;" in said
+
+
+def test_what_an_arm_never_trained_on_is_grey():
+    page = language.section(evidence())
+    assert page.count('class="weak"') == 3 * 5  # three metrics, five arms without text
 
 
 def test_arms_that_hold_the_target_alone_are_found_by_their_budgets():

@@ -26,7 +26,7 @@ class TextPerplexity(Part):
     max_tokens: Size | None = None
 
     def run(self, subject: Subject, out: str) -> list[dict[str, Any]]:
-        """Rows text_perplexity and bits_per_byte, split held_out (all sources together) and held_out:<source> when there are several."""
+        """Rows text_perplexity and bits_per_byte, split held_out (all sources together) and held_out:<source>."""
         from trainer.evaluate._tokenizers import source_dataset
 
         plan = subject.plan
@@ -34,7 +34,7 @@ class TextPerplexity(Part):
         chosen = [s for s, dataset in held.items() if dataset is not None and (self.sources is not None or dataset.data == "text")]
         found = {source: self._measure(subject, source) for source in chosen}
         rows = []
-        groups = [("held_out", chosen), *((f"held_out:{s}", [s]) for s in chosen if len(chosen) > 1)]
+        groups = [("held_out", chosen), *((f"held_out:{s}", [s]) for s in chosen)]
         for split, members in groups:
             nats, tokens, size = (sum(found[s][k] for s in members) for k in range(3))
             if tokens:

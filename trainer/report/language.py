@@ -19,10 +19,20 @@ def section(evidence: Evidence) -> Markup | None:
     tables = []
     for metric, name, form in METRICS:
         splits = evidence.splits(metric)
+        sources = {s: s.partition(":")[2] for s in splits}
+        if len(sources) == 2:  # one source: all together is the same again
+            splits = [s for s in splits if sources[s]]
         if splits:
-            rows = [[arm, *(_cell(evidence.values(arm, metric, s), form) for s in splits)] for arm in evidence.arms]
-            tables.append(table(["arm", *splits], rows, f"Held-out {name}, mean over seeds (± half the seed spread). Lower is better."))
+            rows = [[arm, *(_shown(evidence, arm, metric, s, sources[s], form) for s in splits)] for arm in evidence.arms]
+            caption = f"Held-out {name}, mean over seeds (± half the seed spread). Lower is better. Grey: the arm never trained on that source."
+            tables.append(table(["arm", *(sources[s] or "all together" for s in splits)], rows, caption))
     return tag("section", tag("h2", "Text and images held out"), *tables, id="language") if tables else None
+
+
+def _shown(evidence: Evidence, arm: str, metric: str, split: str, source: str, form: str) -> Markup | str | None:
+    cell = _cell(evidence.values(arm, metric, split), form)
+    seen = not source or evidence.budgets.get(arm, {}).get(source, 0) > 0
+    return cell if seen or cell is None else tag("span", cell, class_="weak")
 
 
 def _cell(values: list[float], form: str) -> str | None:
