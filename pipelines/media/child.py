@@ -8,9 +8,10 @@ before and will be again, so a crash, an endless loop or a memory bomb must cost
            ◀──────── one frame per answer ────             a slow reader is simply waited for (the socket is the back-pressure)
 
 The child has an empty environment (no credentials, no proxies), an empty and already deleted working directory, no standard streams, and
-limits on memory, processor time per answer, file size (0) and open files; `jail.py` takes the network, new programs and writing from it
-where the kernel can. It is killed when an answer is late and when its parent dies. One child serves a worker for many records (starting one
-costs about 0.3 s); it is replaced after a failure, and after `RETIRE` calls so that a leaking decoder cannot grow for ever.
+limits on memory, processor time per answer, file size (0) and open files; where the kernel can, `jail.py` takes from it the network, new
+programs, writing, and reading anything but libraries and what it was handed. It is killed when an answer is late and when its parent dies.
+One child serves a worker for many records (starting one costs about 0.1 s, and 0.3 s until the codecs are loaded); it is replaced after
+a failure, and after `RETIRE` calls so that a leaking decoder cannot grow for ever.
 
 The lifeline, not PR_SET_PDEATHSIG, ties the child to its parent: the latter fires when the *thread* that started the child ends, which in a
 thread pool would kill a healthy child and cost an innocent record.
@@ -80,7 +81,8 @@ class Child:
         self._socket = ours
         self.calls = 0
         try:
-            self._frame(time.monotonic() + _START_S)
+            hello, _ = self._frame(time.monotonic() + _START_S)
+            self.walls: tuple[str, ...] = tuple(hello["walls"])  # what the kernel holds it back with
         except ChildDied as e:
             raise TemporaryError("a decoding process did not start", found=e) from e
 

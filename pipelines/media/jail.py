@@ -1,19 +1,22 @@
-"""What a decoding process may no longer ask of the kernel: sockets, new programs, writing, deleting, looking into other processes.
+"""What a decoding process may no longer ask of the kernel: sockets, new programs, writing, deleting, other processes, other people's files.
 
-What comes in: nothing; `enter()` applies to the calling process and all it starts, and cannot be undone. What goes out: True where the
-kernel took the filter. It is a second wall behind the resource limits of `serve.py`: code that a hostile file has taken over finds no way
-to send anything out or leave anything behind. Reading files stays possible, since decoders and the interpreter load libraries late; that
-FFmpeg does not read other files is held by its own switches (`frames.py`) and tested there.
+What comes in: the folders that programs and libraries are loaded from; `enter()` applies to the calling process and all it starts, and cannot be
+undone. What goes out: which walls the kernel put up. They stand behind the resource limits of `serve.py` and FFmpeg's own switches
+(`frames.py`): code that a hostile file has taken over finds nothing to read, no way to send it and nowhere to leave it.
 
-The filter is classic BPF over the system-call number (seccomp(2)). A refused call fails with EPERM, as for a user without rights, so a
-library that merely tries goes on. Not Linux, another architecture, or a kernel without seccomp: limits only.
+Two walls, each alone if the other is missing. A seccomp filter (classic BPF over the number of the system call, seccomp(2)): a refused call
+fails with EPERM, as for a user without rights, so a library that merely tries goes on. And a Landlock domain (landlock(7), Linux 5.13):
+files and folders open for reading only below the given ones; descriptors that are already open, such as the media itself, stay good.
+Not Linux, another architecture, or a kernel without them: limits only.
 """
 
+import contextlib
 import ctypes
 import os
 import platform
 import struct
 import sys
+from collections.abc import Iterable
 
 _PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 38, 22, 2
 _ALLOW, _EPERM, _ENOSYS = 0x7FFF0000, 0x00050001, 0x00050026
@@ -45,17 +48,47 @@ _OPENS = {"x86_64": ((2, 1), (257, 2)), "aarch64": ((56, 2),)}  # (number, which
 _AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 
 
-def enter() -> bool:
-    """Refuse the calls above from here on. Returns whether the kernel agreed."""
+_LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446  # one number on every architecture
+_READ_FILE, _READ_FOLDER = 1 << 2, 1 << 3
+_LOADED_FROM = ("/usr", "/lib", "/lib64", "/opt", "/etc/ld.so.cache", "/proc/self", "/dev/null", "/dev/urandom")
+
+
+def enter(readable: Iterable[str] = ()) -> tuple[str, ...]:
+    """Put up the walls, from here on and for good; `readable` are paths that stay readable beside the system's libraries. Returns those
+    that stand: "landlock", "seccomp"."""
+    if sys.platform != "linux":
+        return ()
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
+        return ()
+    walls = (("landlock", _only_read(libc, {*_LOADED_FROM, sys.prefix, sys.base_prefix, *readable})), ("seccomp", _filter(libc)))
+    return tuple(name for name, stands in walls if stands)
+
+
+def _only_read(libc: ctypes.CDLL, paths: Iterable[str]) -> bool:
+    """A Landlock domain in which these paths, and what lies below them, may be read."""
+    handled = ctypes.c_uint64(_READ_FILE | _READ_FOLDER)
+    rules = libc.syscall(_LANDLOCK_CREATE, ctypes.byref(handled), 8, 0)
+    if rules < 0:
+        return False
+    for path in sorted(paths):
+        with contextlib.suppress(OSError):
+            fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+            rights = _READ_FILE | _READ_FOLDER if os.path.isdir(path) else _READ_FILE
+            libc.syscall(_LANDLOCK_ADD, rules, 1, struct.pack("=Qi", rights, fd), 0)
+            os.close(fd)
+    done = libc.syscall(_LANDLOCK_RESTRICT, rules, 0) == 0
+    os.close(rules)
+    return done
+
+
+def _filter(libc: ctypes.CDLL) -> bool:
     machine = platform.machine()
-    if sys.platform != "linux" or machine not in _REFUSED:
+    if machine not in _REFUSED:
         return False
     code = b"".join(_program(machine))
     buffer = ctypes.create_string_buffer(code, len(code))
     program = struct.pack("HxxxxxxP", len(code) // 8, ctypes.addressof(buffer))
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
-        return False
     return bool(libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.c_char_p(program), 0, 0) == 0)
 
 

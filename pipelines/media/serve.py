@@ -13,6 +13,7 @@ import os
 import resource
 import signal
 import socket
+import sys
 import tempfile
 from typing import Any
 
@@ -33,8 +34,8 @@ def serve(socket_fd: int, lifeline_fd: int, memory: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     resource.setrlimit(resource.RLIMIT_NOFILE, (_FILES, _FILES))
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
-    enter()
-    _send(connection, {"kind": "ready"})
+    walls = enter(sys.path)
+    _send(connection, {"kind": "ready", "walls": walls})
     while True:
         call = _receive(connection)
         if call is None:

@@ -8,6 +8,7 @@ The container is recognised by its first bytes, never by its name: text, playlis
 them. A damaged file gives the frames that decode, then a `Reject` that says where it stopped.
 """
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from pipelines.format.errors import Reject
-from pipelines.media.child import ask, guarded
+from pipelines.media.child import CPU_S, WALL_S, ask, guarded
 
 SUFFIXES = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".ts")
 _HEAD = 400  # two transport-stream packets and a little
@@ -81,7 +82,7 @@ def sniff(head: bytes) -> str | None:
 
 def probe(data: Any, limits: Limits = Limits()) -> VideoInfo:
     """Reads all packets, decodes nothing. Raises `Reject`."""
-    return VideoInfo(**ask("pipelines.media.frames:probe", _args(data, limits), data).meta)
+    return VideoInfo(**ask("pipelines.media.frames:probe", _args(data, limits), data, **_patience(data)).meta)
 
 
 def frames_at(data: Any, times: Sequence[float], limits: Limits = Limits()) -> Frames:
@@ -120,14 +121,14 @@ def stills(
         args["numbers"] = [int(n) for n in numbers]
     else:
         args |= {"fps": fps or 1.0, "start": start, "stop": stop}
-    answers = guarded("pipelines.media.frames:sample", args, data)
+    answers = guarded("pipelines.media.frames:sample", args, data, **_patience(data))
     next(answers)
     for answer in answers:
         yield Still(int(answer.meta["k"]), float(answer.meta["time_s"]), bytes(answer.blob), _shape(answer.meta))
 
 
 def _arrays(data: Any, args: dict[str, Any]) -> Frames:
-    answers = guarded("pipelines.media.frames:sample", args, data)
+    answers = guarded("pipelines.media.frames:sample", args, data, **_patience(data))
     out = Frames(VideoInfo(**next(answers).meta))
     try:
         for answer in answers:
@@ -157,3 +158,9 @@ def _args(data: Any, limits: Limits) -> dict[str, Any]:
     if container is None:
         raise Reject("not_allowed", f"not a mp4, mov, webm, mkv, avi or ts file: begins {head[:12]!r}")
     return {**asdict(limits), "container": container}
+
+
+def _patience(data: Any) -> dict[str, Any]:
+    """Deadlines per answer. The survey of a long file reads all of it: 20 MB/s of slow disk, and 100 MB of packets per processor second."""
+    size = os.fstat(data.fileno()).st_size if hasattr(data, "fileno") else len(data)
+    return {"wall_s": WALL_S + size / 20e6, "cpu_s": CPU_S + int(size / 100e6)}

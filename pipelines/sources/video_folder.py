@@ -28,6 +28,7 @@ from pipelines.stage import Rejected, Source, SourcePart
 
 LONG_BYTES = 1 << 30  # about an hour of good 1080p; from here on a file is cut into ranges of time
 RANGE_CLIPS = 64
+MAX_REMOTE = 4 << 30  # what is not on a disk is held in memory while it is read
 
 
 class VideoFolder(Source):
@@ -142,6 +143,8 @@ def video_file(root: str, rel: str) -> Iterator[Any]:
     if storage.is_local(path):
         with storage.open_read(path) as f:
             yield f
+    elif storage.size(path) > MAX_REMOTE:
+        raise Reject("too_large", f"{storage.size(path)} bytes in an object store, allowed {MAX_REMOTE}: copy it to a disk")
     else:
         yield storage.read(path)
 
