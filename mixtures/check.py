@@ -120,7 +120,7 @@ def _leaks(plan: Plan) -> Iterator[Problem]:
     rule = plan.card["mixture"].get("held_out")
     held = HeldOut(**rule) if rule else None
     kept = [read_table(d, held, Where()) for d in plan.datasets]
-    starts = [np.concatenate([[0], np.cumsum([s.records for s in d.shards])]) for d in plan.datasets]
+    starts = [np.cumsum([0, *(s.records for s in d.shards)]) for d in plan.datasets]
     for split in SPLITS:
         for name, file in _row_files(plan, split):
             wrong = 0

@@ -7,7 +7,6 @@ takes these records takes them in the same order, with the same captions and the
 from __future__ import annotations
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from mixtures.draws import Passes, prefix
@@ -31,8 +30,8 @@ def chosen(path: str) -> dict[str, Chosen]:
     for entry in card["datasets"]:
         dataset = Dataset.open(storage.resolve(entry["path"], at), entry["fingerprint"])
         tables = [dataset.index(i, ["h"]) for i in range(len(dataset.shards))]
-        hashes.append(np.asarray(pa.concat_tables(tables)["h"], np.uint64))
-        starts.append(np.concatenate([[0], np.cumsum([t.num_rows for t in tables])]))
+        hashes.append(np.concatenate([np.zeros(0, np.uint64), *(np.asarray(t["h"], np.uint64) for t in tables)]))
+        starts.append(np.cumsum([0, *(t.num_rows for t in tables)]))
     names = sorted(card["sources"])
     seen: dict[str, dict[int, list[NDArray[np.uint64]]]] = {n: {} for n in names}
     payload: dict[tuple[str, int], int] = {}
