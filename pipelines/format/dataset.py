@@ -38,6 +38,7 @@ class Dataset:
         self.shards: list[Shard] = read_shard_table(table)
         self._maps: dict[str, memoryview] = {}
         self._ranges = Ranges()
+        self._opened: dict[tuple[int, str], tuple[str, memoryview | None]] = {}
 
     @classmethod
     def open(cls, path: str, fingerprint: str | None = None) -> Dataset:
@@ -94,17 +95,20 @@ class Dataset:
 
     def slice(self, i: int, kind: str, offset: int, nbytes: int) -> memoryview:
         """Bytes [offset, offset + nbytes) of shard i's tokens file (kind "tokens") or data file."""
+        path, view = self._opened.get((i, kind)) or self._open(i, kind)
+        view = self._ranges.read(path, offset, offset + nbytes) if view is None else view[offset : offset + nbytes]
+        if len(view) != nbytes:
+            raise VerifyError("the data file is shorter than its index says", where=path, next=f"pipelines verify {self.path}")
+        return view
+
+    def _open(self, i: int, kind: str) -> tuple[str, memoryview | None]:
+        """Where a shard's file lies, and its map when it is local; remembered, since millions of slices follow."""
         shard = self.shards[i]
         name = shard.tokens_file if kind == "tokens" else shard.data
         assert name is not None, f"shard {i} of {self.path} has no file for {kind}"
         path = storage.resolve(name, storage.absolute(self.path))
-        if storage.is_local(path):
-            view = self._map(path)[offset : offset + nbytes]
-        else:
-            view = self._ranges.read(path, offset, offset + nbytes)
-        if len(view) != nbytes:
-            raise VerifyError("the data file is shorter than its index says", where=path, next=f"pipelines verify {self.path}")
-        return view
+        found = self._opened[i, kind] = (path, self._map(path) if storage.is_local(path) else None)
+        return found
 
     def array(self, i: int, segment: Segment) -> NDArray[Any]:
         """Token ids (integer [n]) or latents (float32 [n, width], not normalised) of a segment of shard i."""
@@ -136,7 +140,7 @@ class Dataset:
         return self._maps[path]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_maps": {}}  # maps do not travel between processes
+        return {**self.__dict__, "_maps": {}, "_opened": {}}  # maps do not travel between processes
 
 
 @functools.lru_cache(maxsize=16)
