@@ -100,8 +100,9 @@ class PartWriter:
         self.rejected.update(before["rejected"])
         self._rejects += rejects
 
-    def commit(self, stats: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Publish shards, rejects and, exclusively, the commit record. Returns the record; a lost race with equal work returns the winner's."""
+    def commit(self, stats: dict[str, Any] | None = None, retries: dict[str, int] | None = None) -> dict[str, Any]:
+        """Publish shards, rejects and, exclusively, the commit record. Returns the record; a lost race with equal work returns the winner's.
+        `retries` says, by reason, how many rejects of an earlier part this one took up again."""
         ends = self.written + self.filtered.total() + self.rejected.total()
         assert self.emitted == ends, f"part {self.part}: {self.emitted} came in, {ends} went out"
         self._roll()
@@ -121,6 +122,7 @@ class PartWriter:
             "tokens": {k: self._tokens[k] for k in ("text", "visual", "loss", "all")},
             "sources": {k: dict(sorted(v.items())) for k, v in sorted(self._sources.items())},
             "stats": stats,
+            **({"retries": dict(sorted(retries.items()))} if retries else {}),
         }
         return publish_commit(self.root, record)
 
@@ -153,6 +155,13 @@ class PartWriter:
             name = f"rejects/{self.part:05d}-{b.sha256[:16]}.parquet"
             self._files.append({"path": name, "bytes": b.nbytes, "sha256": b.sha256})
             b.publish(self.root, name)
+
+
+def net(commit: dict[str, Any]) -> dict[str, Any]:
+    """`in` and `rejected` of a commit record as they add to a whole: what a retry took up again was counted by the part before it."""
+    again: dict[str, int] = commit.get("retries") or {}
+    reasons = dict.fromkeys([*commit["rejected"], *again])
+    return {"in": commit["in"] - sum(again.values()), "rejected": {r: commit["rejected"].get(r, 0) - again.get(r, 0) for r in reasons}}
 
 
 def publish_commit(root: str, record: dict[str, Any]) -> dict[str, Any]:

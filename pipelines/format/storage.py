@@ -48,9 +48,6 @@ def _fs(path: str) -> tuple[Any, str]:
     return fs, fs._strip_protocol(path)
 
 
-# ---- reading ---------------------------------------------------------------------------------------------------------------------------
-
-
 def exists(path: str) -> bool:
     """Whether a file or folder is there."""
     fs, p = _fs(path)
@@ -138,9 +135,6 @@ def _walk(top: str) -> Iterator[tuple[str, int, str]]:
             with contextlib.suppress(FileNotFoundError):  # removed between listing and looking
                 stat = os.stat(full)
                 yield os.path.relpath(full, top).replace(os.sep, "/"), stat.st_size, str(stat.st_mtime_ns)
-
-
-# ---- publishing ------------------------------------------------------------------------------------------------------------------------
 
 
 class Building:
