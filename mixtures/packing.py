@@ -12,8 +12,9 @@ row holds more than `row` positions. In each window of 16,384 units:
     5  the worst-filled rows are dissolved, and their units join the next window
 
 Best fit runs over distinct sizes, not units: a bit set of the capacities that open rows still have finds the tightest in one step, and units
-of equal size are placed together. [measured on one core: 0.5–1 µs a unit] The window captures nearly all that a global sort would (97.8 % of
-97.9 % on the field's synthetic mix), keeps memory flat, and keeps neighbours in the order of consumption near each other.
+of equal size are placed together. Measured on one core, rows of 4,096, a million units of the field's synthetic mix (a quarter each of texts,
+pairs, clips, questions): 0.5 µs a unit, 99.9 % full; 97.8 % where nothing may be cut. Texts alone: 99.9 % full, and of the texts that fit a
+row fewer than 1 in 100 is cut. The window keeps memory flat and neighbours in the order of consumption near each other.
 """
 
 from __future__ import annotations
@@ -169,7 +170,7 @@ def best_fit(size: I64, row: int) -> tuple[I64, int]:
     (array([0, 1, 0, 1, 1]), 2)
     """
     bins: list[int] = []
-    open_bins: list[list[int]] = [[] for _ in range(row + 1)]  # by the capacity they still have
+    open_bins: dict[int, list[int]] = {}  # by the capacity they still have
     mask = count = 0  # bit c of mask: some bin has capacity c
     lead = np.flatnonzero(np.diff(size, prepend=row + 1))
     for s, items in zip(size[lead].tolist(), np.diff(np.append(lead, len(size))).tolist(), strict=True):
@@ -193,6 +194,6 @@ def best_fit(size: I64, row: int) -> tuple[I64, int]:
             items -= (len(taken) - 1) * times + last
             for group, left in ((taken[:-1], capacity - times * s), (taken[-1:], capacity - last * s)):
                 if group and left:
-                    open_bins[left] += group
+                    open_bins.setdefault(left, []).extend(group)
                     mask |= 1 << left
     return np.array(bins, dtype=np.int64), count

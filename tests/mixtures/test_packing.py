@@ -113,3 +113,14 @@ def test_units_leave_in_about_the_order_they_came_in():
     pieces, _ = packed(lengths, cut, 4096)
     unit, row = np.array([p[0] for p in pieces]), np.array([p[3] for p in pieces])
     assert np.corrcoef(unit, row)[0, 1] > 0.98
+
+
+def test_the_examples_in_docstrings_hold():
+    import doctest
+
+    import mixtures.mixture
+    import mixtures.packing
+
+    for module in (mixtures.mixture, mixtures.packing):
+        found = doctest.testmod(module)
+        assert found.attempted and not found.failed
