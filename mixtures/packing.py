@@ -2,7 +2,7 @@
 
 What comes in: units in the order of consumption, each with its length in positions (payload + structure) and whether it may be cut. What goes
 out: pieces (unit, from, to, row). Every position of every unit lies in exactly one piece; only units that may be cut have more than one; no
-row holds more than `row` positions. In each window of 16,384 units:
+row holds more than `row` positions. In each window of 16,384 units (a 32nd of a small plan):
 
     1  texts longer than a row give off full rows first
     2  a reserve of uncut texts is set aside, about one per row
