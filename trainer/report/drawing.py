@@ -3,7 +3,7 @@
 A figure is drawn once with two placeholder colours, INK and FAINT, that no data uses; in the SVG they become `currentColor` and a style-sheet
 variable, so that axes and words take the page's own colour. Text stays text (searchable, small); maths is never parsed, because labels come
 from data. Ids are prefixed per figure: a page holds many. Same data, same bytes: no date, a fixed hash salt. matplotlib is imported here, on
-first use, and nowhere else in the trainer. Figures are made about 460 px wide, so that on a 390 px screen their 9 pt words stay readable.
+first use, and nowhere else in the trainer. Figures are made about 440 px wide, so that on a 390 px screen their 9 pt words stay readable.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 from trainer.report.markup import Markup, clean, tag
 
 INK, FAINT, PAPER = "#010203", "#040506", "#070809"
-WIDTH = 4.8  # inches of 100 px
+WIDTH = 4.4  # inches of 100 px
 COLOURS = ("#3b82c4", "#d9822b", "#2f9e6e", "#9a6fc9", "#d0545f", "#2a9db0", "#a3812b", "#7c8795", "#c45ba0", "#6b8e23")
 _STYLE: Any = {
     "svg.fonttype": "none",
@@ -24,24 +24,24 @@ _STYLE: Any = {
     "text.parse_math": False,
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
-    "font.size": 9,
+    "font.size": 9.5,
     "text.color": INK,
     "axes.labelcolor": INK,
     "axes.edgecolor": FAINT,
     "axes.titlecolor": INK,
-    "axes.titlesize": 9.5,
+    "axes.titlesize": 10,
     "axes.titlelocation": "left",
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.facecolor": "none",
     "xtick.color": INK,
     "ytick.color": INK,
-    "xtick.labelsize": 8,
-    "ytick.labelsize": 8.5,
+    "xtick.labelsize": 8.5,
+    "ytick.labelsize": 9,
     "grid.color": FAINT,
     "grid.linewidth": 0.5,
     "legend.frameon": False,
-    "legend.fontsize": 8,
+    "legend.fontsize": 8.5,
     "legend.labelcolor": INK,
     "figure.facecolor": "none",
     "lines.linewidth": 1.4,
@@ -78,7 +78,7 @@ def _inline(svg: str, label: str, prefix: str) -> Markup:
     inner = body[body.index(">") + 1 :]
     width = round(float(view[1].split()[2]) * 4 / 3)
     opening = f'<svg xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="{view[1]}" role="img" aria-label="'
-    return Markup(opening + tag("i", clean(label))[3:-4] + f'" style="width:100%;max-width:{round(width * 1.35)}px">' + inner)
+    return Markup(opening + tag("i", clean(label))[3:-4] + f'" style="width:100%;max-width:{round(width * 1.45)}px">' + inner)
 
 
 def figure(svg: Markup, *caption: Any) -> Markup:

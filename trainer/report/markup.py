@@ -57,14 +57,15 @@ def link(anchor: str, *children: Any) -> Markup:
 
 
 def table(header: Iterable[Any], rows: Iterable[Iterable[Any]], caption: Any = None, numeric_from: int = 1) -> Markup:
-    """A table in a box that scrolls sideways on a narrow screen; columns from `numeric_from` on are set as figures."""
+    """A table in a box that scrolls sideways on a narrow screen, its caption above it; columns from `numeric_from` on are set as figures."""
 
     def cells(kind: str, values: Iterable[Any]) -> Markup:
         return tag("tr", *(_cell(kind if i or kind == "th" else "row", v, i >= numeric_from) for i, v in enumerate(values)))
 
     head = tag("thead", cells("th", header))
     body = tag("tbody", *(cells("td", row) for row in rows))
-    return tag("div", tag("table", None if caption is None else tag("caption", caption), head, body), class_="scroll", tabindex="0")
+    box = tag("div", tag("table", head, body, aria_label=caption), class_="scroll", tabindex="0")
+    return box if caption is None else joined([tag("p", caption, class_="caption"), box])
 
 
 def _cell(kind: str, value: Any, numeric: bool) -> Markup:

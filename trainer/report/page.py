@@ -35,21 +35,20 @@ a{color:inherit}
 figure{margin:1em 0}
 svg{display:block;height:auto;color:var(--ink)}
 svg text{font-family:system-ui,"DejaVu Sans",sans-serif!important}
-figcaption,caption{color:var(--faint);font-size:.86rem;text-align:left;max-width:75ch;padding:.4em 0}
-caption{caption-side:top}
-.scroll{overflow-x:auto;margin:.8em 0}
+figcaption,.caption{color:var(--faint);font-size:.86rem;max-width:75ch;padding:.4em 0;margin:1em 0 0}
+.scroll{overflow-x:auto;margin:.2em 0 .8em}
 table{border-collapse:collapse;font-size:.88rem}
 th,td{padding:.3em .7em;border-bottom:1px solid var(--line);text-align:left;vertical-align:top;white-space:nowrap}
 th.n,td.n{text-align:right;font-variant-numeric:tabular-nums}
 thead th{font-weight:600;background:var(--soft);white-space:normal;vertical-align:bottom}
-tbody th{font-weight:500}
+tbody th{font-weight:500;position:sticky;left:0;background:var(--paper)}
 code{font-size:.88em;background:var(--soft);padding:.1em .3em;border-radius:3px}
 .lead{font-size:1.05rem}
 .weak{color:var(--faint)}
 .bad{color:var(--bad);font-weight:600}
 summary{cursor:pointer}
 @media print{main{max-width:none;padding:0}.scroll{overflow:visible}table{font-size:.68rem}
-th,td{white-space:normal;padding:.2em .35em}figure,tr{break-inside:avoid}nav{display:none}}
+th,td{white-space:normal;padding:.2em .35em}figure,tr{break-inside:avoid}h2,.caption{break-after:avoid}nav{display:none}}
 """)
 
 
