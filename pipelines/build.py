@@ -20,14 +20,14 @@ from pipelines.format import storage
 from pipelines.format.document import Document, canon, fingerprint, sha256_hex
 from pipelines.format.errors import ErrorBudgetSpent, Stopped
 from pipelines.format.manifest import card, dataset_fingerprint, file_entry, publish_card, refuse_other_recipe
-from pipelines.format.part import FORMAT, commit_path
+from pipelines.format.part import FORMAT, commit_path, net
 from pipelines.format.shard import Shard, shard_table
 from pipelines.format.storage import join
 from pipelines.progress import Progress
 from pipelines.stage import Job, Step
 
 # What may change without the bytes changing: where the output lies, what runs it, and how it is run.
-UNHASHED = ("output", "resources", "engine", "error_budget")
+UNHASHED = ("output", "resources", "engine", "error_budget", "retry")
 
 
 class ErrorBudget(Document):
@@ -99,6 +99,11 @@ class Build:
 
 def build(job: Job, b: Build) -> str:
     """Run what is missing and seal the dataset. Returns its path; raises Stopped, ErrorBudgetSpent, ConflictError and the steps' own errors."""
+    return seal(b, changed=commit_parts(job, b))
+
+
+def commit_parts(job: Job, b: Build) -> bool:
+    """Run what is missing and leave the card as it is. Returns whether anything was."""
     refuse_other_recipe(b.output, "manifest.json", b.fingerprint)
     done = _committed(b)
     todo = [p for p in b.parts if p["part"] not in done]
@@ -107,7 +112,7 @@ def build(job: Job, b: Build) -> str:
         _run(job, b, todo, len(done))
     if job.stop.is_set():
         raise Stopped("stopped before the card was written")
-    return seal(b, changed=bool(todo))
+    return bool(todo)
 
 
 def complete(b: Build) -> bool:
@@ -213,10 +218,11 @@ def _total(commits: Iterator[dict[str, Any]]) -> tuple[dict[str, Any], list[Shar
     sources: dict[str, Counter[str]] = {}
     shards: list[Shard] = []
     for c in commits:
-        counts.update({"in": c["in"], "written": c["written"], "bytes": sum(f["bytes"] for f in c["files"])})
+        netted = net(c)
+        counts.update({"in": netted["in"], "written": c["written"], "bytes": sum(f["bytes"] for f in c["files"])})
         tokens.update(c["tokens"])
         filtered.update(c["filtered"])
-        rejected.update(c["rejected"])
+        rejected.update(netted["rejected"])
         for name, s in c["sources"].items():
             sources.setdefault(name, Counter()).update(s)
         shards += [Shard(**s) for s in c["shards"]]
@@ -225,4 +231,4 @@ def _total(commits: Iterator[dict[str, Any]]) -> tuple[dict[str, Any], list[Shar
         name: {"records": s["records"], "tokens": {k: s[k] for k in ("text", "visual", "loss", "all")}} for name, s in sorted(sources.items())
     }
     facts = {"records": counts["written"], "bytes": counts["bytes"], "in": counts["in"], "written": counts["written"], "tokens": dict(tokens)}
-    return {**facts, "filtered": dict(sorted(filtered.items())), "rejected": dict(sorted(rejected.items())), "sources": per_source}, shards
+    return {**facts, "filtered": dict(sorted(filtered.items())), "rejected": dict(sorted((+rejected).items())), "sources": per_source}, shards

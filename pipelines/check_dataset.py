@@ -18,6 +18,7 @@ from pipelines.format.dataset import Dataset
 from pipelines.format.document import fingerprint, sha256_hex
 from pipelines.format.errors import HeadwaterError, InputError
 from pipelines.format.manifest import dataset_fingerprint, read_card
+from pipelines.format.part import net
 from pipelines.format.record import Record
 from pipelines.format.shard import Shard, read_shard_table
 from pipelines.format.storage import join
@@ -114,15 +115,17 @@ def _parts(path: str, card: dict[str, Any], shards: list[Shard]) -> Iterator[Pro
     rows: list[dict[str, Any]] = []
     made: list[str] = []
     sums: dict[str, Counter[str]] = {key: Counter() for key in ("counts", "filtered", "rejected", "tokens")}
-    for name in names:
+    for name in sorted(names, key=lambda n: int(n.partition(".")[0])):
         file = f"parts/{name}"
         try:
             commit = storage.read_json(join(path, file))
             yield from _law(file, commit)
             rows += commit["shards"]
             made.append(commit["fingerprint"])
-            sums["counts"].update({"in": commit["in"], "written": commit["written"]})
-            for key in ("filtered", "rejected", "tokens"):
+            netted = net(commit)
+            sums["counts"].update({"in": netted["in"], "written": commit["written"]})
+            sums["rejected"].update(netted["rejected"])
+            for key in ("filtered", "tokens"):
                 sums[key].update(commit[key])
             yield from _dropped(path, file, commit)
         except (InputError, KeyError, TypeError) as error:
@@ -132,7 +135,7 @@ def _parts(path: str, card: dict[str, Any], shards: list[Shard]) -> Iterator[Pro
         yield _problem(card["shards"]["file"], "the commit records in parts/ name other shards")
     said = {"counts": {"in": card["in"], "written": card["written"]}, **{key: card[key] for key in ("filtered", "rejected", "tokens")}}
     for key, counter in sums.items():
-        if Counter(said[key]) != counter:
+        if Counter(said[key]) != counter:  # a count of nothing equals its absence
             yield _problem(card["card_file"], f"says {said[key]}, the commit records add up to {dict(counter)}")
     parts = card.get("parts")
     if parts and (parts["n"] != len(made) or parts["fingerprint"] != fingerprint(made)):

@@ -13,8 +13,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
-from pipelines import rounds
-from pipelines.build import Build, Watch, build, complete, part_fingerprint, recipe_fingerprint
+from pipelines import retry, rounds
+from pipelines.build import Build, Watch, build, commit_parts, complete, part_fingerprint, recipe_fingerprint
 from pipelines.format import storage
 from pipelines.format.document import dump, fingerprint, parse, part_name
 from pipelines.format.errors import HeadwaterError, RecipeError, Reject
@@ -49,14 +49,30 @@ class Curate:
         self._expect(config)
         output = storage.absolute(config.output)
         recipe, versions = config.resolved(), config.versions()
-        whole = recipe_fingerprint("curate", recipe, versions)
+        kind = part_name(config.source)
+        told = {**recipe, "source": {kind: config.source.hashed(recipe["source"][kind])}}
+        whole = recipe_fingerprint("curate", told, versions)
         items = [
             {"part": i, "root": output, "spec": p.spec, "items": max(len(p.inputs), 1), "fingerprint": part_fingerprint(whole, p.spec, p.inputs)}
             for i, p in enumerate(config.source.parts())
         ]
         chain = [Step(curate_part, {"recipe": dump(config)}, cpus=config.resources.cpus, name="curate")]
         made = Build(output, config.name, self.kind, recipe, whole, items, chain, versions=versions)
+        if config.retry or retry.any_there(output):
+            made = self._with_retries(config, job, made)
         return self._across(config, job, made) if config.across else build(job, made)
+
+    def _with_retries(self, config: Recipe, job: Job, made: Build) -> Build:
+        """The build with the parts that earlier retries appended and, when asked for, those of a new one. What they follow is committed first."""
+        if config.across:
+            raise RecipeError("a retry is of a recipe without `across`", where="retry", next="fetch with one recipe, then compare with another")
+        commit_parts(job, made)
+        made = replace(made, parts=[*made.parts, *retry.appended(config.source, made.output, made.fingerprint, made.parts)])
+        if config.retry:
+            commit_parts(job, made)
+            new = retry.fresh(config.source, made.output, made.fingerprint, made.parts, retry.REASONS[config.retry])
+            made = replace(made, parts=[*made.parts, *new])
+        return made
 
     def _across(self, config: Recipe, job: Job, final: Build) -> str:
         """Candidates first, then the stages that see all of them, then the dataset without what they dropped."""
@@ -102,7 +118,7 @@ def curate_part(item: dict[str, Any], recipe: dict[str, Any]) -> dict[str, Any]:
                 watch.saw(found.detail if found.reason.startswith("error:") else None)
             else:
                 _one(r, found, writer, watch)
-        return writer.commit()
+        return writer.commit(retries=item.get("retries"))
 
 
 def _read(r: Recipe, spec: dict[str, Any]) -> Iterator[Record | Rejected]:

@@ -4,6 +4,7 @@
     across                                                 then stages over the whole dataset, such as duplicates
     shard_bytes, error_budget                              how it is stored and how much may go wrong
     engine, resources                                      what runs it: never part of any fingerprint
+    retry                                                  take up again what was rejected in passing (`--retry transient`); no part of it either
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ class Recipe(Document):
     output: str
     error_budget: ErrorBudget = ErrorBudget()
     engine: Literal["ray", "local"] = "ray"
+    retry: Literal["transient", "timeout", "failed"] | None = None
     resources: Resources = Resources()
 
     def versions(self) -> dict[str, int]:

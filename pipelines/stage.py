@@ -56,6 +56,14 @@ class Source(Part):
         """The records of one part, in a fixed order; `source` is the recipe's name and goes into every record."""
         raise NotImplementedError
 
+    def again(self, spec: dict[str, Any], origins: list[str]) -> dict[str, Any] | None:
+        """The spec of a part that takes up only these items of `spec`, which could not be read before; None where asking again cannot help."""
+        return None
+
+    def hashed(self, fields: dict[str, Any]) -> dict[str, Any]:
+        """What of this source's resolved fields says what the records are. The rest may change without another dataset coming of it."""
+        return fields
+
 
 class Filter(Part):
     """A reason to drop a record. The reason is the filter's file name, with `.detail` when it has several rules."""

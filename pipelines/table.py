@@ -9,6 +9,7 @@ archive) the last row says so.
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Iterable, Iterator
 from fnmatch import fnmatchcase
 from posixpath import dirname, normpath
@@ -44,6 +45,21 @@ def scan(path: str, key: str | None = None) -> Iterator[Row]:
                 yield Row(at, size, number, None if bad else value, bad)
     except Reject as problem:
         yield Row(-1, 0, number + 1, None, problem)
+
+
+def between(path: str, at: int, end: int, first: int) -> Iterator[Row]:
+    """The rows in the bytes [at, end) of a file that `scan` has been over: `at` is where one begins, `end` where one ends, `first` its ordinal.
+    At most that slice is held. In a `.json` list the places of the rows are those inside the slice."""
+    kind = _kind(path)
+    with opened(path) as stream:
+        head = stream.readline(MAX_LINE) if kind in ("csv", "tsv") else b""
+        _forward(stream, at, len(head))
+        data = stream.read(end - at)
+    slice_ = io.BytesIO(b"[" + data + b"]" if kind == "json" else head + data)
+    found = _jsonl(slice_) if kind == "jsonl" else json_list(slice_, None) if kind == "json" else _csv(slice_, kind)
+    for number, (start, size, value) in enumerate(found, first):
+        bad = value if isinstance(value, Reject) else None
+        yield Row(at - len(head) + start, size, number, None if bad else value, bad)
 
 
 def pick(path: str, spots: Iterable[tuple[int, int]]) -> dict[int, Any]:

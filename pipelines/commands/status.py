@@ -13,6 +13,7 @@ from typing import Any
 from pipelines.format import storage
 from pipelines.format.errors import InputError
 from pipelines.format.manifest import CARDS
+from pipelines.format.part import net
 from pipelines.format.storage import join
 from pipelines.terminal import say, table
 
@@ -29,7 +30,7 @@ def answer(args: argparse.Namespace) -> dict[str, Any]:
     sums: dict[str, Counter[str]] = {key: Counter() for key in ("filtered", "rejected", "tokens")}
     for part in parts:
         for key, counter in sums.items():
-            counter.update(part[key])
+            counter.update(net(part)["rejected"] if key == "rejected" else part[key])
     events = _events(args.path)
     total = next((e["parts"] for e in reversed(events) if isinstance(e.get("parts"), int)), None)
     return {
@@ -37,9 +38,9 @@ def answer(args: argparse.Namespace) -> dict[str, Any]:
         "finished": finished is not None,
         "kind": finished,
         "parts": {"committed": len(parts), **({"of": total} if total is not None else {})},
-        "in": sum(part["in"] for part in parts),
+        "in": sum(net(part)["in"] for part in parts),
         "written": sum(part["written"] for part in parts),
-        **{key: dict(sorted(counter.items())) for key, counter in sums.items()},
+        **{key: dict(sorted((+counter).items())) if key == "rejected" else dict(sorted(counter.items())) for key, counter in sums.items()},
         "last_commit_seconds_ago": _age(args.path),
         "log": events[-3:],
     }

@@ -26,7 +26,7 @@ ACCEPT = "image/*,*/*;q=0.5"
 REDIRECTS = (301, 302, 303, 307, 308)
 _PASSING = (408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 527, 529, 530)  # 52x, 530: content networks about their origin
 _SMALL = 64 << 10  # an unwanted body is read to its end only to use its connection again, and only if it is as small as this
-_LARGE_AT_ONCE = 16  # bodies that may grow beyond `wire.LARGE` at once: 64 endless ones would fill 1.3 GB
+_LARGE_AT_ONCE = 16  # bodies that may grow beyond `wire.LARGE` at once: 128 endless ones would fill 2.5 GB
 
 
 class Exchange:

@@ -18,6 +18,8 @@ from pipelines.format.errors import InputError
 from pipelines.format.manifest import code_version
 
 ENVIRONMENT = "HEADWATER_FETCH_PRIVATE"
+# Keys that say how patiently, not what: they stay out of fingerprints, so that a job may be finished or retried at another pace.
+PACE = ("deadline", "connect", "min_rate", "grace", "patience", "attempts", "backoff", "max_wait", "concurrency", "per_host", "host_failures")
 
 
 class Policy(Document):
@@ -42,7 +44,7 @@ class Policy(Document):
     max_wait: float = Field(60.0, ge=0)
     max_bytes: Size = 20_000_000
     max_redirects: int = Field(5, ge=0, le=20)
-    concurrency: int = Field(64, ge=1, le=1_024)
+    concurrency: int = Field(128, ge=1, le=1_024)
     per_host: int = Field(8, ge=1, le=256)
     host_failures: int = Field(20, ge=1)
     robots: bool = True
