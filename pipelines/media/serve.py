@@ -15,13 +15,16 @@ import signal
 import socket
 import sys
 import tempfile
+from pathlib import Path
 from typing import Any
 
+import pipelines
 from pipelines.format.errors import Reject
 from pipelines.media.jail import enter
 
 _F_SETSIG = 10  # Linux: which signal an asynchronous descriptor sends
 _FILES = 64
+_OURS = str(Path(__file__).parents[2])  # an editable install need not stand in sys.path
 
 
 def serve(socket_fd: int, lifeline_fd: int, memory: int) -> None:
@@ -34,7 +37,7 @@ def serve(socket_fd: int, lifeline_fd: int, memory: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     resource.setrlimit(resource.RLIMIT_NOFILE, (_FILES, _FILES))
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
-    walls = enter(sys.path)
+    walls = enter([*sys.path, *pipelines.__path__])  # an editable installation is found by a hook, not on sys.path
     _send(connection, {"kind": "ready", "walls": walls})
     while True:
         call = _receive(connection)

@@ -19,7 +19,7 @@ from pipelines.format.document import sha256_hex
 from pipelines.format.errors import HeadwaterError, Reject
 from pipelines.format.record import Image, Record, Segment
 from pipelines.listing import Input, list_files, place, runs
-from pipelines.media import images
+from pipelines.media import still
 from pipelines.stage import Rejected, SourcePart
 from pipelines.table import beside, matching, template
 from pipelines.trajectory import ActionSource, Trajectory
@@ -89,12 +89,12 @@ class FramesActions(ActionSource):
 
     def _frame(self, rel: str) -> Segment:
         try:
-            pixels = images.decode(storage.read(storage.join(self.path, rel)), self.max_pixels)
+            data = storage.read(storage.join(self.path, rel))
         except HeadwaterError as e:
             raise Reject("unreadable", e.what) from None
-        if self.size:
-            pixels = images.resize(pixels, self.size, self.mode)
-        return Image(images.encode_jpeg(pixels, self.quality), shape=pixels.shape)
+        mode = self.mode if self.size else "no"
+        payload, shape = still.resized(data, self.size or 1, mode, self.quality, True, self.max_pixels)
+        return Image(payload, shape=shape)
 
 
 def _folder(rel: str) -> str:

@@ -183,6 +183,14 @@ def test_no_secret_of_the_environment_reaches_the_child(hostile, monkeypatch):
     assert set(names) <= {"LC_ALL", "OMP_NUM_THREADS", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "LC_CTYPE"}
 
 
+def test_codecs_load_in_the_child_wherever_the_program_was_started_from(tmp_path):
+    script = "from pipelines.media.child import ask, close_children; from pipelines.format.errors import Reject\n"
+    script += "try: ask('pipelines.media.frames:probe', {'container': 'mov', 'max_pixels': 1}, b'x' * 99)\n"
+    script += "except Reject as e: print(e.reason, e.detail)\nclose_children()"
+    done = subprocess.run([sys.executable, "-I", "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert "InvalidData" in done.stdout, done.stdout + done.stderr  # FFmpeg's own word: it was loaded, and asked
+
+
 def test_leaving_early_does_not_leave_a_busy_child_behind(hostile):
     answers = guarded(f"{hostile}:refuse", {})
     next(answers)
@@ -235,6 +243,14 @@ def test_the_child_dies_with_its_parent_even_in_an_endless_loop(hostile, tmp_pat
         time.sleep(0.05)
     os.kill(pid, signal.SIGKILL)
     pytest.fail("the child outlived its parent by five seconds")
+
+
+def test_a_child_finds_our_modules_when_only_an_import_hook_knows_where_they_are():
+    """As in a console script of an editable installation, whose sys.path does not name the source tree."""
+    script = "from pipelines.media.child import ask\nprint(ask('pipelines.media.jail:enter', {}, b''))"
+    done = subprocess.run([sys.executable, "-I", "-c", script], cwd="/", capture_output=True, text=True)
+    assert "PermissionError" not in done.stderr
+    assert "positional argument" in done.stderr  # found and called, though it is no decoder
 
 
 def _running(pid: int) -> bool:

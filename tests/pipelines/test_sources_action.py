@@ -60,7 +60,7 @@ def walk(folder: Path, n: int = 20, table: list[dict[str, Any]] | None = None) -
     (folder / "log.jsonl").write_text("".join(json.dumps(r) + "\n" for r in table or rows(n)))
 
 
-def frames(path: Path, **keys: Any) -> FramesActions:
+def frames(path: Path | str, **keys: Any) -> FramesActions:
     keys = {"pose": POSE, "time": "t", "goals": {"max": 4, "backward": True}, **keys}
     return FramesActions(path=str(path), **{"table": "*.jsonl", "image": "images/{row:06}.jpg", "size": 48, "quality": 95, **keys})
 
@@ -275,3 +275,16 @@ def test_real_robots_cars_and_tables_read():
     arm = VideoActions(path=str(folder / "language_table"), actions=moved, goals={"max": 4, "combine": "sum"}, size=64)
     records, rejected = read(arm)
     assert rejected == [] and len(records) == 13
+
+
+def test_an_object_store_gives_the_samples_of_the_local_folder(tmp_path, s3_bucket):
+    from pipelines.format import storage
+
+    walk(tmp_path / "walks" / "w", 8)
+    _lerobot(tmp_path / "robot")
+    for file in tmp_path.rglob("*"):
+        if file.is_file():
+            storage.publish(f"{s3_bucket}/{file.relative_to(tmp_path)}", file.read_bytes())
+    for name, make in (("walks", frames), ("robot", lambda p: VideoActions(path=str(p), actions={"a": "action"}, size=48))):
+        local, remote = read(make(tmp_path / name)), read(make(f"{s3_bucket}/{name}"))
+        assert local == remote and len(local[0]) > 0 and local[1] == []

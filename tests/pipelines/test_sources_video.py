@@ -112,3 +112,15 @@ def test_every_real_file_is_clips_or_a_reason():
     assert {"damaged/frog_first50pct.webm", "damaged/rabbit320_first60pct.mp4", "damaged/frog_bitflips.webm"} <= failed.keys() & made
     assert failed["exoplayer/sample_fragmented_clearkey.mp4"] == "not_allowed"
     assert len(made - failed.keys()) >= 45
+
+
+def test_an_object_store_gives_the_records_of_the_local_folder(tmp_path, s3_bucket):
+    from pipelines.format import storage
+
+    data = clip(90)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "x.mp4").write_bytes(data)
+    storage.publish(f"{s3_bucket}/films/a/x.mp4", data)
+    local, remote = (read(VideoFolder(path=p, size=48))[0] for p in (str(tmp_path), f"{s3_bucket}/films"))
+    assert local == remote and len(local) == 1
+    assert [s.payload for s in local[0].segments] == [s.payload for s in remote[0].segments]
