@@ -78,6 +78,8 @@ def train(run: Run, output: str | None = None, log: Log | None = None, stop: thr
     with parallel.world(run.device) as where:
         state, first = _begin(run, root, identity, plan, where, say)
         _steps(state, root, identity, first, say, stop)
+        if state.stream.reader.left_out:
+            say("forgotten records were left out", spans=state.stream.reader.left_out)
         weights = checkpoint.full_weights(state.model)
         if where.rank == 0:
             _card(state, root, identity, plan, weights)

@@ -18,6 +18,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 
 from mixtures.layout import LATENT, TEXT, Layout, layout
 from mixtures.span import Span
@@ -25,6 +26,7 @@ from pipelines.format import codec, storage
 from pipelines.format.dataset import Dataset
 from pipelines.format.record import Record, Segment
 from trainer.batch import IGNORED, Batch, Document, collate
+from trainer.forgotten import NAMED_BY, forgotten, tombstones
 
 if TYPE_CHECKING:
     from mixtures.plan import Plan
@@ -43,7 +45,9 @@ class Reader:
         self.width = len(stats[1]) if stats is not None else 1
         self.mean = stats[1].astype(np.float32) if stats is not None else None
         self.deviation = np.sqrt(stats[2] + VARIANCE_FLOOR).astype(np.float32) if stats is not None else None
+        self.left_out = 0  # spans of forgotten records that were passed over
         self._shard = lru_cache(maxsize=SHARDS_KEPT)(self._open_shard)
+        self._stones = lru_cache(maxsize=None)(lambda dataset: tombstones(plan.datasets[dataset]))
 
     def record(self, dataset: int, shard: int, row: int) -> Record:
         """The record at a row of a shard's index, with what a layout and a read need and nothing else."""
@@ -79,11 +83,14 @@ class Reader:
         return collate(rows, numbers, length or self.plan.sequence_length, self.plan.specials.pad, self.width, self.mean, self.deviation)
 
     def sequence(self, seq: int, split: str = "train") -> list[Document]:
-        """The documents of one packed row of the plan."""
-        return [self.document(span) for span in self.plan.row(seq, split).spans]
+        """The documents of one packed row of the plan, without those of forgotten records."""
+        spans = self.plan.row(seq, split).spans
+        kept = [span for span in spans if not self._shard(span.dataset, span.shard).gone[span.row]]
+        self.left_out += len(spans) - len(kept)
+        return [self.document(span) for span in kept]
 
     def _open_shard(self, dataset: int, shard: int) -> _Shard:
-        return _Shard(self.plan.datasets[dataset], shard)
+        return _Shard(self.plan.datasets[dataset], shard, self._stones(dataset))
 
 
 class Stream:
@@ -140,8 +147,10 @@ class _Shard:
     """One shard, opened: the index columns that a batch needs as flat arrays (a nested row by pyarrow costs 20 times as much as a slice of
     these), and its data files mapped whole."""
 
-    def __init__(self, dataset: Dataset, shard: int) -> None:
-        table = dataset.index(shard, ["id", "data", "segments"]).combine_chunks()
+    def __init__(self, dataset: Dataset, shard: int, stones: pa.Table | None) -> None:
+        named = [name for name in NAMED_BY if stones is not None and name != "id"]
+        table = dataset.index(shard, ["id", "data", "segments", *named]).combine_chunks()
+        self.gone = forgotten(table, stones) if stones is not None else np.zeros(table.num_rows, np.bool_)
         self.dataset, self.shard = dataset, shard
         self.files: dict[str, memoryview] = {}
         self.ids, self.data = table["id"].to_pylist(), table["data"].to_pylist()

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 import toyplan
 
 from mixtures.plan import Plan
+from pipelines.format import storage
+from pipelines.format.manifest import file_entry, publish_card
 from trainer import losses
 from trainer.batch import IGNORED
 from trainer.stream import Reader, Stream, ahead
@@ -116,3 +121,21 @@ def test_a_reader_that_leaves_early_stops_the_thread() -> None:
     count = len(made)
     time.sleep(0.3)
     assert len(made) == count < 10
+
+
+def test_a_record_forgotten_after_planning_is_left_out(tmp_path: Path) -> None:
+    plan = Plan.open(toyplan.make(tmp_path, tokens=300, n=30))
+    span = plan.row(1).spans[0]
+    victim, where = plan.record(span), plan.datasets[span.dataset].path
+    before = Reader(plan).sequence(1)
+    stones = pa.table({"id": [victim.id], "url": pa.nulls(1, pa.string())})
+    sink = pa.BufferOutputStream()
+    pq.write_table(stones, sink)
+    entry = file_entry(where, "tombstones-0.parquet", sink.getvalue().to_pybytes())
+    card = storage.read_json(f"{where}/manifest.json") | {"tombstones": {"file": entry["path"], "sha256": entry["sha256"], "n": 1}}
+    publish_card(where, "manifest.json", card)
+    reader = Reader(Plan.open(plan.path))
+    after = reader.sequence(1)
+    gone = sum(plan.record(s).id == victim.id for s in plan.row(1).spans)
+    assert len(after) == len(before) - gone and reader.left_out == gone
+    assert victim.h not in [d.h for d in after]
