@@ -1,6 +1,6 @@
 """Slices of remote files through a small cache of blocks: one ranged read brings many samples, since plans go block by block.
 
-In: a path and a byte range. Out: a view of the bytes. Blocks are 4 MiB (the locality that plans keep), the newest 64 of them stay (256 MiB a process).
+In: a path and a byte range. Out: a view of the bytes. Blocks are 4 MiB (the locality that plans keep); the newest 64 stay (256 MiB a process).
 Data files are named by their content and never change, so a block that was read once stays right.
 """
 
