@@ -15,7 +15,6 @@ import signal
 import socket
 import sys
 import tempfile
-from pathlib import Path
 from typing import Any
 
 import pipelines
@@ -24,7 +23,6 @@ from pipelines.media.jail import enter
 
 _F_SETSIG = 10  # Linux: which signal an asynchronous descriptor sends
 _FILES = 64
-_OURS = str(Path(__file__).parents[2])  # an editable install need not stand in sys.path
 
 
 def serve(socket_fd: int, lifeline_fd: int, memory: int) -> None:
