@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -22,6 +23,7 @@ from trainer.evaluate._answering import choice_likelihoods, greedy
 from trainer.evaluate._questions import Question, held_out_questions, normal, shuffled_images
 from trainer.evaluate._subject import Subject, document
 from trainer.evaluate.flow_loss import FlowLoss, fixed_quantiles
+from trainer.evaluate.samples import Samples
 from trainer.evaluate.text_perplexity import TextPerplexity
 from trainer.evaluate.vqa import Vqa
 from trainer.flow import Flow
@@ -69,11 +71,17 @@ def clip(i: int) -> Record:
     return Record.make("toy", f"{i}.mp4", "video", [image(i % 4, "target", k) for k in range(3)])
 
 
+def pair(i: int) -> Record:
+    caption = dataclasses.replace(ids(f"a {COLOURS[i % 4]} thing", "target", -1, 1), member="original")
+    return Record.make("toy", f"{i}.png", "image-text", [image(i % 4, "target", 0), caption])
+
+
 class HeldOut:
-    """A plan with a held-out split only: every record of three small datasets, one a row."""
+    """A plan with a held-out split only: every record of four small datasets, one a row."""
 
     def __init__(self, root: str, n: int = 12) -> None:
         made = {"vqa": [asked(i) for i in range(n)], "text": [prose(i) for i in range(n)], "video": [clip(i) for i in range(n)]}
+        made["image_text"] = [pair(i) for i in range(n)]
         self.sources, self.sequence_length, self.specials = list(made), 96, SPECIALS
         self.datasets, self.rows, self.records = [], [], []
         for d, (name, records) in enumerate(made.items()):
@@ -93,8 +101,8 @@ class HeldOut:
             for row, r in enumerate(records):
                 stop = sum(s.tokens for s in r.segments)
                 atoms = 1 if name == "vqa" else len(r.segments)
-                loss = tuple(s.role == "target" for s in r.segments)
-                self.rows.append(Span(d, d, 0, row, 0, atoms, -1, 0, stop, False, loss, 0))
+                loss = tuple(s.role == "target" for s in r.segments) if name != "image_text" else (False, True)
+                self.rows.append(Span(d, d, 0, row, 0, atoms, 1 if name == "image_text" else -1, 0, stop, True, loss, 0))
 
     def rules(self, source: str) -> SourceRules:
         return SourceRules(turns="isolated" if source == "vqa" else "chained")
@@ -109,7 +117,7 @@ class HeldOut:
         return self.records[span.dataset][span.row]
 
     def held_out(self, source: str) -> range:
-        n = len(self.rows) // 3
+        n = len(self.rows) // len(self.sources)
         first = self.sources.index(source) * n
         return range(first, first + n)
 
@@ -323,6 +331,43 @@ def test_fixed_quantiles_fill_the_bins_evenly_whatever_the_order(plan):
     u = fixed_quantiles(documents, 4)
     assert np.bincount((np.concatenate(u) * 4).astype(int)).tolist() == [9, 9, 9, 9]
     assert all((a == b).all() for a, b in zip(u, fixed_quantiles(documents[::-1], 4)[::-1], strict=True))
+
+
+def test_samples_are_a_dataset_of_the_prompted_captions_and_the_same_each_time(plan, tmp_path):
+    s = subject(plan, tiny())
+    part = Samples(images=5, steps=3, guidance=2.0)
+    assert part.run(s, str(tmp_path / "a")) == []
+    dataset = Dataset.open(str(tmp_path / "a/samples"))
+    records = list(dataset.records(0))
+    prompts = {r.id: r.segments[1] for r in plan.records[3]}
+    assert len(records) == 5 and {r.segments[0].shape for r in records} == {(2, 8)}
+    for r in records:
+        words = prompts[r.fields["prompt_of"]]
+        assert dataset.array(0, r.segments[1]).tolist() == plan.datasets[3].array(0, words).tolist()
+        assert np.isfinite(dataset.array(0, r.segments[0])).all()
+    part.run(s, str(tmp_path / "b"))
+    assert Dataset.open(str(tmp_path / "b/samples")).fingerprint == dataset.fingerprint
+    part.run(s, str(tmp_path / "a"))
+
+
+class Painter(torch.nn.Module):
+    """Predicts (x) a picture of the colour that the caption names."""
+
+    def forward(self, batch, z, t, dropped=None, at=None):
+        x = torch.zeros_like(z)
+        for k, place in enumerate(batch.latent_slot.tolist()):
+            row = place // batch.shape[1]
+            text = tokenizer().decode([i for i in batch.tokens[row].tolist() if i < 256])
+            x[k] = COLOURS.index(text.split()[1])
+        return Output(torch.zeros(0, 261), torch.zeros(0, dtype=torch.long), x)
+
+
+def test_a_painter_that_reads_its_caption_paints_what_it_says(plan, tmp_path):
+    Samples(images=8, steps=4, guidance=3.0).run(subject(plan, Painter()), str(tmp_path))
+    dataset = Dataset.open(str(tmp_path / "samples"))
+    for r in dataset.records(0):
+        said = tokenizer().decode(dataset.array(0, r.segments[1]).tolist()).split()[1]
+        assert np.allclose(dataset.array(0, r.segments[0]), COLOURS.index(said), atol=0.02)
 
 
 def test_batch_size_does_not_change_a_score(plan, tmp_path, monkeypatch):

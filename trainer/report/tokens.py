@@ -39,7 +39,7 @@ def section(evidence: Evidence) -> Markup | None:
     sources = list(dict.fromkeys(s for r in evidence.runs.values() for s in r.tokens))
     height = 1.0 + 0.36 * len(evidence.arms)
     drawing = draw(lambda f: _draw(f, evidence, sources), height=height, label="Tokens consumed by arm and source", prefix="tokens")
-    caption = "Payload tokens consumed, by source; the paler end of each bar is structure and padding; the mark across it is how many tokens took loss."
+    caption = "Payload tokens consumed, by source; the pale end of a bar is structure and padding, the mark across it is how many tokens took loss."
     rows = []
     for arm in evidence.arms:
         run = first_run(evidence, arm)

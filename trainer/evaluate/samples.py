@@ -1,0 +1,120 @@
+"""Pictures that the model makes of held-out captions, written as an ordinary encoded dataset under <run>/samples.
+
+The prompt is BOS · caption · BOI; the image's latents are sampled by Euler steps with guidance from noise that is a draw on the record, so two arms
+paint the same captions from the same noise. What is written has the encoding of the data trained on: `pipelines run decode` turns it into
+pictures, and any scorer or view reads it like a dataset. No number is claimed here: rows come from scorers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from pydantic import Field
+
+from pipelines.format import chance, codec, storage
+from pipelines.format.document import Part, dump, fingerprint
+from pipelines.format.errors import InputError
+from pipelines.format.manifest import card, dataset_fingerprint, file_entry, parent, publish_card, read_card
+from pipelines.format.part import PartWriter, commit_path
+from pipelines.format.record import Record, Segment
+from pipelines.format.shard import Shard, shard_table
+
+if TYPE_CHECKING:
+    from trainer.evaluate._subject import Subject
+
+VERSION = 1
+
+
+class Samples(Part):
+    """`images` held-out captions of an image-text `source`, sampled in `steps` Euler steps with guidance `guidance` (the paper: 25 and 3.0)."""
+
+    source: str = "image_text"
+    images: int = Field(16, ge=1)
+    steps: int = Field(25, ge=1)
+    guidance: float = Field(3.0, ge=0)
+
+    def run(self, subject: Subject, out: str) -> list[dict[str, Any]]:
+        """Writes the dataset <out>/samples (made anew by the same model and settings: left as it is). No rows."""
+        spans = self._captions(subject)
+        if not spans:
+            raise InputError("no held-out captions to paint", found=self.source, next="name an image-text source, or raise held_out.fraction")
+        root = storage.join(out, "samples")
+        parents = [(out, str(read_card(out)["fingerprint"]))] if storage.exists(storage.join(out, "run.json")) else []
+        mark = fingerprint({"stage": "samples", "version": VERSION, "run": [p for _, p in parents], "recipe": dump(self)})
+        if not storage.exists(commit_path(root, 0)):
+            records = self._painted(subject, spans)
+            with PartWriter(root, 0, fingerprint=mark, encoded=True) as writer:
+                for record in records:
+                    writer.emit()
+                    writer.add(record)
+                writer.commit()
+        _seal(root, subject.plan.datasets[spans[0].dataset], mark, dump(self), [parent(p, root, print_) for p, print_ in parents])
+        return []
+
+    def _captions(self, subject: Subject) -> list[Any]:
+        """Spans of the chosen pairs, caption first; which ones depends on the records alone."""
+        plan = subject.plan
+        if self.source not in plan.sources:
+            return []
+        spans = [s for i in plan.held_out(self.source) for s in plan.row(i, "heldout").spans if s.caption >= 0]
+        spans.sort(key=lambda s: chance.draw(plan.record(s).h, 0, "sample"))
+        return [replace(s, image_first=False, loss=(True,) * len(s.loss)) for s in spans[: self.images]]
+
+    def _painted(self, subject: Subject, spans: list[Any]) -> list[Record]:
+        """The records to write, in the order of the spans."""
+        import torch
+
+        from trainer.flow import sample
+
+        reader, documents = subject.reader, [subject.reader.document(s) for s in spans]
+        made: list[Record | None] = [None] * len(spans)
+        for places, batch in subject.batches(documents):
+            width = batch.latents.shape[1]
+            noise = np.concatenate([_noise(documents[p], width) for p in places])
+            with torch.inference_mode():
+                moved = batch.to(subject.device)
+                z = sample(subject.model, moved, subject.run.flow, torch.from_numpy(noise).to(subject.device), None, self.steps, self.guidance)
+            latents = z.float().cpu().numpy()
+            if reader.mean is not None and reader.deviation is not None:
+                latents = latents * reader.deviation + reader.mean
+            owner = np.repeat(np.arange(len(places)), [len(documents[p].latents) for p in places])
+            for row, p in enumerate(places):
+                made[p] = _record(subject.plan, spans[p], np.ascontiguousarray(latents[owner == row], np.float32))
+        return [r for r in made if r is not None]
+
+
+def _noise(document: Any, width: int) -> np.ndarray:
+    key = int(chance.draw(document.h, 0, "sample", "noise"))
+    return chance.noise(key, (len(document.latents), width))
+
+
+def _record(plan: Any, span: Any, latents: np.ndarray) -> Record:
+    """A pair whose picture is the sample: same caption, an origin that names the record it was prompted by."""
+    record = plan.record(span)
+    caption = record.segments[span.caption]
+    data = plan.datasets[span.dataset]
+    words = replace(caption, atom=1, payload=bytes(data.payload(span.shard, caption)), offset=None, nbytes=None)
+    image = Segment("latents", atom=0, payload=codec.encode_latents(latents, "bf16"), dtype="bf16", shape=latents.shape, tokens=len(latents))
+    return Record.make("samples", record.id, "image-text", [image, words], group=record.group, fields={"prompt_of": record.id})
+
+
+def _seal(root: str, like: Any, mark: str, recipe: dict[str, Any], parents: list[dict[str, str]]) -> None:
+    """Shard table, tokenizer and card: the last of what makes it a dataset."""
+    commit = storage.read_json(commit_path(root, 0))
+    shards = [Shard(**s) for s in commit["shards"]]
+    table = shard_table(shards)
+    shown = file_entry(root, f"shards-{fingerprint(commit['shards'])[:16]}.parquet", table)
+    files = [shown, file_entry(root, "tokenizer.json", storage.read(storage.join(like.path, "tokenizer.json")))]
+    encoding = {k: v for k, v in like.card["encoding"].items() if k != "stats"}
+    counts = {k: commit[k] for k in ("in", "written", "filtered", "rejected", "tokens")}
+    held = {"samples": {"records": commit["written"], "tokens": commit["tokens"]}}
+    facts = {**counts, "records": commit["written"], "bytes": sum(f["bytes"] for f in commit["files"]), "sources": held}
+    facts |= {"shards": {"file": shown["path"], "sha256": shown["sha256"], "n": len(shards)}, "files": files, "encoding": encoding}
+    if "encoders" in like.card:
+        facts["encoders"] = like.card["encoders"]
+    parts = {"n": 1, "fingerprint": fingerprint([commit["fingerprint"]])}
+    facts |= {"data": "image-text", "recipe_fingerprint": mark, "parts": parts}
+    made = card("dataset", "samples", dataset_fingerprint(encoding, shards), recipe, parents=parents, stages={"samples": VERSION}, **facts)
+    publish_card(root, "manifest.json", made, mark)
