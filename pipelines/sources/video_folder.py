@@ -87,13 +87,18 @@ class VideoFolder(Source):
 
     def read(self, spec: dict[str, Any], source: str) -> Iterator[Record | Rejected]:
         for rel in spec["files"]:
+            made, wrong = False, False
             try:
                 with video_file(self.path, rel) as f:
-                    yield from self._clips(f, rel, source, spec.get("first", 0), spec.get("stop"))
+                    for record in self._clips(f, rel, source, spec.get("first", 0), spec.get("stop")):
+                        made = True
+                        yield record
             except Reject as e:
                 # Of a file that several parts share, all see that it is cut off; the last one counts it.
-                if e.reason != "truncated" or spec.get("stop") is None:
+                if wrong := e.reason != "truncated" or spec.get("stop") is None:
                     yield Rejected(rel, e.reason, e.detail)
+            if not (made or wrong or spec.get("stop") or spec.get("first")):
+                yield Rejected(rel, "too_short", f"not {self.min_frames} frames at {self.fps} a second")
 
     def _clips(self, f: Any, rel: str, source: str, first: int, stop: int | None) -> Iterator[Record]:
         group = digest(f)

@@ -59,6 +59,12 @@ def test_clip_length_may_be_said_in_seconds_and_short_ends_dropped(tmp_path):
         VideoFolder(path=str(tmp_path), fps=0.1, clip_seconds=2)
 
 
+def test_a_file_too_short_for_any_clip_is_counted(tmp_path):
+    (tmp_path / "x.mp4").write_bytes(clip(20))
+    records, rejected = read(VideoFolder(path=str(tmp_path), min_frames=2))
+    assert records == [] and [(r.origin, r.reason) for r in rejected] == [("x.mp4", "too_short")]
+
+
 def test_a_damaged_file_is_its_good_clips_and_one_reject(tmp_path):
     data = clip(300, container="matroska", options={"g": "30"})
     (tmp_path / "cut.mkv").write_bytes(data[: len(data) * 2 // 3])
