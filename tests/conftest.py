@@ -12,6 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -50,6 +51,15 @@ def ray_session(_ray_folder: str) -> None:
     if not ray.is_initialized():
         quiet = {"log_to_driver": False, "logging_level": "ERROR"}
         ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=300 << 20, _temp_dir=_ray_folder, **quiet)
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """The folder in which the small demo's out/demo lies, and what the command said. One for all test processes."""
+    from tests import small_demo
+
+    base = tmp_path_factory.getbasetemp()
+    return small_demo.make(base.parent if "PYTEST_XDIST_WORKER" in os.environ else base)
 
 
 @pytest.fixture(scope="session")
