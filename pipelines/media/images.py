@@ -27,7 +27,8 @@ from pipelines.media.endings import has_end
 ImageFile.LOAD_TRUNCATED_IMAGES = False
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF") + (("AVIF",) if features.check("avif") else ())
 MAX_PIXELS = 50_000_000  # larger than any photo sensor in common use, and 150 MB decoded; Pillow itself refuses from 89 million on
-Mode = Literal["center_crop", "keep_ratio", "border", "no"]
+Mode = Literal["center_crop", "keep_ratio", "keep_ratio_largest", "border", "no"]
+REDUCE_FROM, REDUCE_TO = 3.0, 1.5  # a JPEG this many times its target is decoded at a half, quarter or eighth, to no less than that
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -102,7 +103,7 @@ def resize(array: np.ndarray, size: int, mode: Mode = "center_crop", upscale: bo
     """Bicubic with antialiasing (the kernel grows with the reduction, as in CLIP's preprocessing). `uint8 [H, W, 3]` in and out.
 
     center_crop: shortest side to `size`, the middle square of it → [size, size, 3].   keep_ratio: shortest side to `size`, the rest kept.
-    border: longest side to `size`, centred on a white square.   no: unchanged.
+    keep_ratio_largest: longest side to `size`, the rest kept.   border: the same, centred on a white square.   no: unchanged.
     `upscale=False` leaves an image that is already small enough at its size (center_crop still crops to a square, border still pads)."""
     image = _as_image(array)
     fitted = _fitted(image, size, mode, upscale)
@@ -110,14 +111,27 @@ def resize(array: np.ndarray, size: int, mode: Mode = "center_crop", upscale: bo
 
 
 def resized(
-    data: bytes, size: int, mode: Mode = "center_crop", quality: int = 92, upscale: bool = True, max_pixels: int = MAX_PIXELS
+    data: bytes,
+    size: int,
+    mode: Mode = "center_crop",
+    quality: int = 92,
+    upscale: bool = True,
+    max_pixels: int = MAX_PIXELS,
+    keep: tuple[str, ...] = ("jpeg",),
 ) -> tuple[bytes, tuple[int, ...]]:
-    """(JPEG, its shape) of an image file after `resize`. A JPEG that is of that size already, upright and in colour, keeps its bytes: a second
-    compression would only lose detail. Raises `Reject`."""
+    """(JPEG, its shape) of an image file after `resize`. A file of a format in `keep` that is of that size already, upright, in colour and one
+    frame, keeps its bytes: a second compression would only lose detail. A JPEG of three times the target and more is decoded at reduced scale,
+    which costs a third of the time and moves no edge: the window that is resized is that of the whole picture. Raises `Reject`."""
     with _reading(data) as image:
-        stays = image.format in ("JPEG", "MPO") and image.mode == "RGB" and _orientation(image) == 1
+        name = "jpeg" if image.format in ("JPEG", "MPO") else str(image.format).lower()
+        upright = _orientation(image) == 1
+        stays = name in keep and image.mode == "RGB" and upright and (name == "jpeg" or not getattr(image, "is_animated", False))
+        _check_size(*image.size, max_pixels)
+        whole = image.size if name == "jpeg" and upright else None  # turned ones are decoded whole: their rounding would change sides
+        if whole:
+            _reduce(image, size, mode, upscale)
         before = _pixels(image, max_pixels)
-        after = _fitted(before, size, mode, upscale)
+        after = _fitted(before, size, mode, upscale, whole)
         width, height = after.size
         return (data if stays and after is before else _as_jpeg(after, quality)), (height, width, 3)
 
@@ -222,27 +236,48 @@ def _pixels(image: Image.Image, max_pixels: int) -> Image.Image:
     return rgb if turn is None else rgb.transpose(turn)
 
 
-def _fitted(image: Image.Image, size: int, mode: Mode, upscale: bool) -> Image.Image:
+def _reduce(image: Image.Image, size: int, mode: Mode, upscale: bool) -> None:
+    """Ask for a smaller decode of an opened JPEG where its target is smaller still."""
+    if mode == "no":
+        return
     width, height = image.size
-    short, long = min(width, height), max(width, height)
-    side = size if upscale else min(size, long if mode == "border" else short)
+    of, side = _sides(width, height, size, mode, upscale)
+    step = next((s for s in (8, 4, 2) if of / side >= max(REDUCE_FROM, REDUCE_TO * s)), 1)
+    if step > 1:
+        image.draft(None, (width // step, height // step))
+
+
+def _sides(width: int, height: int, size: int, mode: Mode, upscale: bool) -> tuple[int, int]:
+    """The side that decides, and what it becomes."""
+    of = max(width, height) if mode in ("border", "keep_ratio_largest") else min(width, height)
+    return of, size if upscale else min(size, of)
+
+
+def _fitted(image: Image.Image, size: int, mode: Mode, upscale: bool, whole: tuple[int, int] | None = None) -> Image.Image:
+    """`whole` is the picture's own size where `image` was decoded smaller."""
+    width, height = whole or image.size
+    of, side = _sides(width, height, size, mode, upscale)
     if mode == "center_crop":
-        left, top = (width - short) // 2, (height - short) // 2
-        return _scaled(image, (side, side), (left, top, left + short, top + short))
+        left, top = (width - of) // 2, (height - of) // 2
+        return _scaled(image, (side, side), (left, top, left + of, top + of), (width, height))
     if mode == "no":
         return image
-    of = long if mode == "border" else short
     new = (max(1, round(width * side / of)), max(1, round(height * side / of)))
     _check_size(*new, MAX_PIXELS)  # a line of pixels grows without limit when its short side does
-    inner = _scaled(image, new, (0, 0, width, height))
-    if mode == "keep_ratio" or new == (size, size):
+    inner = _scaled(image, new, (0, 0, width, height), (width, height))
+    if mode in ("keep_ratio", "keep_ratio_largest") or new == (size, size):
         return inner
     framed = Image.new("RGB", (size, size), (255, 255, 255))
     framed.paste(inner, ((size - new[0]) // 2, (size - new[1]) // 2))
     return framed
 
 
-def _scaled(image: Image.Image, new: tuple[int, int], box: tuple[int, int, int, int]) -> Image.Image:
+def _scaled(image: Image.Image, new: tuple[int, int], box: tuple[int, int, int, int], whole: tuple[int, int]) -> Image.Image:
+    """The window `box` of the whole picture at a new size."""
+    step = round(max(whole) / max(image.size))  # 2, 4 or 8 when the image was decoded smaller, to whole pixels rounded up
+    if step > 1:
+        left, top, right, bottom = (x / step for x in box)
+        return image.resize(new, Image.Resampling.BICUBIC, box=(left, top, right, bottom))
     if (box[2] - box[0], box[3] - box[1]) == new:
         return image if image.size == new else image.crop(box)
     return image.resize(new, Image.Resampling.BICUBIC, box=box)

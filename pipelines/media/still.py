@@ -27,9 +27,11 @@ def verify(data: bytes, max_pixels: int = images.MAX_PIXELS) -> images.ImageInfo
     return images.ImageInfo(**ask(f"{_HERE}:verify_op", {"max_pixels": max_pixels}, data).meta)
 
 
-def resized(data: bytes, size: int, mode: images.Mode, quality: int, upscale: bool, max_pixels: int) -> tuple[bytes, tuple[int, int, int]]:
-    """(JPEG, its shape): the image decoded, resized and encoded; the same bytes back when it is such a JPEG already. Raises `Reject`."""
-    args = {"size": size, "mode": mode, "quality": quality, "upscale": upscale, "max_pixels": max_pixels}
+def resized(
+    data: bytes, size: int, mode: images.Mode, quality: int, upscale: bool, max_pixels: int, keep: tuple[str, ...] = ("jpeg",)
+) -> tuple[bytes, tuple[int, int, int]]:
+    """(JPEG, its shape): the image decoded, resized and encoded; the same bytes back when it is so already in a format of `keep`. Raises `Reject`."""
+    args = {"size": size, "mode": mode, "quality": quality, "upscale": upscale, "max_pixels": max_pixels, "keep": list(keep)}
     answer = ask(f"{_HERE}:resize_op", args, data)
     height, width, channels = answer.meta["shape"]
     return bytes(answer.blob) if len(answer.blob) else data, (height, width, channels)
