@@ -184,10 +184,65 @@ def test_no_secret_of_the_environment_reaches_the_child(hostile, monkeypatch):
 
 
 def test_codecs_load_in_the_child_wherever_the_program_was_started_from(tmp_path):
-    script = "from pipelines.media.child import ask\nask('pipelines.media.still:verify_op', {'max_pixels': 99}, b'no image')"
-    done = subprocess.run([sys.executable, "-I", "-c", script], cwd="/", capture_output=True, text=True)
-    assert done.stderr.splitlines()[-1].startswith("pipelines.format.errors.Reject: "), done.stderr
-    assert "PermissionError" not in done.stderr
+    script = "from pipelines.media.child import ask, close_children; from pipelines.format.errors import Reject\n"
+    script += "try: ask('pipelines.media.frames:probe', {'container': 'mov', 'max_pixels': 1}, b'x' * 99)\n"
+    script += "except Reject as e: print(e.reason, e.detail)\nclose_children()"
+    done = subprocess.run([sys.executable, "-I", "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert "InvalidData" in done.stdout, done.stdout + done.stderr  # FFmpeg's own word: it was loaded, and asked
+
+
+def test_leaving_early_does_not_leave_a_busy_child_behind(hostile):
+    answers = guarded(f"{hostile}:refuse", {})
+    next(answers)
+    answers.close()
+    assert all(c.alive for c in child._idle) and ask(f"{hostile}:echo", {}, b"x").blob == b"x"
+
+
+def test_nested_calls_use_children_of_their_own(hostile):
+    outer = guarded(f"{hostile}:refuse", {})
+    next(outer)
+    assert ask(f"{hostile}:echo", {}, b"inner").blob == b"inner"
+    with pytest.raises(Reject, match="because"):
+        next(outer)
+
+
+def test_a_child_retires_after_its_calls(hostile, monkeypatch):
+    monkeypatch.setattr(child, "RETIRE", 2)
+    ask(f"{hostile}:echo", {}, b"1")
+    first = child._idle[0]
+    ask(f"{hostile}:echo", {}, b"2")
+    assert not first.alive and child._idle == []
+
+
+def test_the_child_dies_with_its_parent_even_in_an_endless_loop(hostile, tmp_path):
+    script = f"""
+        import sys, threading, time
+        sys.path.insert(0, {str(tmp_path)!r})
+        from pipelines.media.child import Child
+        box = []
+        threading.Thread(target=lambda: box.append(Child())).start()      # the thread ends, the child must not
+        while not box: time.sleep(0.01)
+        time.sleep(0.1)
+        assert box[0].alive
+        threading.Thread(target=lambda: list(box[0].call("hostile_ops:spin", {{}}, wall_s=300, cpu_s=300)), daemon=True).start()
+        time.sleep(0.3)
+        print(box[0].pid, flush=True)
+        time.sleep(300)
+    """
+    parent = subprocess.Popen([sys.executable, "-c", textwrap.dedent(script)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        assert _running(pid)
+    finally:
+        parent.send_signal(signal.SIGKILL)
+        parent.wait()
+    for _ in range(100):
+        if not _running(pid):
+            return
+        time.sleep(0.05)
+    os.kill(pid, signal.SIGKILL)
+    pytest.fail("the child outlived its parent by five seconds")
 
 
 def _running(pid: int) -> bool:
