@@ -75,7 +75,8 @@ def test_turned_images_and_other_formats_are_decoded_whole(steps):
     exif[0x0112] = 6
     turned, shape = images.resized(saved(array, exif=exif.tobytes(), quality=95), 64, "keep_ratio", 95)
     assert shape == (96, 64, 3)
-    assert psnr(images.decode(turned), images.resize(np.rot90(array, -1).copy(), 64, "keep_ratio")) > 30
+    wanted = images.resize(np.rot90(array, -1).copy(), 64, "keep_ratio")
+    assert psnr(images.decode(turned).mean(2), wanted.mean(2)) > 25 > psnr(images.decode(turned)[::-1].mean(2), wanted.mean(2)) + 8
     images.resized(saved(array, "PNG"), 64)
     assert images.resized(saved(array), 64, "no")[1] == (400, 600, 3) and not steps
 
