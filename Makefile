@@ -5,6 +5,7 @@ VENV   ?= .venv
 OUT    ?= out/demo
 BIN    := $(VENV)/bin
 JOBS   ?= 2
+KILLS  ?= 50
 
 .PHONY: demo test lint format soak bench clean
 .DELETE_ON_ERROR:
@@ -23,8 +24,8 @@ lint: $(VENV)/.ready-test     ## style and types
 format: $(VENV)/.ready-test
 	$(BIN)/ruff check --fix .
 
-soak: $(VENV)/.ready-test     ## long random-kill loops
-	$(BIN)/python -m pytest -m soak --timeout 7200
+soak: $(VENV)/.ready-test     ## kill -9 at random moments over all stages; every artifact must equal an undisturbed one
+	$(BIN)/python -m tests.soak --kills $(KILLS)
 
 bench: $(VENV)/.ready-test    ## every comparison; rewrites benchmarks/README.md
 	$(BIN)/python -m benchmarks

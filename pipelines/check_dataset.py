@@ -130,8 +130,7 @@ def _parts(path: str, card: dict[str, Any], shards: list[Shard]) -> Iterator[Pro
             yield from _dropped(path, file, commit)
         except (InputError, KeyError, TypeError) as error:
             yield _problem(file, f"cannot be read as a commit record: {error}")
-    key = lambda row: (row["part"], row["first_row"])
-    if sorted(rows, key=key) != sorted((s.as_dict() for s in shards), key=key):
+    if sorted(rows, key=_place) != sorted((s.as_dict() for s in shards), key=_place):
         yield _problem(card["shards"]["file"], "the commit records in parts/ name other shards")
     said = {"counts": {"in": card["in"], "written": card["written"]}, **{key: card[key] for key in ("filtered", "rejected", "tokens")}}
     for key, counter in sums.items():
@@ -140,6 +139,11 @@ def _parts(path: str, card: dict[str, Any], shards: list[Shard]) -> Iterator[Pro
     parts = card.get("parts")
     if parts and (parts["n"] != len(made) or parts["fingerprint"] != fingerprint(made)):
         yield _problem("parts/", "the commit records are not those that the card was made from")
+
+
+def _place(row: dict[str, Any]) -> tuple[int, int]:
+    """The order of the shard table."""
+    return row["part"], row["first_row"]
 
 
 def _dropped(path: str, file: str, commit: dict[str, Any]) -> Iterator[Problem]:

@@ -34,7 +34,8 @@ def answer(args: argparse.Namespace) -> dict[str, Any]:
     files = storage.listing(args.path)
     kept = committed(args.path, [name for name, _, _ in files])
     now = time.time()
-    removed, young = [], 0
+    removed: list[dict[str, Any]] = []
+    young = 0
     for name, nbytes, tag in files:
         scratch = f"/{storage.TMP}/" in f"/{name}"
         if not scratch and (name in kept or not name.startswith(OURS)):
