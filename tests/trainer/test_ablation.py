@@ -16,7 +16,7 @@ import pytest
 from pipelines.format.document import dump, load, parse
 from pipelines.format.errors import BudgetError, RecipeError, Stopped
 from pipelines.format.manifest import read_card
-from tests.trainer.test_evaluate import HeldOut
+from tests.trainer.asked import HeldOut
 from trainer.ablate_stage import ABLATE, FEW_STEPS
 from trainer.ablation import Ablation, arm_runs, identity, mixture_of, plan_paths
 from trainer.check import check
@@ -181,6 +181,7 @@ def test_a_stopped_ablation_says_so_before_it_trains(done, tmp_path):
     assert not (tmp_path / "results.parquet").exists()
 
 
+@pytest.mark.slow
 def test_two_at_a_time_give_the_numbers_of_one_at_a_time(done, tmp_path):
     beside = made(done[0], output=str(tmp_path), parallel=2, seeds=[1], arms={"few": ARMS["few"], "with_text": ARMS["with_text"]})
     ABLATE.run(beside, Job())
@@ -201,6 +202,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_a_killed_ablation_leaves_no_worker_and_resumes_to_the_same_results(done, tmp_path):
     script, output = tmp_path / "killed.py", tmp_path / "ablation"
     script.write_text(KILLED)
