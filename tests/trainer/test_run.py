@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -53,7 +54,7 @@ def test_the_rate_warms_up_to_its_peak_and_ends_at_its_floor() -> None:
     optim = Optim(lr=1.0, warmup=0.1, final=0.05)
     rates = [optim.rate(s, 100) for s in range(100)]
     assert rates[0] == pytest.approx(0.1) and rates[9] == 1.0 and rates[-1] == pytest.approx(0.05)
-    assert all(a >= b for a, b in zip(rates[9:], rates[10:], strict=False))
+    assert all(a >= b for a, b in pairwise(rates[9:]))
     assert Optim(lr=1.0, warmup=4.0).rate(1, 1000) == pytest.approx(0.5)
     assert Optim(lr=1.0, schedule="constant").rate(99, 100) == 1.0
 
