@@ -1,6 +1,6 @@
 """Random kills over every stage: `python -m tests.soak --kills 50`.
 
-Run the tiny journey once undisturbed. Then, in a second place, run each stage again and again: start the same command as the leader of a process
+Run the tiny journey once undisturbed, in process. Then, in a second place, run each stage again and again on Ray: start the same command as the leader of a process
 group of its own, wait a random while, `kill -9` everything it started (Ray's workers sit in groups of their own and are found by a variable in their
 environment), and start the same command again. In the end every stage is left to finish, and every artifact must equal the undisturbed one's to the
 hash: shards, plan, weights. The seed is printed; a failing run is repeated with it.
@@ -88,33 +88,38 @@ def digest(output: str) -> dict[str, str]:
     return out
 
 
-def soak(folder: Path, kills: int, seed: int) -> list[str]:
-    """Returns the differences found; none is what is hoped for."""
+def soak(folder: Path, kills: int, seed: int, kinds: tuple[str, ...] = tiny.KINDS, spared: tuple[str, ...] = ()) -> list[str]:
+    """Spread the kills over the stages (not those that are `spared`). Returns the differences found; none is what is hoped for."""
     random_ = random.Random(seed)
-    golden = tiny.write(folder / "golden-yaml", str(folder / "golden"))
-    seconds = []
+    golden = tiny.write(folder / "golden-yaml", str(folder / "golden"), "local", kinds)
     for run in golden:
-        seconds.append(finish(run))
-        print(f"undisturbed {run.stage:14s} {seconds[-1]:6.1f} s  {run.output.rsplit('/', 1)[-1]}", flush=True)
-    victims = tiny.write(folder / "soak-yaml", str(folder / "soak"))
-    share = [len([k for k in range(kills) if k % len(victims) == i]) for i in range(len(victims))]
+        print(f"undisturbed {run.stage:14s} {finish(run):6.1f} s  {run.output.rsplit('/', 1)[-1]}", flush=True)
+    victims = tiny.write(folder / "soak-yaml", str(folder / "soak"), "ray", kinds)
+    hunted = [i for i, run in enumerate(victims) if run.stage not in spared]
     wrong = []
-    for run, twin, n, long in zip(victims, golden, share, seconds, strict=True):
-        for _ in range(n):
-            wait = random_.uniform(0, long * 1.1)
-            mark = uuid.uuid4().hex
-            child = start(run, mark)
-            time.sleep(wait)
-            before = child.poll()
-            kill_all(child, mark)
-            print(f"killed {run.stage:14s} after {wait:5.1f} s{'  (had ended)' if before is not None else ''}", flush=True)
-        finish(run)
-        mine, theirs = digest(run.output), digest(twin.output)
-        extra = set(mine) - set(theirs)  # files of lost attempts are rubbish for gc; the card must not name them, and the fingerprint says so
-        differing = [k for k in theirs if mine.get(k) != theirs[k]]
-        wrong += [f"{run.stage} {run.output}: {k}" for k in differing]
-        print(f"equal  {run.stage:14s} {len(theirs)} hashes, {len(extra)} leftovers" if not differing else f"DIFFERS {differing}", flush=True)
+    for i, (run, twin) in enumerate(zip(victims, golden, strict=True)):
+        wrong += _one(run, twin, sum(hunted[k % len(hunted)] == i for k in range(kills)), random_)
     return wrong
+
+
+def _one(run: tiny.Run, twin: tiny.Run, kills: int, random_: random.Random) -> list[str]:
+    """Kill one stage so many times, let it finish, and compare. The first run says how long it takes; kills fall anywhere in that time."""
+    long = 12.0  # seconds: start-up, work and shutdown of a small stage on Ray; grows to what is seen
+    for _ in range(kills):
+        wait, mark, began = random_.uniform(0, long * 1.1), uuid.uuid4().hex, time.monotonic()
+        child = start(run, mark)
+        while child.poll() is None and time.monotonic() - began < wait:
+            time.sleep(0.02)
+        ended = child.poll() is not None
+        kill_all(child, mark)
+        long = min(long, time.monotonic() - began) if ended else long
+        print(f"killed {run.stage:14s} after {time.monotonic() - began:5.1f} s{'  (had ended)' if ended else ''}", flush=True)
+    finish(run)
+    mine, theirs = digest(run.output), digest(twin.output)
+    leftovers = len(set(mine) - set(theirs))  # files of lost attempts are rubbish for gc; no card names them, as the fingerprint shows
+    differing = [k for k in theirs if mine.get(k) != theirs[k]]
+    print(f"DIFFERS {differing}" if differing else f"equal  {run.stage:14s} {len(theirs)} hashes, {leftovers} leftovers", flush=True)
+    return [f"{run.stage} {run.output}: {k}" for k in differing]
 
 
 def main() -> int:

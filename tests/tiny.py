@@ -32,19 +32,16 @@ class Run:
 MODEL = {"transfusion": {"layers": 2, "width": 48, "heads": 2, "ffn": "per_modality"}}
 
 
-def _mixture(root: str) -> dict[str, Any]:
-    sources = {
-        "vqa": {"dataset": f"{root}/encoded/vqa", "turns": "isolated", "loss": "text"},
-        "text": {"dataset": f"{root}/encoded/text"},
-        "video": {"dataset": f"{root}/encoded/video"},
-        "image_text": {"dataset": f"{root}/encoded/image_text", "image_first": 0.5},
-        "action": {"dataset": f"{root}/encoded/action_video"},
-    }
+SHOWN: dict[str, dict[str, Any]] = {"vqa": {"turns": "isolated", "loss": "text"}, "image-text": {"image_first": 0.5}}
+
+
+def _mixture(root: str, kinds: tuple[str, ...]) -> dict[str, Any]:
+    sources = {k: {"dataset": f"{root}/encoded/{k.replace('-', '_')}", "tokens": 8_000, **SHOWN.get(k, {})} for k in kinds}
     return {"sequence_length": 256, "held_out": {"fraction": 0.1, "seed": 0, "max_tokens": 20_000}, "sources": sources}
 
 
-def write(folder: Path, root: str, engine: str = "ray") -> list[Run]:
-    """The YAMLs and the order of the journey: five curated sets, a tokenizer, five encoded sets, a plan, a run."""
+def write(folder: Path, root: str, engine: str = "ray", kinds: tuple[str, ...] = KINDS) -> list[Run]:
+    """The YAMLs and the order of the journey: a curated set of each kind, a tokenizer, the encoded sets, a plan, a run."""
     folder.mkdir(parents=True, exist_ok=True)
     steps: list[Run] = []
 
@@ -53,11 +50,11 @@ def write(folder: Path, root: str, engine: str = "ray") -> list[Run]:
         path.write_text(yaml.safe_dump(document, sort_keys=False))
         steps.append(Run(stage, str(path), document["output"]))
 
-    for kind in KINDS:
+    for kind in kinds:
         name = kind.replace("-", "_")
         world = {"kind": kind, "scenes": SCENES[kind], "seed": 3}
         add(kind, name, {"name": f"tiny_{name}", "source": {"world": world}, "engine": engine, "output": f"{root}/curated/{name}"})
-    curated = [f"{root}/curated/{k.replace('-', '_')}" for k in KINDS]
+    curated = [f"{root}/curated/{k.replace('-', '_')}" for k in kinds]
     add("fit-tokenizer", "tokenizer", {"datasets": curated, "vocab": 320, "output": f"{root}/tokenizer"})
     for path in curated:
         name = path.rsplit("/", 1)[-1]
@@ -65,10 +62,7 @@ def write(folder: Path, root: str, engine: str = "ray") -> list[Run]:
         if name != "text":
             document["images"] = {"pixels": {"patch": 8, "size": 32}}
         add("encode", f"encode_{name}", {**document, "engine": engine, "output": f"{root}/encoded/{name}"})
-    mixture = _mixture(root)
-    for source in mixture["sources"].values():
-        source["tokens"] = 8_000
-    add("mix", "mixture", {**mixture, "output": f"{root}/plan"})
+    add("mix", "mixture", {**_mixture(root, kinds), "output": f"{root}/plan"})
     run = {"plan": f"{root}/plan", "model": MODEL, "batch": 4, "optim": {"lr": 2e-3}, "checkpoint_every": 10, "threads": 1, "device": "cpu"}
     add("train", "run", {**run, "output": f"{root}/run"})
     return steps
