@@ -15,7 +15,7 @@ from typing import Any
 from mixtures.mixture import Mixture
 from pipelines.format import storage
 from pipelines.format.document import dump, exact
-from pipelines.format.errors import BudgetError, VerifyError
+from pipelines.format.errors import BudgetError, HeadwaterError, Stopped, VerifyError
 from pipelines.format.estimate import Estimate
 from pipelines.format.manifest import card, file_entry, parent, publish_card, read_card
 from trainer.ablation import VERSION, Ablation, ArmRun, arm_runs, identity, mixture_of, plan_paths
@@ -122,10 +122,15 @@ def _train(config: Ablation, job: Any, plans: dict[str, Any], runs: list[ArmRun]
 
     asked = dump(config)["evaluate"]
     for item in runs:
-        if item.run.processes > 1:  # torchrun starts these; what remains below is their evaluation
-            document = json.dumps(item.run.recipe(), indent=1).encode()  # JSON is YAML
+        # torchrun trains these, one after the other, each on all its processes; what remains for the sweep is their evaluation.
+        if item.run.processes > 1 and not storage.exists(storage.join(item.output, "run.json")):
+            document = json.dumps({k: v for k, v in item.run.recipe().items() if k != "extends"}, indent=1).encode()  # JSON is YAML
             storage.publish(storage.join(item.output, "run.yaml"), document)
-            job.launch(argv(item), item.run.processes)
+            status = job.launch(argv(item), item.run.processes)
+            if job.stop.is_set():
+                raise Stopped("stopped; finished runs and a checkpoint are kept", where=item.output, next="the same command goes on")
+            if status:
+                raise HeadwaterError(f"the trainer ended with status {status}", where=item.output, next="its messages stand above")
     tasks = []
     for item in runs:
         threads = item.run.threads or (1 if config.parallel > 1 else None)

@@ -14,12 +14,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.format.document import dump, load, parse
-from pipelines.format.errors import BudgetError, RecipeError, Stopped
+from pipelines.format.errors import BudgetError, HeadwaterError, RecipeError, Stopped
 from pipelines.format.manifest import read_card
 from tests.trainer.asked import HeldOut
 from trainer.ablate_stage import ABLATE, FEW_STEPS
 from trainer.ablation import Ablation, arm_runs, identity, mixture_of, plan_paths
 from trainer.check import check
+from trainer.run import Run
 from trainer.view import pages
 
 MODEL = {"transfusion": {"layers": 1, "width": 16, "heads": 2, "ffn": "shared", "norm": "layer", "activation": "relu2"}}
@@ -235,6 +236,17 @@ def until(true, seconds: float) -> None:
     while not true():
         assert time.monotonic() < end, "waited too long"
         time.sleep(0.05)
+
+
+def test_runs_of_several_processes_are_launched_and_a_failed_launch_ends_the_ablation(done, tmp_path):
+    job = Job()
+    job.launch = lambda argv, processes: job.events.append((argv, processes)) or 1  # type: ignore[attr-defined]
+    arms = {"few": {**ARMS["few"], "run": {"processes": 2}}}
+    with pytest.raises(HeadwaterError, match="ended with status 1"):
+        ABLATE.run(made(done[0], output=str(tmp_path), arms=arms, seeds=[0]), job)
+    argv, processes = job.events[-1]
+    assert processes == 2 and argv[:2] == ["-m", "trainer"]
+    assert load(Run, argv[2]).output == f"{tmp_path}/arms/few/seed-0"
 
 
 def test_an_arm_of_fewer_than_ten_steps_is_refused(done, tmp_path):
