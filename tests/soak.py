@@ -1,9 +1,9 @@
 """Random kills over every stage: `python -m tests.soak --kills 50`.
 
-Run the tiny journey once undisturbed, in process. Then, in a second place, run each stage again and again on Ray: start the same command as the leader of a process
-group of its own, wait a random while, `kill -9` everything it started (Ray's workers sit in groups of their own and are found by a variable in their
-environment), and start the same command again. In the end every stage is left to finish, and every artifact must equal the undisturbed one's to the
-hash: shards, plan, weights. The seed is printed; a failing run is repeated with it.
+Run the tiny journey once undisturbed, in process. Then, in a second place, run each stage again and again on Ray: start the same command as the
+leader of a process group of its own, wait a random while, `kill -9` everything it started (Ray's workers sit in groups of their own and are found by a
+variable in their environment), and start the same command again. In the end every stage is left to finish, and every artifact must equal the
+undisturbed one's to the hash: shards, plan, weights. The seed is printed; a failing run is repeated with it.
 """
 
 from __future__ import annotations
@@ -80,8 +80,7 @@ def digest(output: str) -> dict[str, str]:
     """What must be equal: the hash of every committed file that bears no clock and no path."""
     out = {}
     for path, _, _ in storage.listing(output):
-        committed = path.endswith((".tar", ".bin", ".parquet", ".safetensors", "tokenizer.json")) and not path.startswith((storage.TMP, "checkpoints"))
-        if committed:
+        if path.endswith((".tar", ".bin", ".parquet", ".safetensors", "tokenizer.json")) and not path.startswith((storage.TMP, "checkpoints")):
             out[path] = sha256_hex(storage.read(storage.join(output, path)))
     card = next(f"{output}/{name}" for name in ("manifest.json", "plan.json", "run.json", "ablation.json") if storage.exists(f"{output}/{name}"))
     out["fingerprint"] = storage.read_json(card)["fingerprint"]
@@ -135,7 +134,7 @@ def main() -> int:
     folder = Path(args.dir or tempfile.mkdtemp(prefix="headwater-soak-"))
     print(f"seed {seed}, in {folder}", flush=True)
     wrong = soak(folder, args.kills, seed)
-    print(f"{args.kills} kills: {'all artifacts equal the undisturbed ones' if not wrong else wrong}")
+    print(f"{args.kills} kills: {wrong or 'all artifacts equal the undisturbed ones'}")
     return 1 if wrong else 0
 
 

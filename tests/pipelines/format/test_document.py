@@ -33,7 +33,10 @@ def complaint(text: str, *overrides: str) -> str:
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("no", "no"), ("True", "True"), ("true", True), ("3e-4", 3e-4), ("null", None), ("", None), ("12", 12), ("0.5", 0.5), ("1_000", "1_000"), ("2020-01-01", "2020-01-01")],
+    [
+        *[("no", "no"), ("True", "True"), ("true", True), ("null", None), ("", None), ("1_000", "1_000"), ("2020-01-01", "2020-01-01")],
+        *[("3e-4", 3e-4), ("12", 12), ("0.5", 0.5)],
+    ],
 )
 def test_scalars_are_those_of_the_yaml_core_schema(text, value):
     assert read_yaml(f"a: {text}")[0] == {"a": value}
@@ -66,7 +69,9 @@ def test_a_number_in_quotes_is_a_string():
     complaint("inner: {depth: '3'}")
 
 
-@pytest.mark.parametrize("text", ["size: 1\nsize: 2\n", "name: &a x\n", "name: *a\n", "name: !!python/object:os.system x\n", "--- 1\n--- 2\n", "a: [\n"])
+@pytest.mark.parametrize(
+    "text", ["size: 1\nsize: 2\n", "name: &a x\n", "name: *a\n", "name: !!python/object:os.system x\n", "--- 1\n--- 2\n", "a: [\n"]
+)
 def test_duplicates_anchors_aliases_tags_and_second_documents_are_refused(text):
     assert "toy.yaml:" in complaint(text)
 
