@@ -65,13 +65,13 @@ class _Trip:
 
 
 class Client:
-    """Fetches URLs on the running event loop. Hosts, connections and addresses are shared by all its fetches; `cache` holds the rules of each
-    origin and may be shared with later clients of the same agent."""
+    """Fetches URLs on the running event loop. Hosts, connections and addresses are shared by all its fetches; `known` holds the rules of
+    origins and may be shared with later clients of the same agent."""
 
-    def __init__(self, policy: Policy, resolver: Resolver, cache: dict[str, robots.Rules] | None = None, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, policy: Policy, resolver: Resolver, known: robots.Known | None = None, tls: ssl.SSLContext | None = None) -> None:
         self.policy, self._hosts = policy, Hosts(policy)
         self._exchange = Exchange(policy, resolver, self._hosts, tls)
-        self._cache = {} if cache is None else cache
+        self._known = robots.Known() if known is None else known
         self._asking: dict[str, asyncio.Task[robots.Rules]] = {}
 
     async def fetch(self, ask: Ask) -> Fetched:
@@ -90,6 +90,7 @@ class Client:
         if ask.digest and not _agrees(ask.digest, digest, body):
             detail = f"sha256 {digest}, expected {ask.digest[:128]}"
             return Fetched("hash_mismatch", detail, evidence=evidence, requests=trip.requests)
+        evidence |= {"verified": True} if ask.digest else {}
         return Fetched("ok", body=body, evidence=evidence, requests=trip.requests)
 
     async def _get(self, target: Target, trip: _Trip) -> tuple[Head, bytes, Target]:
@@ -149,7 +150,7 @@ class Client:
         return head, body, left - spent
 
     async def _respect_robots(self, target: Target) -> None:
-        rules = self._cache.get(target.origin)
+        rules = self._known.get(target.origin)
         if rules is None:
             if target.origin not in self._asking:
                 self._asking[target.origin] = asyncio.create_task(self._robots(target))
@@ -169,7 +170,7 @@ class Client:
             if fault.http is None or fault.http == 429 or fault.http >= 500:
                 raise Fault(fault.status, f"robots.txt: {fault.detail}") from None
             rules = robots.Rules()
-        self._cache[target.origin] = rules
+        self._known.keep(target.origin, rules)
         return rules
 
     async def _robots_once(self, target: Target, trip: _Trip) -> robots.Rules:

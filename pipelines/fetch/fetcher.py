@@ -17,16 +17,16 @@ from types import TracebackType
 from pipelines.fetch.client import Ask, Client, Fetched
 from pipelines.fetch.policy import Policy, private_pairs
 from pipelines.fetch.resolve import Resolve, Resolver, system
-from pipelines.fetch.robots import Rules
+from pipelines.fetch.robots import Known
 
 BUFFER = 256 << 20
 AHEAD = 16  # window, in multiples of the policy's concurrency
 
 
 @lru_cache(maxsize=4)
-def _rules(agent: str) -> dict[str, Rules]:
-    """What this process knows of robots.txt files, for all parts it works on: a popular host is asked once, not once a part."""
-    return {}
+def _known(agent: str) -> Known:
+    """What this process knows of robots.txt files, for all parts it works on: a popular host is asked once a day, not once a part."""
+    return Known()
 
 
 class Fetcher:
@@ -41,11 +41,11 @@ class Fetcher:
         private: frozenset[tuple[str, int]] | None = None,
         resolve: Resolve = system,
         tls: ssl.SSLContext | None = None,
-        rules: dict[str, Rules] | None = None,
+        known: Known | None = None,
     ) -> None:
         self.policy = policy or Policy()
         self._resolver = Resolver(resolve, private_pairs() if private is None else private, self.policy.connect)
-        self._rules = _rules(self.policy.agent) if rules is None else rules
+        self._known = known or _known(self.policy.agent)
         self._tls = tls
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="fetch", daemon=True)
@@ -56,7 +56,7 @@ class Fetcher:
         return self
 
     async def _start(self) -> Client:
-        return Client(self.policy, self._resolver, self._rules, self._tls)
+        return Client(self.policy, self._resolver, self._known, self._tls)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         asyncio.run_coroutine_threadsafe(self._end(), self._loop).result()

@@ -11,9 +11,12 @@ Beside the standard, a group's `Content-Signal:` and `Content-Usage:` lines are 
 from __future__ import annotations
 
 import re
+import time
 from dataclasses import dataclass, field
 
 MAX_BYTES = 512 << 10  # RFC 9309, 2.5: at least 500 KiB must be read; what follows is not
+MAX_AGE = 86_400.0
+MAX_KEPT = 20_000  # origins; most files are a few hundred bytes, the largest 512 KiB
 _LINE = re.compile(r"\r\n|\r|\n")
 _TOKEN = re.compile(r"[A-Za-z_-]+")
 _UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
@@ -49,6 +52,24 @@ class Rules:
         if best is not None and not best.allow:
             return best.text
         return self.signal
+
+
+class Known:
+    """The rules of origins asked before, for a day at most (RFC 9309, 2.4)."""
+
+    def __init__(self) -> None:
+        self._rules: dict[str, tuple[float, Rules]] = {}
+
+    def get(self, origin: str) -> Rules | None:
+        """What this origin said, if that is still to be believed."""
+        until, rules = self._rules.get(origin, (0.0, None))
+        return rules if time.monotonic() < until else None
+
+    def keep(self, origin: str, rules: Rules) -> None:
+        """Remember it."""
+        if len(self._rules) >= MAX_KEPT:
+            self._rules.clear()
+        self._rules[origin] = (time.monotonic() + MAX_AGE, rules)
 
 
 def parse(data: bytes, agent: str) -> Rules:

@@ -8,6 +8,7 @@ from hashlib import md5, sha256
 import pytest
 
 from pipelines.fetch import Ask, Fetcher, Policy
+from pipelines.fetch.robots import Known
 from tests.fault_server import FAULTS, Answer, FaultServer, chance, faulty
 from tests.toys import jpeg
 
@@ -16,7 +17,7 @@ QUICK = {"backoff": 0.02, "grace": 0.4, "min_rate": 10_000, "deadline": 3.0, "pa
 
 def fetcher(server, resolve=None, **policy):
     pairs = frozenset([server.pair])
-    return Fetcher(Policy(**{**QUICK, **policy}), private=pairs, resolve=resolve or (lambda name: ["127.0.0.1"]), rules={})
+    return Fetcher(Policy(**{**QUICK, **policy}), private=pairs, resolve=resolve or (lambda name: ["127.0.0.1"]), known=Known())
 
 
 def one(script, path="/a", digest=None, **policy):
@@ -297,7 +298,8 @@ def test_interim_answers_and_bodies_that_end_with_the_connection_are_read():
 def test_given_hashes_are_verified():
     good = lambda seen: Answer(b"file")
     for digest in (sha256(b"file").hexdigest().upper(), md5(b"file").hexdigest()):
-        assert one(good, digest=digest, robots=False)[0].status == "ok"
+        found, _ = one(good, digest=digest, robots=False)
+        assert found.status == "ok" and found.evidence["verified"]
     for digest in (sha256(b"other").hexdigest(), "0" * 32, "nonsense"):
         found, asked = one(good, digest=digest, robots=False)
         assert (found.status, found.body, asked) == ("hash_mismatch", b"", 1)

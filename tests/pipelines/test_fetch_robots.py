@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from pipelines.fetch import Ask, Fetcher, Policy
 from pipelines.fetch.opt_out import opt_out
-from pipelines.fetch.robots import matches, normal, parse
+from pipelines.fetch.robots import Known, Rules, matches, normal, parse
 from pipelines.fetch.wire import Head
 from tests.fault_server import Answer, FaultServer
 
@@ -117,6 +117,16 @@ def test_files_as_people_write_them(text, allowed):
     assert (parse(text, "headwater").forbidding("/a") is None) == allowed
 
 
+def test_rules_are_believed_for_a_day(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("pipelines.fetch.robots.time.monotonic", lambda: now[0])
+    known, rules = Known(), Rules()
+    known.keep("http://a.test", rules)
+    assert known.get("http://a.test") is rules and known.get("http://b.test") is None
+    now[0] = 86_401.0
+    assert known.get("http://a.test") is None
+
+
 @given(st.binary(max_size=300), st.text(max_size=30))
 def test_no_file_is_too_odd_to_read(data, path):
     parse(b"User-agent: *\nDisallow: " + data, "x").forbidding("/" + path)
@@ -164,7 +174,7 @@ def test_the_recipe_says_which_directives_count():
 def fetch(answer, path="/a", **policy):
     with FaultServer(lambda seen: answer if seen.path == "/robots.txt" else Answer(b"file")) as server:
         quick = {"backoff": 0.01, "attempts": 3, **policy}
-        with Fetcher(Policy(**quick), private=frozenset([server.pair]), rules={}) as fetcher:
+        with Fetcher(Policy(**quick), private=frozenset([server.pair]), known=Known()) as fetcher:
             found = list(fetcher.ordered([Ask(server.url(f"{path}{i}")) for i in range(5)]))
         return found, server.asked("/robots.txt"), len(server.log)
 
@@ -202,7 +212,7 @@ def test_redirects_end_where_they_are_forbidden():
             return Answer(b"User-agent: *\nDisallow: /secret\n")
         return Answer(status=302, headers={"Location": "/secret/b"})
 
-    with FaultServer(script) as server, Fetcher(Policy(), private=frozenset([server.pair]), rules={}) as fetcher:
+    with FaultServer(script) as server, Fetcher(Policy(), private=frozenset([server.pair]), known=Known()) as fetcher:
         found = fetcher.fetch(server.url("/a"))
         assert (found.status, server.asked("/secret/b")) == ("opt_out", 0)
 
