@@ -27,6 +27,8 @@ class Stopping:
         self.resume = shlex.join(command)
         self.signum = 0
         self.event: threading.Event | None = None
+        self.deadline = threading.Timer(GRACE, self._give_up)
+        self.deadline.daemon = True
 
     def watch(self, event: threading.Event) -> None:
         """From here on a signal sets `event` instead of raising where the program happens to be."""
@@ -48,9 +50,7 @@ class Stopping:
             raise self.error()
         print(f"stopping: finishing what is in hand (at most {GRACE:.0f} s; once more ends at once)", file=sys.stderr, flush=True)
         self.event.set()
-        deadline = threading.Timer(GRACE, self._give_up)
-        deadline.daemon = True
-        deadline.start()
+        self.deadline.start()
 
     def _give_up(self) -> None:
         print(f"{self.error()}", file=sys.stderr, flush=True)
@@ -70,5 +70,6 @@ def stopping(command: list[str]) -> Iterator[Stopping]:
             raise state.error() from error
         raise
     finally:
+        state.deadline.cancel()
         for s, handler in before.items():
             signal.signal(s, handler)

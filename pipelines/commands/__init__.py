@@ -43,7 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     # ended with status 134 (pyarrow 26). Exit handlers run (Ray's and logging's are among them); static destructors do not.
     sys.stdout.flush()
     sys.stderr.flush()
-    atexit._run_exitfuncs()
+    if code < 128:  # who asked to stop has been told how to go on, and is not kept waiting by exit handlers
+        atexit._run_exitfuncs()
     os._exit(code)
 
 
