@@ -84,6 +84,7 @@ def train(run: Run, output: str | None = None, log: Log | None = None, stop: thr
         if where.rank == 0:
             _card(state, root, identity, plan, weights)
             _log(root, {"event": "trained", "seconds": round(time.monotonic() - begun, 3), "from_step": first, "world": where.size})
+            storage.sweep(root)
         where.gather(None)
     return {**manifest.read_card(root), "seconds": round(time.monotonic() - begun, 3)}
 
@@ -228,7 +229,6 @@ def _card(state: _State, root: str, identity: str, plan: Plan, weights: dict[str
         steps=stream.steps, parameters=state.model.parameters_by_use(), shape=load.shape_of(plan), flops=flops,
     )  # fmt: skip
     manifest.publish_card(root, "run.json", card)
-    storage.sweep(root)
 
 
 def _log(root: str, event: dict[str, Any]) -> None:
