@@ -206,7 +206,6 @@ def seal(b: Build, changed: bool = True) -> str:
     if old and old["fingerprint"] != whole["fingerprint"]:  # keep the snapshot that plans may have pinned
         storage.publish(join(b.output, f"manifest-{old['fingerprint'][:16]}.json"), canon(old), scratch=b.output)
     publish_card(b.output, "manifest.json", whole, b.fingerprint)
-    storage.sweep(b.output)
     return b.output
 
 

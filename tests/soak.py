@@ -1,7 +1,7 @@
 """Random kills over every stage: `python -m tests.soak --kills 50`.
 
 Run the tiny journey once undisturbed, in process. Then, in a second place, run each stage again and again on Ray: start the same command as the
-leader of a process group of its own, wait a random while, `kill -9` everything it started (Ray's workers sit in groups of their own and are found by a
+leader of a process group of its own, wait a while, `kill -9` everything it started (Ray's workers sit in groups of their own and are found by a
 variable in their environment), and start the same command again. In the end every stage is left to finish, and every artifact must equal the
 undisturbed one's to the hash: shards, plan, weights. The seed is printed; a failing run is repeated with it.
 """

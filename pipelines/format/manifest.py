@@ -55,6 +55,7 @@ def publish_card(root: str, file: str, card: dict[str, Any], recipe_fingerprint:
     if recipe_fingerprint is not None:
         refuse_other_recipe(root, file, recipe_fingerprint)
     storage.replace(path, data, scratch=root)
+    storage.sweep(root)
     return path
 
 
