@@ -6,9 +6,12 @@ Its latents have the true shape, 256 x 1152 at 224 px, and no meaning. Writes co
 """
 
 import argparse
+import json
+from pathlib import Path
 
 import torch
-from transformers import SiglipImageProcessor, SiglipVisionConfig, SiglipVisionModel
+from transformers import SiglipVisionConfig, SiglipVisionModel
+from transformers.utils import logging
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -16,6 +19,8 @@ if __name__ == "__main__":
     parser.add_argument("--layers", type=int, default=1)
     parser.add_argument("--size", type=int, default=224)
     args = parser.parse_args()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     torch.manual_seed(0)
     config = SiglipVisionConfig(
         hidden_size=1152,
@@ -28,5 +33,7 @@ if __name__ == "__main__":
     )
     SiglipVisionModel(config).save_pretrained(args.folder)
     side = {"height": args.size, "width": args.size}
-    SiglipImageProcessor(size=side, image_mean=[0.5] * 3, image_std=[0.5] * 3).save_pretrained(args.folder)
+    steps = {"do_resize": True, "size": side, "resample": 2, "do_rescale": True, "rescale_factor": 1 / 255}
+    steps |= {"do_normalize": True, "image_mean": [0.5] * 3, "image_std": [0.5] * 3, "image_processor_type": "SiglipImageProcessor"}
+    (Path(args.folder) / "preprocessor_config.json").write_text(json.dumps(steps, indent=2))
     print(args.folder)
