@@ -16,7 +16,7 @@ from typing import Any
 from pipelines import retry, rounds
 from pipelines.build import Build, Watch, build, commit_parts, complete, part_fingerprint, recipe_fingerprint
 from pipelines.format import storage
-from pipelines.format.document import dump, fingerprint, parse, part_name
+from pipelines.format.document import dump, fingerprint, parse, part_name, sha256_hex
 from pipelines.format.errors import HeadwaterError, RecipeError, Reject
 from pipelines.format.estimate import Estimate
 from pipelines.format.part import PartWriter
@@ -51,6 +51,8 @@ class Curate:
         recipe, versions = config.resolved(), config.versions()
         kind = part_name(config.source)
         told = {**recipe, "source": {kind: config.source.hashed(recipe["source"][kind])}}
+        if files := _beside(config):
+            told["files"] = files
         whole = recipe_fingerprint("curate", told, versions)
         items = [
             {"part": i, "root": output, "spec": p.spec, "items": max(len(p.inputs), 1), "fingerprint": part_fingerprint(whole, p.spec, p.inputs)}
@@ -79,14 +81,15 @@ class Curate:
         everything = fingerprint([[p["fingerprint"] for p in final.parts], final.fingerprint])  # a survivor depends on every other record
         items = [{**p, "fingerprint": fingerprint([everything, p["part"]])} for p in final.parts]
         final = replace(final, parts=items)
-        if complete(final):
+        if complete(final) and storage.exists(join(final.output, "manifest.json")):
             return build(job, final)
         candidates = join(rounds.work(final.output), "candidates")
         root = [{**p, "root": candidates} for p in items]
         build(job, replace(final, output=candidates, name=f"{config.name} (candidates)", parts=root))
-        drops = rounds.find_drops(job, config, final.output, candidates)
+        drops, figures = rounds.find_drops(job, config, final.output, candidates, _beside(config))
         kwargs = {"candidates": candidates, "drops": drops, "shard_bytes": config.shard_bytes}
-        build(job, replace(final, chain=[Step(rounds.rewrite_part, kwargs, cpus=config.resources.cpus, name="rewrite")]))
+        chain = [Step(rounds.rewrite_part, kwargs, cpus=config.resources.cpus, name="rewrite")]
+        build(job, replace(final, chain=chain, extras=lambda commits: {"figures": figures} if figures else {}))
         storage.delete_tree(rounds.work(final.output))
         return final.output
 
@@ -102,6 +105,11 @@ class Curate:
 
 
 TEXT, IMAGE_TEXT, VIDEO, ACTION_VIDEO, VQA = (Curate(k) for k in ("text", "image-text", "video", "action-video", "vqa"))
+
+
+def _beside(config: Recipe) -> list[list[str]]:
+    """What is in the files that whole-dataset stages read beside the source: another entry list makes another dataset."""
+    return [[part_name(p), sha256_hex(storage.map_file(storage.absolute(path)))] for p in config.across for path in p.files()]
 
 
 def curate_part(item: dict[str, Any], recipe: dict[str, Any]) -> dict[str, Any]:
@@ -145,6 +153,7 @@ def _one(r: Recipe, record: Record, writer: PartWriter, watch: Watch) -> None:
                 writer.drop(record, stage, reason)
                 watch.saw(None)
                 return
+            record = f.kept(record)
         made = [record]
         for t in r.transforms:
             stage = part_name(t)

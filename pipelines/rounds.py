@@ -4,16 +4,17 @@
         ──▶ per stage, per round:  map(part) → rows by bucket ──▶ reduce(bucket) → rows of the next round      one file a unit, whole or absent
         ──▶ last reduce → (id, reason) ──▶ rewrite each part without them, counting them by reason ──▶ dataset
 
+A round may go over the records again, told what the rounds before gave (`Across.again`): counts first, for example, then what follows from them.
 Rows go to buckets by the stage's own rule; how many buckets there are is a constant of the recipe, so nothing depends on workers or on shard
 sizes: reduce sees a bucket's rows sorted by (key, value) whoever made them. Every unit's output is one file with a name that follows from its
-inputs, so a killed job goes on where it was. A worker holds 20 bytes for each record that a stage drops.
+inputs, so a killed job goes on where it was. A worker holds the ids that a last reduce dropped; what a last map dropped, it holds of its own part.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -38,24 +39,50 @@ def work(output: str) -> str:
     return join(output, "_work")
 
 
-def find_drops(job: Job, config: Recipe, output: str, candidates: str) -> list[str]:
-    """Run every stage of `across` in the order written, each blind to what the ones before dropped. Returns the files of (id, reason)."""
+class Drops(NamedTuple):
+    """Files of (id, reason): those to be looked up for every record, and those of each shard of the candidates alone."""
+
+    every: list[str]
+    own: list[list[str]]
+
+    def of(self, shard: int) -> dict[str, str]:
+        """id → reason for what was dropped of this shard, and perhaps of others."""
+        own = _drops(tuple(paths[shard] for paths in self.own))
+        every = _every_drop(tuple(self.every))
+        return {**every, **own} if every and own else every or own
+
+
+def find_drops(job: Job, config: Recipe, output: str, candidates: str, files: list[Any]) -> tuple[Drops, dict[str, Any]]:
+    """Run every stage of `across` in the order written, each blind to what the ones before dropped. `files` says what is in the files they read.
+
+    Returns where the drops are, and each stage's report by its name.
+    """
     dataset = Dataset.open(candidates)
     recipe = config.resolved()
-    gone: list[str] = []
+    gone, reports = Drops([], []), {}
     for i, stage in enumerate(config.across):
-        place = join(work(output), f"{part_name(stage)}-{fingerprint([dataset.fingerprint, recipe['across'][: i + 1]])[:16]}")
-        units = [{"in": [str(n)], "unit": n} for n in range(len(dataset.shards))]
+        name = part_name(stage)
+        place = join(work(output), f"{i}-{name}-{fingerprint([dataset.fingerprint, files, recipe['across'][: i + 1]])[:16]}")
+        common = {"recipe": recipe, "stage": i, "place": place}
+        parts = [{"in": [str(n)], "unit": n} for n in range(len(dataset.shards))]
+        made: list[list[str]] = []
         rounds = stage.rounds()
-        for r in range(len(rounds)):
-            common = {"recipe": recipe, "stage": i, "round": r, "place": place}
-            mapped = _run(job, _map_unit, units, {**common, "candidates": candidates, "gone": gone}, join(place, f"{r}-map"))
+        for r, (_, reduce) in enumerate(rounds):
+            over = parts if r == 0 or r in stage.again else [{"in": [path], "unit": n} for n, path in enumerate(made[-1])]
+            kwargs = {**common, "round": r, "candidates": candidates, "gone": gone, "told": made if r in stage.again else []}
+            mapped = _run(job, _map_unit, over, kwargs, join(place, f"{r}-map"))
+            if reduce is None:
+                assert r == len(rounds) - 1 and r in stage.again, "only a last round over the records may do without a reduce"
+                gone = Drops(gone.every, [*gone.own, mapped])
+                break
             buckets = [{"in": mapped, "unit": b} for b in range(stage.buckets)]
-            last = r == len(rounds) - 1
-            reduced = _run(job, _reduce_unit, buckets, {**common, "last": last}, join(place, f"{r}-reduce"))
-            units = [{"in": [path], "unit": n} for n, path in enumerate(reduced)]
-        gone = [*gone, *reduced]
-    return gone
+            made.append(_run(job, _reduce_unit, buckets, {**common, "round": r, "last": r == len(rounds) - 1}, join(place, f"{r}-reduce")))
+        else:
+            gone = Drops([*gone.every, *made.pop()], gone.own)
+        said = stage.report([_told(tuple(paths)) for paths in made])
+        if said is not None:
+            reports[name if name not in reports else f"{name} {i}"] = said
+    return gone, reports
 
 
 def _run(job: Job, fn: Any, units: list[dict[str, Any]], kwargs: dict[str, Any], prefix: str) -> list[str]:
@@ -67,21 +94,25 @@ def _run(job: Job, fn: Any, units: list[dict[str, Any]], kwargs: dict[str, Any],
     return paths
 
 
-def _map_unit(item: dict[str, Any], recipe: dict[str, Any], stage: int, round: int, place: str, candidates: str, gone: list[str]) -> dict[str, Any]:
-    config = parse(Recipe, recipe)
-    across = config.across[stage]
-    map_rows, _ = across.rounds()[round]
+def _map_unit(
+    item: dict[str, Any], recipe: dict[str, Any], stage: int, round: int, place: str, candidates: str, gone: Drops, told: list[list[str]]
+) -> dict[str, Any]:
+    across = parse(Recipe, recipe).across[stage]
+    map_rows, reduce = across.rounds()[round]
     source: Iterable[Any]
-    if round == 0:
-        dropped = _drops(tuple(gone))
-        source = (x for x in Dataset.open(candidates).records(int(item["in"][0])) if x.id not in dropped)
+    if round == 0 or round in across.again:
+        shard, dataset = int(item["in"][0]), Dataset.open(candidates)
+        dropped = gone.of(shard)
+        source = (x for x in dataset.records(shard) if x.id not in dropped)
         if across.payloads:
-            dataset = Dataset.open(candidates)
-            shard = int(item["in"][0])
             source = (dataset.with_payloads(shard, x) for x in source)
     else:
         source = _values(item["in"][0])
-    rows = [{"bucket": b % across.buckets, "key": key, "value": canon(value)} for b, key, value in map_rows(source)]
+    made = map_rows(source, [_told(tuple(paths)) for paths in told]) if round in across.again else map_rows(source)
+    if reduce is None:
+        _publish_drops(item["out"], made)
+        return {"unit": item["unit"]}
+    rows = [{"bucket": b % across.buckets, "key": key, "value": canon(value)} for b, key, value in made]
     _publish(item["out"], pa.Table.from_pylist(rows, schema=ROWS).sort_by([("bucket", "ascending")]))
     return {"unit": item["unit"]}
 
@@ -91,10 +122,10 @@ def _reduce_unit(item: dict[str, Any], recipe: dict[str, Any], stage: int, round
     _, reduce_rows = across.rounds()[round]
     tables = [_read(path, filters=pc.field("bucket") == item["unit"]) for path in item["in"]]
     table = pa.concat_tables(tables, promote_options="none").sort_by([("key", "ascending"), ("value", "ascending")])
+    assert reduce_rows is not None
     made = reduce_rows(_rows(table))
     if last:
-        dropped = sorted(dict(made).items())
-        _publish(item["out"], pa.Table.from_pylist([{"id": i, "reason": r} for i, r in dropped], schema=DROPS))
+        _publish_drops(item["out"], made)
     else:
         rows = [{"bucket": 0, "key": b"", "value": canon(value)} for value in made]
         _publish(item["out"], pa.Table.from_pylist(rows, schema=ROWS))
@@ -122,7 +153,21 @@ def _publish(path: str, table: pa.Table) -> None:
     storage.publish(path, parquet_bytes(table))
 
 
-@functools.lru_cache(maxsize=4)
+def _publish_drops(path: str, drops: Iterable[tuple[str, str]]) -> None:
+    _publish(path, pa.Table.from_pylist([{"id": i, "reason": r} for i, r in sorted(dict(drops).items())], schema=DROPS))
+
+
+@functools.lru_cache(maxsize=8)
+def _told(files: tuple[str, ...]) -> list[Any]:
+    """All values that a round's reduce gave, bucket by bucket; kept, since every part of a worker is told the same."""
+    return [value for path in files for value in _values(path)]
+
+
+@functools.lru_cache(maxsize=1)
+def _every_drop(files: tuple[str, ...]) -> dict[str, str]:
+    return _drops(files)
+
+
 def _drops(files: tuple[str, ...]) -> dict[str, str]:
     """id → reason over these files; the first stage that dropped a record gives the reason."""
     out: dict[str, str] = {}
@@ -133,9 +178,8 @@ def _drops(files: tuple[str, ...]) -> dict[str, str]:
     return out
 
 
-def rewrite_part(item: dict[str, Any], candidates: str, drops: list[str], shard_bytes: int) -> dict[str, Any]:
+def rewrite_part(item: dict[str, Any], candidates: str, drops: Drops, shard_bytes: int) -> dict[str, Any]:
     """One part of the candidates without the dropped records; what had been dropped before is carried over, so that the law still holds."""
-    dropped = _drops(tuple(drops))
     before = storage.read_json(commit_path(candidates, item["part"]))
     dataset = Dataset.open(candidates)
     shards = [i for i, s in enumerate(dataset.shards) if s.part == item["part"]]
@@ -143,6 +187,7 @@ def rewrite_part(item: dict[str, Any], candidates: str, drops: list[str], shard_
     with PartWriter(item["root"], item["part"], fingerprint=item["fingerprint"], shard_bytes=shard_bytes, items=before["items"]) as writer:
         writer.carry(before, [row for path in rejects for row in _read(join(candidates, path)).to_pylist()])
         for i in shards:
+            dropped = drops.of(i)
             for record in dataset.records(i):
                 writer.emit()
                 _end(writer, dataset, i, record, dropped.get(record.id))

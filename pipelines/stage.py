@@ -12,7 +12,7 @@ any other exception costs one record too, is counted as `error:<Class>`, and wei
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from threading import Event
 from typing import Any, ClassVar, Protocol, runtime_checkable
@@ -74,6 +74,11 @@ class Filter(Part):
         """Why this record is dropped, or None to keep it."""
         raise NotImplementedError
 
+    def kept(self, record: Record) -> Record:
+        """The record as what follows sees it, asked once `reason` gave None. Only where the method itself rewrites (C4 drops lines, a classifier
+        notes its score) is it another than the one given."""
+        return record
+
 
 class Transform(Part):
     """A change of a record into none, one or many. Derived records get origins that end in `~k`."""
@@ -88,6 +93,10 @@ class Transform(Part):
 Row = tuple[int, bytes, Any]
 
 
+Map = Callable[..., Iterable[Any]]
+Reduce = Callable[[Iterable[Row]], Iterable[Any]]
+
+
 class Across(Part):
     """A stage over a whole dataset, independent of sharding and workers.
 
@@ -95,15 +104,28 @@ class Across(Part):
     into rows (bucket, key, value), the value being JSON; reduce sees one bucket's rows, sorted by key, then value, and gives values for the next
     round; the last reduce gives (id, reason) of the records to drop. `buckets` is a constant of the recipe, never the number of workers.
     `payloads` asks for the bytes of images.
+
+    Rounds named in `again` go over the records once more, knowing what was found: their map gets (records, told), told[r] being the list of all
+    values that round r gave. A last round of that kind may have None for its reduce: its map then gives the (id, reason) of its own records itself,
+    and no worker ever holds the drops of other parts.
     """
 
     version: ClassVar[int] = 1
     payloads: ClassVar[bool] = False
+    again: ClassVar[tuple[int, ...]] = ()
     buckets: int = 64
 
-    def rounds(self) -> list[tuple[Callable[[Any], Iterable[Row]], Callable[[Iterable[Row]], Iterable[Any]]]]:
+    def rounds(self) -> Sequence[tuple[Map, Reduce | None]]:
         """The rounds, in order."""
         raise NotImplementedError
+
+    def files(self) -> list[str]:
+        """Files beside the source that decide what is dropped (an entry list, evaluation sets): their bytes enter the fingerprint."""
+        return []
+
+    def report(self, told: list[list[Any]]) -> dict[str, Any] | None:
+        """Figures for the card (`figures`), from what all rounds but the last gave; small, and free of clock and host."""
+        return None
 
 
 @dataclass(frozen=True)

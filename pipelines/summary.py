@@ -13,7 +13,7 @@ from pipelines.format.manifest import parent_path, read_card
 from pipelines.terminal import count, say, size, table
 
 _KEYS = ["kind", "data", "name", "fingerprint", "records", "bytes", "tokens", "sources", "in", "written", "filtered", "rejected"]
-_MORE = ["structure", "padding", "fill", "encoding"]  # a plan's and an encoded dataset's own
+_MORE = ["structure", "padding", "fill", "encoding", "figures"]  # a plan's, an encoded dataset's, and what whole-dataset stages report
 
 
 def stats(path: str) -> dict[str, Any]:
@@ -70,9 +70,20 @@ def show_stats(found: dict[str, Any]) -> None:
     table(head, ["", ""], rows)
     if found.get("sources"):
         _show_sources(found["sources"])
+    for name, figures in (found.get("figures") or {}).items():
+        table(name, ["", ""], _flat(figures))
     for parent in found.get("lineage") or []:
         note = {"yes": "", "missing": "  (no longer there)", "changed": "  (has changed since)"}[parent["found"]]
         say(f"from {parent.get('kind') or '?'} {parent['path']} {parent['fingerprint'][:16]}{note}")
+
+
+def _flat(figures: dict[str, Any]) -> list[list[Any]]:
+    """Nested figures as rows: `matches_a_text` of {mean, 0, 1} becomes "matches a text: mean" and so on."""
+    rows: list[list[Any]] = []
+    for key, value in figures.items():
+        label = key.replace("_", " ")
+        rows += [[f"{label}: {k}", v] for k, v in _flat(value)] if isinstance(value, dict) else [[label, value]]
+    return rows
 
 
 def _show_sources(sources: dict[str, dict[str, Any]]) -> None:

@@ -17,7 +17,7 @@ splitmix64 is the finaliser of Steele, Lea and Flood, "Fast splittable pseudoran
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 from typing import Any, overload
 
@@ -58,14 +58,24 @@ def draw(h: int | U64, seed: int, purpose: str, *extra: Any) -> int | U64:
     """A uint64 that depends on nothing but its arguments; an array of `h` gives an array."""
     key = _key(seed, purpose, extra)
     if isinstance(h, np.ndarray):
-        z = (h.astype(np.uint64, copy=False) ^ np.uint64(key)) + np.uint64(_GOLDEN)
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(_MIX1)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(_MIX2)
-        return z ^ (z >> np.uint64(31))
+        return draw_by(h, np.uint64(key))
     x = ((int(h) ^ key) + _GOLDEN) & _MASK
     x = ((x ^ (x >> 30)) * _MIX1) & _MASK
     x = ((x ^ (x >> 27)) * _MIX2) & _MASK
     return x ^ (x >> 31)
+
+
+def keys(seed: int, purpose: str, extras: Iterable[Any]) -> U64:
+    """K of `draw` for each of many last extras (entries of a list), to be used by `draw_by`."""
+    return np.fromiter((_key(seed, purpose, (x,)) for x in extras), np.uint64)
+
+
+def draw_by(h: U64, key: U64 | np.uint64) -> U64:
+    """`draw` for arrays of h and of keys: draw_by(h, keys(seed, purpose, xs))[i] = draw(h[i], seed, purpose, xs[i])."""
+    z = (h.astype(np.uint64, copy=False) ^ key) + np.uint64(_GOLDEN)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(_MIX1)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(_MIX2)
+    return z ^ (z >> np.uint64(31))
 
 
 @overload
