@@ -1,0 +1,242 @@
+"""MetaCLIP curation keeps what the published rule keeps, by draws that depend on the record and the entry alone."""
+
+import json
+import random
+from collections import Counter
+from itertools import groupby
+
+import numpy as np
+import pytest
+
+from pipelines.across.metaclip import _rounded, t_of_share, tail_share
+from pipelines.curate import Curate
+from pipelines.engine import open_job
+from pipelines.entries import read_entries
+from pipelines.format.chance import draw, uniform
+from pipelines.format.dataset import Dataset
+from pipelines.format.document import canon, parse
+from pipelines.format.errors import BudgetError, ConflictError, InputError, RecipeError
+from pipelines.format.record import Image, Record, Text
+from pipelines.matching import scan
+from pipelines.recipe import Recipe
+from pipelines.summary import show_stats, stats
+
+ENTRIES = ["dog", "cat", "red fox", "New York", ",", "U.S.", "lamp", "axolotl"]
+
+
+def made(n, seed=0):
+    """Records with one text each: dogs are common, lamps less so, axolotls rare, and one in five says nothing."""
+    rng = random.Random(seed)
+    words = ["a dog"] * 50 + ["a cat, asleep"] * 20 + ["my red fox"] * 6 + ["New York"] * 3 + ["a lamp"] * 10 + ["dog and cat"] * 5 + ["axolotl"]
+    words += ["nothing here"] * 20
+    return [Record.make("t", f"{i}", "text", [Text(f"{rng.choice(words)} {i}")]) for i in range(n)]
+
+
+def stage(tmp_path, entries=ENTRIES, **keys):
+    path = tmp_path / f"{abs(hash(tuple(entries)))}.json"
+    path.write_text(json.dumps(entries))
+    return parse(Recipe, recipe(tmp_path, across=[{"metaclip": {"entries": str(path), **keys}}])).across[0]
+
+
+def recipe(path, **more):
+    return {"name": "t", "source": {"jsonl": {"path": str(path)}}, "engine": "local", "output": str(path / "out"), **more}
+
+
+def drops(stage, parts):
+    """What the rounds drop, said without an engine: (id → reason, what each round gave)."""
+    told = []
+    for map_rows, reduce_rows in stage.rounds():
+        made = [list(map_rows(iter(p), told) if told else map_rows(iter(p))) for p in parts]
+        if reduce_rows is None:
+            return dict(pair for rows in made for pair in rows), told
+        rows = sorted((b % stage.buckets, key, canon(value)) for part in made for b, key, value in part)
+        grouped = {b: [(b, key, json.loads(value)) for _, key, value in same] for b, same in groupby(rows, key=lambda r: r[0])}
+        told.append([json.loads(canon(v)) for b in range(stage.buckets) for v in reduce_rows(iter(grouped.get(b, [])))])
+    raise AssertionError("the last round drops")
+
+
+def by_definition(records, entries, t, seed=0):
+    """The rule as the paper says it, a record and an entry at a time."""
+    texts = [r.segments[0].text for r in records]
+    found = {}
+    for i, j in scan(texts, entries):
+        found.setdefault(i, []).append(entries[j])
+    counts = Counter(e for es in found.values() for e in es)
+    out = {}
+    for i, r in enumerate(records):
+        kept = any(uniform(draw(r.h, seed, "balance", e)) < min(1.0, t / counts[e]) for e in found.get(i, []))
+        if not kept:
+            out[r.id] = "metaclip.balanced" if i in found else "metaclip.no_match"
+    return out
+
+
+@pytest.mark.parametrize("t", [1, 7, 40, 10_000])
+def test_what_stays_is_what_the_rule_says_record_by_record(tmp_path, t):
+    records = made(1500)
+    got, _ = drops(stage(tmp_path, t=t), [records])
+    assert got == by_definition(records, ENTRIES, t)
+    assert set(got.values()) == ({"metaclip.no_match", "metaclip.balanced"} if t < 10_000 else {"metaclip.no_match"})
+
+
+def test_it_depends_on_no_order_sharding_buckets_or_place_of_an_entry(tmp_path):
+    records = made(800)
+    want, _ = drops(stage(tmp_path, t=9), [records])
+    shuffled = records[:]
+    random.Random(1).shuffle(shuffled)
+    for parts, buckets, entries in [
+        ([shuffled[:1], shuffled[1:500], [], shuffled[500:]], 3, ENTRIES),
+        ([[r] for r in shuffled[:100]] + [shuffled[100:]], 64, ENTRIES[::-1]),
+    ]:
+        assert drops(stage(tmp_path, entries, t=9, buckets=buckets), parts)[0] == want
+
+
+def test_head_entries_keep_about_t_records_and_tail_entries_all(tmp_path):
+    records = made(20_000)
+    gone, _ = drops(stage(tmp_path, t=200), [records])
+    kept = Counter(r.segments[0].text.rsplit(" ", 1)[0] for r in records if r.id not in gone)
+    all_of = Counter(r.segments[0].text.rsplit(" ", 1)[0] for r in records)
+    assert kept["axolotl"] == all_of["axolotl"] < 200
+    dogs = all_of["a dog"] + all_of["dog and cat"]
+    wanted = 200 * all_of["a dog"] / dogs  # records whose only entry is the dog
+    assert abs(kept["a dog"] - wanted) < 5 * np.sqrt(wanted)
+
+
+def test_a_larger_t_keeps_all_that_a_smaller_one_keeps_and_another_seed_keeps_others(tmp_path):
+    records = made(2000)
+    few, many = (set(drops(stage(tmp_path, t=t), [records])[0]) for t in (5, 60))
+    assert many < few
+    assert set(drops(stage(tmp_path, t=5, seed=1), [records])[0]) != few
+
+
+def test_t_is_solved_for_the_wanted_number_of_pairs(tmp_path):
+    records = made(3000)
+    s = stage(tmp_path, pairs=400)
+    gone, told = drops(s, [records[:1000], records[1000:]])
+    t = s.report(told)["t"]
+    assert len(records) - len(gone) >= 400
+    assert gone == drops(stage(tmp_path, t=t), [records])[0]
+    assert len(records) - len(drops(stage(tmp_path, t=t - 1), [records])[0]) < 400
+
+
+def test_more_pairs_than_match_anything_is_a_budget_error_that_says_how_many_there_are(tmp_path):
+    records = made(100)
+    there = sum(reason != "metaclip.no_match" for reason in drops(stage(tmp_path, t=1), [records])[0].values())
+    with pytest.raises(BudgetError, match="match"):
+        drops(stage(tmp_path, pairs=101), [records])
+    assert there < 100
+
+
+def test_whole_numbers_are_rounded_up_to_four_digits_and_small_ones_not_at_all():
+    t = np.array([1, 9, 9999, 10_000, 10_001, 123_456_789])
+    assert _rounded(t).tolist() == [1, 9, 9999, 10_000, 10_010, 123_500_000]
+
+
+def test_only_the_named_captions_are_matched_and_a_record_counts_once_for_each_text(tmp_path):
+    def pair(i, original, recaption):
+        texts = [Text(original, atom=1, name="original"), Text(recaption, atom=2, name="recaption")]
+        return Record.make("t", str(i), "image-text", [Image(b"x", atom=0), *texts])
+
+    records = [pair(0, "a dog", "a dog again"), pair(1, "nothing", "a cat")]
+    gone, told = drops(stage(tmp_path, t=10), [records])
+    assert gone == {}
+    assert stage(tmp_path, t=10).report(told)["matches"]["all"] == 3
+    assert drops(stage(tmp_path, t=10, captions=["original"]), [records])[0] == {records[1].id: "metaclip.no_match"}
+
+
+def test_other_languages_get_the_t_at_which_their_tail_holds_the_same_share(tmp_path):
+    for name, entries in (("en", ["dog", "cat"]), ("fr", ["chien", "chat", "lynx"])):
+        (tmp_path / f"{name}.json").write_text(json.dumps(entries))
+    lists = {"en": str(tmp_path / "en.json"), "fr": str(tmp_path / "fr.json")}
+    s = parse(Recipe, recipe(tmp_path, across=[{"metaclip": {"languages": lists, "t": 30}}])).across[0]
+    said = [("en", "dog", 60), ("en", "cat", 20), ("fr", "chien", 300), ("fr", "chat", 95), ("fr", "lynx", 5), ("de", "dog", 9)]
+    records = [Record.make("t", f"{w}{i}", "text", [Text(w)], fields={"language": lang}) for lang, w, n in said for i in range(n)]
+    gone, told = drops(s, [records])
+    assert tail_share(np.array([60, 20]), 30) == 0.25 and t_of_share(np.array([300, 95, 5]), 0.25) == 95
+    assert s.report(told)["t"] == {"en": 30, "fr": 95}
+    kept = Counter(r.segments[0].text for r in records if r.id not in gone)
+    assert kept["cat"] == 20 and kept["chat"] == 95 and kept["lynx"] == 5 and 0 < kept["dog"] < 60 and 0 < kept["chien"] < 200
+    assert Counter(gone.values())["metaclip.no_match"] == 9, "German has no list"
+
+
+def lines(path, records, files):
+    path.mkdir()
+    for k in range(files):
+        chunk = records[k * len(records) // files : (k + 1) * len(records) // files]
+        (path / f"{k}.jsonl").write_text("".join(json.dumps({"text": r.segments[0].text}) + "\n" for r in chunk))
+    return path
+
+
+def run(path, output, tmp_path, entries=ENTRIES, where="local", shard_bytes=10**6, **keys):
+    (tmp_path / "entries.json").write_text(json.dumps(entries))
+    across = [{"metaclip": {"entries": str(tmp_path / "entries.json"), **keys}}]
+    r = parse(Recipe, {**recipe(path), "output": str(tmp_path / output), "across": across, "shard_bytes": shard_bytes})
+    with open_job(where) as job:
+        return Curate("text").run(r, job)
+
+
+def ids(root):
+    ds = Dataset.open(root)
+    return sorted(r.id for i in range(len(ds.shards)) for r in ds.records(i))
+
+
+def test_a_dataset_says_in_its_card_why_its_numbers_are_what_they_are(tmp_path, capsys):
+    records = made(600)
+    path = lines(tmp_path / "in", records, 3)
+    root = run(path, "d", tmp_path, t=20)
+    said = stats(root)
+    f = said["figures"]["metaclip"]
+    assert said["in"] == 600 == said["written"] + sum(said["filtered"].values())
+    assert f["records"]["all"] == f["texts"]["all"] == 600
+    assert f["records"]["matched"] == f["texts"]["matched"] == 600 - said["filtered"]["metaclip.no_match"]
+    counts = Counter(j for _, j in scan([r.segments[0].text for r in records], ENTRIES))
+    assert f["matches"] == {
+        "all": counts.total(),
+        "head": sum(n for n in counts.values() if n > 20),
+        "a_text": round(counts.total() / 600, 4),
+    }
+    assert f["entries"] == {"all": 8, "matched": len(counts), "unreachable": 1, "head": sum(n > 20 for n in counts.values())}
+    assert f["t"] == 20 and sum(f["texts"][k] for k in ("0", "1", "2")) == 600
+    show_stats(said)
+    assert "matches: a text" in capsys.readouterr().out
+
+
+def test_shards_of_any_size_give_the_same_dataset_and_a_rerun_does_nothing(tmp_path):
+    path = lines(tmp_path / "in", made(300), 3)
+    one = ids(run(path, "a", tmp_path, t=5))
+    assert ids(run(path, "b", tmp_path, t=5, shard_bytes=1, buckets=2)) == one
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "a").rglob("*")}
+    run(path, "a", tmp_path, t=5)
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "a").rglob("*")} == before
+
+
+def test_another_entry_list_at_the_same_path_is_another_recipe(tmp_path):
+    path = lines(tmp_path / "in", made(60), 1)
+    run(path, "a", tmp_path, t=5)
+    with pytest.raises(ConflictError):
+        run(path, "a", tmp_path, entries=["dog"], t=5)
+
+
+@pytest.mark.ray
+def test_on_ray_it_is_the_same(tmp_path, ray_session):
+    path = lines(tmp_path / "in", made(300), 3)
+    a, b = (run(path, where, tmp_path, where=where, pairs=60) for where in ("local", "ray"))
+    assert Dataset.open(a).fingerprint == Dataset.open(b).fingerprint
+
+
+def test_entry_lists_are_read_from_json_and_text_and_anything_else_is_refused(tmp_path):
+    (tmp_path / "a.json").write_text('["dog", "dog", "", "New York", "a\\tb"]')
+    (tmp_path / "b.txt").write_text("dog\r\nNew York\n\n")
+    assert read_entries(str(tmp_path / "a.json")) == read_entries(str(tmp_path / "b.txt")) == ["dog", "New York"]
+    for bad in ('{"a": 1}', "[1]", "[", "", "\n\n"):
+        (tmp_path / "c.json").write_text(bad)
+        with pytest.raises(InputError):
+            read_entries(str(tmp_path / "c.json"))
+
+
+BOTH = {"languages": {"en": "b"}}
+
+
+@pytest.mark.parametrize("keys", [{}, {"entries": "a", **BOTH}, {"entries": "a", "t": 1, "pairs": 2}, {**BOTH, "pairs": 2}])
+def test_settings_that_contradict_each_other_are_refused(tmp_path, keys):
+    with pytest.raises(RecipeError):
+        parse(Recipe, recipe(tmp_path, across=[{"metaclip": keys}]))
