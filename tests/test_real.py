@@ -6,6 +6,7 @@ Runs where HEADWATER_DATA names the sample data, on a sample of it: a few record
 from __future__ import annotations
 
 import json
+import runpy
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,8 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-pytestmark = pytest.mark.slow
+from pipelines.journey import prepare
+
 PAIRS, ALTS, CAR_ROWS, CAR_FRAMES, ROBOT_ROWS, SHAPES, RAD = 12, 24, 60, 50, 60, 20, 60
 VIDEOS = ("mdn/frog.webm", "mdn/pig.mp4", "mdn/rabbit320.mp4", "torchcodec/nasa_13013_rotated.mp4")
 ROBOT = "action_video/unitree_g1_lerobot"
@@ -71,6 +73,16 @@ def journey(real_data: Path, repo: Path, tmp_path_factory: pytest.TempPathFactor
     return work, json.loads(done.stdout)
 
 
+def test_every_document_of_the_journey_is_valid_and_stands_in_its_readme(repo):
+    ready = prepare(runpy.run_path(str(repo / "examples/real/journey.py"))["steps"](Path("/data")))
+    readme = (repo / "examples/real/README.md").read_text()
+    for step, _, config in ready:
+        assert f"examples/real/{Path(step.config).name}" in readme
+        if step.run in ("text", "image-text", "video", "action-video", "vqa"):
+            assert config.source.path.startswith("/data/")
+
+
+@pytest.mark.slow
 def test_every_record_of_every_source_is_accounted_for(journey):
     sources = {s["source"]: s for s in journey[1]["sources"]}
     assert {s["kind"] for s in sources.values()} == {"text", "image-text", "video", "action-video", "vqa"}
@@ -81,6 +93,7 @@ def test_every_record_of_every_source_is_accounted_for(journey):
     assert sources["real_vqa"]["written"] == SHAPES
 
 
+@pytest.mark.slow
 def test_what_is_wrong_with_real_files_is_counted_by_its_reason(journey):
     sources = {s["source"]: s for s in journey[1]["sources"]}
     assert sources["real_text"]["filtered"]["exact_text"] > 0  # the same documents stand in several files
@@ -89,6 +102,7 @@ def test_what_is_wrong_with_real_files_is_counted_by_its_reason(journey):
     assert sources["real_action_video"]["rejected"]["missing_frame"] == CAR_ROWS - CAR_FRAMES
 
 
+@pytest.mark.slow
 def test_an_image_is_64_tokens_of_pixels_and_256_of_the_tower(journey):
     sources = {s["source"]: s for s in journey[1]["sources"]}
     both = [s for s in sources.values() if "siglip2 tokens" in s]
@@ -99,6 +113,7 @@ def test_an_image_is_64_tokens_of_pixels_and_256_of_the_tower(journey):
     assert sources["real_robot"]["pixels tokens"] == 5 * 64 * sources["real_robot"]["written"]
 
 
+@pytest.mark.slow
 def test_losses_of_text_and_of_images_fall_in_fifty_steps(journey):
     for run, lines in journey[1]["runs"].items():
         assert [line["step"] for line in lines] == list(range(50))
@@ -107,6 +122,7 @@ def test_losses_of_text_and_of_images_fall_in_fifty_steps(journey):
             assert sum(last) / len(last) < sum(first) / len(first), (run, kind)
 
 
+@pytest.mark.slow
 def test_verify_deep_finds_nothing_in_a_curated_set_an_encoded_set_a_plan_and_a_run(journey):
     work, _ = journey
     code = "import sys\nfrom pipelines.commands import main\nassert not any(main(['verify', path, '--deep']) for path in sys.argv[1:])"

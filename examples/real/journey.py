@@ -47,7 +47,7 @@ def travelled(what: journey.Journey, engine: str) -> list[dict[str, Any]]:
     ready = journey.prepare(what)
     if not (TOWER / "preprocessor_config.json").exists():  # written last
         subprocess.run([sys.executable, str(HERE / "random_tower.py"), str(TOWER)], check=True, stdout=subprocess.DEVNULL)
-    with stopping("journey") as stop, open_job(engine) as job:
+    with stopping(["python", *sys.argv]) as stop, open_job(engine) as job:
         stop.watch(job.stop)
         rows = list(journey.travel(ready, job, lambda text: say(text, stderr=True)))
         stop.check()
@@ -76,11 +76,17 @@ def losses(run: str) -> list[dict[str, Any]]:
 
 
 def show(sources: list[dict[str, Any]], runs: dict[str, list[dict[str, Any]]]) -> None:
-    """Both tables for people."""
+    """Both tables for people. A step without images has no flow loss; steps differ in what they hold, hence the means."""
     table("what became of the records", COLUMNS, [[_cell(about.get(column)) for column in COLUMNS] for about in sources])
     for name, lines in runs.items():
-        ends = [*lines[:5], *lines[-5:]]
-        table(name, ("step", "text loss", "flow loss"), [[e["step"], *(f"{e[k]:.3f}" if k in e else "" for k in ("text", "flow"))] for e in ends])
+        single = [(str(line["step"]), [line]) for line in (*lines[:5], *lines[-5:])]
+        rows = [*single[:5], ("mean of the first 10", lines[:10]), *single[5:], ("mean of the last 10", lines[-10:])]
+        table(name, ("step", "text loss", "flow loss"), [[step, _mean(some, "text"), _mean(some, "flow")] for step, some in rows])
+
+
+def _mean(lines: list[dict[str, Any]], kind: str) -> str:
+    found = [line[kind] for line in lines if kind in line]
+    return f"{sum(found) / len(found):.3f}" if found else ""
 
 
 def _cell(value: Any) -> Any:
