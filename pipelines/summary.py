@@ -91,5 +91,12 @@ def _show_sources(sources: dict[str, dict[str, Any]]) -> None:
         name: {**{k: v for k, v in s.items() if not isinstance(v, dict)}, **{f"{k} tokens": v for k, v in (s.get("tokens") or {}).items()}}
         for name, s in sources.items()
     }
-    columns = list(dict.fromkeys(key for row in flat.values() for key in row))
-    table("by source", ["source", *columns], [[name, *(row.get(c) for c in columns)] for name, row in flat.items()])
+    keys = list(dict.fromkeys(key for row in flat.values() for key in row))
+    if len(keys) > 8 and len(flat) < len(keys):  # a plan says a dozen things of each source: sources side by side are easier to compare
+        table("by source", ["", *flat], [[key, *(_figure(row.get(key)) for row in flat.values())] for key in keys])
+    else:
+        table("by source", ["source", *keys], [[name, *(_figure(row.get(key)) for key in keys)] for name, row in flat.items()])
+
+
+def _figure(x: Any) -> Any:
+    return f"{x:.4g}" if isinstance(x, float) else x

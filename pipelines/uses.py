@@ -75,11 +75,3 @@ def _cards(folder: Path, depth: int) -> Iterator[Path]:
             yield child
         elif depth and child.is_dir() and not child.is_symlink() and not child.name.startswith((".", "_")):
             yield from _cards(child, depth - 1)
-
-
-def below(path: str) -> list[dict[str, Any]]:
-    """The cards of the artifacts that lie inside another one: the plans and runs of an ablation."""
-    if not storage.is_local(path):
-        return []
-    folders = sorted({card.parent for card in _cards(storage.local(path), 4)} - {storage.local(path)})
-    return [read_card(str(folder)) for folder in folders]

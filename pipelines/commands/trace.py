@@ -28,7 +28,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def answer(args: argparse.Namespace) -> dict[str, Any]:
     card = read_card(args.path)
     chain = [{"path": card["path"], "fingerprint": card["fingerprint"], "kind": card["kind"], "found": "yes"}, *lineage(args.path, card)]
-    chain += _runs_of(card)
+    chain = list({entry["path"]: entry for entry in chain}.values())  # the same artifact may be an ancestor by several ways
     trail: list[dict[str, Any]] = []
     holders = []
     for entry in reversed([e for e in chain if e.get("kind") == "dataset"]):  # oldest first
@@ -48,17 +48,6 @@ def answer(args: argparse.Namespace) -> dict[str, Any]:
         for run in runs:
             trail += _in_run(run, entry, hits)
     return {"id": args.id, "path": args.path, "trail": trail}
-
-
-def _runs_of(card: dict[str, Any]) -> list[dict[str, Any]]:
-    """An ablation is not made of its runs: they are its own, below it."""
-    if card["kind"] != "ablation":
-        return []
-    found: list[dict[str, Any]] = []
-    for child in uses.below(card["path"]):
-        entry = {"path": child["path"], "fingerprint": child["fingerprint"], "kind": child["kind"], "found": "yes"}
-        found += [entry, *(p for p in lineage(child["path"], child) if p not in found)]
-    return [e for i, e in enumerate(found) if e["path"] not in {f["path"] for f in found[:i]}]
 
 
 def _in_dataset(entry: dict[str, Any], id: str) -> dict[str, Any] | None:
@@ -122,5 +111,5 @@ def show(answer: dict[str, Any]) -> None:
             for hit in step["spans"]:
                 say(f"           {hit['split']} sequence {hit['seq']}, tokens {hit['start']}:{hit['stop']}, epoch {hit['epoch']}")
         else:
-            named = ", ".join(map(str, step["steps"])) or "none"
-            say(f"run      {step['path']}: {step['n']} steps saw it ({named})")
+            named = ", ".join(map(str, step["steps"]))
+            say(f"run      {step['path']}: " + (f"{step['n']} steps saw it ({named})" if step["n"] else "no step saw it"))
