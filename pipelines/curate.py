@@ -60,7 +60,7 @@ class Curate:
         ]
         chain = [Step(curate_part, {"recipe": dump(config)}, cpus=config.resources.cpus, name="curate")]
         made = Build(output, config.name, self.kind, recipe, whole, items, chain, versions=versions)
-        if config.retry or retry.any_there(output):
+        if config.retry or retry.any_there(config.source, output):
             made = self._with_retries(config, job, made)
         return self._across(config, job, made) if config.across else build(job, made)
 

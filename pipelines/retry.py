@@ -24,9 +24,9 @@ ROUND = 1_000_000  # part p is retried by p + ROUND, that by p + 2 ROUND: never 
 REASONS = {"transient": ("fetch_transient",), "timeout": ("timeout",), "failed": ("fetch_transient", "timeout", "fetch_permanent")}
 
 
-def any_there(output: str) -> bool:
-    """Whether an earlier run has appended parts here."""
-    return bool(_numbers(output))
+def any_there(source: Source, output: str) -> bool:
+    """Whether an earlier run has appended parts here; only sources that can ask again are worth a listing."""
+    return type(source).again is not Source.again and bool(_numbers(output))
 
 
 def appended(source: Source, output: str, whole: str, items: list[dict[str, Any]]) -> list[dict[str, Any]]:

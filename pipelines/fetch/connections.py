@@ -15,6 +15,7 @@ import ssl
 from collections import deque
 from functools import cache
 from ipaddress import ip_address
+from itertools import zip_longest
 
 from pipelines.fetch.faults import Fault
 from pipelines.fetch.urls import Target
@@ -79,9 +80,9 @@ class Connections:
         self._count += 1
 
     async def open(self, target: Target, addresses: tuple[str, ...], timeout: float) -> Connection:
-        """A new connection to the first of these addresses that answers, three at most. Raises `Fault`."""
+        """A new connection to the first of these addresses that answers, four at most. Raises `Fault`."""
         fault = Fault("fetch_permanent", f"{target.host} has no address")
-        for address in addresses[:3]:
+        for address in in_turns(addresses)[:4]:
             try:
                 async with asyncio.timeout(timeout):
                     return await self._open(target, address)
@@ -119,3 +120,10 @@ class Connections:
                     connection.close()
         self._idle.clear()
         self._count = 0
+
+
+def in_turns(addresses: tuple[str, ...]) -> list[str]:
+    """The addresses with the families in turns, the resolver's first choice first: a machine without IPv6 must not stop at four IPv6 addresses."""
+    first = [a for a in addresses if (":" in a) == (":" in addresses[0])]
+    other = [a for a in addresses if a not in first]
+    return [a for pair in zip_longest(first, other) for a in pair if a is not None]

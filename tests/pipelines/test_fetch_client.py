@@ -8,6 +8,7 @@ from hashlib import md5, sha256
 import pytest
 
 from pipelines.fetch import Ask, Fetcher, Policy
+from pipelines.fetch.connections import in_turns
 from pipelines.fetch.robots import Known
 from tests.fault_server import FAULTS, Answer, FaultServer, chance, faulty
 from tests.toys import jpeg
@@ -188,6 +189,15 @@ def test_answers_come_in_the_order_of_the_questions_with_bounded_memory():
         early = f.ordered(asks)
         assert next(early).status == "ok"
         early.close()
+
+
+def test_the_next_address_is_tried_when_one_does_not_answer():
+    assert in_turns(("a:1", "a:2", "a:3", "4", "5")) == ["a:1", "4", "a:2", "5", "a:3"] and in_turns(()) == []
+    with FaultServer(lambda seen: Answer(b"good")) as server:
+        pairs = frozenset([server.pair, ("127.0.0.3", server.port), ("::1", server.port)])
+        names = {"two.test": ["127.0.0.3", "127.0.0.1"], "six.test": ["::1", "::1", "::1", "::1", "127.0.0.1"]}
+        with Fetcher(Policy(robots=False, attempts=1), private=pairs, resolve=lambda name: names[name]) as f:
+            assert [f.fetch(server.url("/a", name)).body for name in names] == [b"good"] * 2
 
 
 def test_a_loop_and_a_long_chain_of_redirects_end():

@@ -14,6 +14,7 @@ from pipelines import url_rows
 from pipelines.check_dataset import check
 from pipelines.curate import IMAGE_TEXT
 from pipelines.engine import open_job
+from pipelines.fetch.policy import PACE, Policy
 from pipelines.format.dataset import Dataset
 from pipelines.format.document import parse
 from pipelines.format.errors import InputError, RecipeError
@@ -212,3 +213,4 @@ def test_another_say_about_opt_outs_is_another_recipe_and_another_pace_is_not(tm
     hashed = lambda **fetch: (s := UrlTable(path="x", fetch=fetch)).hashed(s.model_dump(mode="json"))
     assert hashed() == hashed(attempts=9, concurrency=1) != hashed(robots=False)
     assert hashed() != hashed(opt_outs=["noai"]) and hashed() != hashed(max_bytes=1)
+    assert set(PACE) < set(Policy.model_fields)
