@@ -36,7 +36,9 @@ def answer(args: argparse.Namespace) -> dict[str, Any]:
         return head | {"sequences": _rows(card, "sequences-", args)}
     if card["kind"] == "run":
         return head | {"metrics": _last_lines(card, args.n)}
-    return head | {"results": _rows(card, "results", args)}
+    if card["kind"] == "ablation":
+        return head | {"results": _rows(card, "results", args)}
+    return head | {"card": {key: value for key, value in card.items() if key not in ("path", "card_file")}}
 
 
 def _records(args: argparse.Namespace) -> list[dict[str, Any]]:
@@ -82,6 +84,8 @@ def show(answer: dict[str, Any]) -> None:
             say(f"sequence {row['seq']}: {row['length']} positions, {row['payload']} payload tokens, {len(row['spans'])} spans")
             columns = ["dataset", "source", "shard", "row", "first", "count", "start", "stop", "epoch"]
             table("", columns, [[span[c] for c in columns] for span in row["spans"]])
+    elif "card" in answer:
+        table(answer["path"], ["", ""], [[key, short(value, 100)] for key, value in answer["card"].items()])
     else:
         rows = answer.get("metrics") or answer.get("results") or []
         columns = list(dict.fromkeys(key for row in rows for key in row))

@@ -17,14 +17,14 @@ from pipelines.terminal import say
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("path", metavar="PATH")
-    parser.add_argument("--out", metavar="DIR", help="where the pages go (default: view/NAME-FINGERPRINT below the working directory)")
+    parser.add_argument("--out", metavar="DIR", help="where the pages go (default: out/view/KIND-NAME-FINGERPRINT)")
 
 
 def answer(args: argparse.Namespace) -> dict[str, Any]:
     card = read_card(args.path)
     pages = plugins.find(plugins.VIEWS, card["kind"])
     # Beside the data, not in it: an artifact holds only what its card names.
-    out = Path(args.out or f"view/{card['kind']}-{Path(card['name']).name}-{card['fingerprint'][:8]}")
+    out = Path(args.out or f"out/view/{card['kind']}-{Path(card['name']).name}-{card['fingerprint'][:8]}")
     written = []
     for name, text in pages(card["path"]):
         assert Path(name).name == name, name

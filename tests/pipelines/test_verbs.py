@@ -86,6 +86,12 @@ def test_inspect_shows_sequences_of_a_plan_and_the_last_figures_of_a_run(shelf: 
     assert run["metrics"] == [{"step": 2, "loss": 2.5}]
 
 
+def test_a_kind_that_nobody_knows_shows_its_card(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    publish_card(str(tmp_path), "manifest.json", card("tokenizer", "words", "f" * 64, {"vocab": 300}, files=[]))
+    assert tell(capfd, "inspect", str(tmp_path))[1]["card"]["recipe"] == {"vocab": 300}
+    assert tell(capfd, "stats", str(tmp_path))[1]["kind"] == "tokenizer"
+
+
 def test_inspect_of_an_unknown_id_says_so(shelf: Path, capfd: pytest.CaptureFixture[str]) -> None:
     code, said = tell(capfd, "inspect", str(shelf / "set"), "--id", "0" * 32)
     assert code == 2 and said["error"]["found"] == "0" * 32
@@ -230,7 +236,7 @@ def test_view_writes_beside_the_data_and_not_into_it(shelf: Path, capfd: pytest.
     monkeypatch.chdir(shelf)
     before = sorted(os.listdir(shelf / "set"))
     _, said = tell(capfd, "view", "set")
-    assert sorted(os.listdir(shelf / "set")) == before and Path(said["pages"][0]).parent.parent == shelf / "view"
+    assert sorted(os.listdir(shelf / "set")) == before and Path(said["pages"][0]).parent.parent == shelf / "out/view"
 
 
 def test_attributes_and_cells_are_escaped() -> None:
