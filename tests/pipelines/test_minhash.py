@@ -91,7 +91,7 @@ def test_signatures_are_datatroves(tmp_path, config):
 
 
 def test_clusters_are_datatroves(tmp_path):
-    some = [*texts(1), *real()]
+    some = [*texts(1, 80), *real()]
     mine = our_clusters(Minhash(), some)
     assert mine == peer_clusters(tmp_path, some) and len(mine) > 5
 
