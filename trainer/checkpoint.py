@@ -135,7 +135,7 @@ def _at_hand(checkpoint: Checkpoint, scratch: str, verify: bool) -> str:
         if sha256_hex(data) != entry["sha256"]:
             raise VerifyError("a checkpoint file differs from its marker", where=place, next="remove that step's folder and resume again")
         if not storage.is_local(checkpoint.path):
-            Path(scratch, entry["path"]).write_bytes(data)
+            storage.publish(storage.join(scratch, entry["path"]), data, scratch=scratch)
     return str(storage.local(checkpoint.path)) if storage.is_local(checkpoint.path) else scratch
 
 

@@ -63,7 +63,9 @@ class Siglip2(ImageEncoder):
     def network(self, machine: Machine) -> Network:
         import torch
         from transformers import SiglipVisionModel
+        from transformers.utils import logging
 
+        logging.disable_progress_bar()  # loading takes a second; stderr belongs to our own progress
         dtype = torch.bfloat16 if machine.dtype == "bf16" else torch.float32
         model: Any = SiglipVisionModel.from_pretrained(
             str(folder(self.weights)), dtype=dtype, use_safetensors=True, attn_implementation="sdpa", local_files_only=True

@@ -31,7 +31,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from pipelines.format.errors import Reject, TemporaryError
+from pipelines.format.errors import InputError, Reject, TemporaryError
 
 MEMORY = 3 << 30  # address space: 8192 × 4320 h264 needs 1.4 GB with all its reference frames, and libraries reserve 0.6 GB unused
 WALL_S = 60.0  # waiting for one answer; three times the processor limit, since other work shares the machine
@@ -107,6 +107,8 @@ class Child:
                 done = True
                 if head["kind"] == "reject":
                     raise Reject(str(head["reason"]), str(head["detail"]))
+                if head["kind"] == "broken":  # no record's fault: every one would fail alike, so the job must stop and say so
+                    raise InputError("the decoding child cannot load its code", where=op, found=head["detail"], next="pipelines doctor")
                 assert head["kind"] == "end", head
                 return
         except ChildDied:

@@ -28,7 +28,9 @@ ImageFile.LOAD_TRUNCATED_IMAGES = False
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF") + (("AVIF",) if features.check("avif") else ())
 MAX_PIXELS = 50_000_000  # larger than any photo sensor in common use, and 150 MB decoded; Pillow itself refuses from 89 million on
 Mode = Literal["center_crop", "keep_ratio", "keep_ratio_largest", "border", "no"]
-REDUCE_FROM, REDUCE_TO = 3.0, 1.5  # a JPEG this many times its target is decoded at a half, quarter or eighth, to no less than that
+# A JPEG of 3 times its target and more is decoded at a half, quarter or eighth, to no less than 1.25 times the target. Against a float64 bicubic
+# reduction of 50 photos that is 0.3 to 0.8 dB (of 37) below the full decode, and 3 to 5 dB above OpenCV's area reduction of the full decode.
+REDUCE_FROM, REDUCE_TO = 3.0, 1.25
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,

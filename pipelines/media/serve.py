@@ -47,10 +47,13 @@ def serve(socket_fd: int, lifeline_fd: int, memory: int) -> None:
 
 
 def _run(connection: socket.socket, head: dict[str, Any], file: Any) -> dict[str, Any]:
-    """Answer one call; the returned header closes it. Whatever the decoder raises is the record's fault, and says so."""
+    """Answer one call; the returned header closes it. Whatever the decoder raises is the record's fault; what does not load is ours."""
     try:
         module, _, function = head["op"].partition(":")
         run = getattr(importlib.import_module(module), function)
+    except Exception as e:
+        return {"kind": "broken", "detail": f"{type(e).__name__}: {e}"[:500]}
+    try:
         _allow(head["cpu_s"])
         for meta, blob in run(head["args"], file):
             _send(connection, {"kind": "answer", "meta": meta}, blob)

@@ -50,7 +50,7 @@ def read_run(path: str, arm: str, seed: int) -> RunEvidence:
         seed=seed,
         steps=int(card["steps"]),
         tokens=consumed,
-        planned=planned(plan) if plan else consumed,
+        planned=planned(plan) if plan and not card["recipe"].get("steps") else consumed,  # a run told to stop early promises no more
         padding=int(card.get("padding") or 0),
         flops=card.get("flops"),
         seconds=seconds(path),
