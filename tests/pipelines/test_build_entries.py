@@ -9,6 +9,7 @@ import pytest
 
 from pipelines import build_entries
 from pipelines.build_entries import STAGE, BuildEntries, cut
+from pipelines.check_files import check
 from pipelines.curate import Curate
 from pipelines.engine import open_job
 from pipelines.entries import read_entries
@@ -98,6 +99,13 @@ def test_another_setting_in_the_same_place_is_a_conflict_and_nothing_common_enou
         built(text(), tmp_path / "e", min_count=3)
     with pytest.raises(InputError, match="common enough"):
         built(text(), tmp_path / "f", min_count=1000)
+
+
+def test_verify_sees_a_changed_list(text, tmp_path):
+    path = built(text(), tmp_path / "e")
+    assert check(path, {}) == []
+    (tmp_path / "e" / "entries.json").write_text("[]")
+    assert check(path, {}) == [{"file": "entries.json", "what": "differs from its card"}]
 
 
 def test_a_dry_run_says_what_would_be_read(text, tmp_path):
