@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipelines import plugins
+from pipelines.format import storage
 from pipelines.format.document import Document, load
 from pipelines.summary import stats
 
@@ -60,6 +61,7 @@ def travel(steps: list[tuple[JourneyStep, Any, Any]], job: Any, say: Callable[[s
         head = f"[{i:{len(str(len(steps)))}}/{len(steps)}] {step.run:13} {Path(step.config).stem}"
         say(f"{head} → {getattr(config, 'output', '')} …")
         start = time.monotonic()
+        job.log_path = log_path(config)
         path = str(stage.run(config, job))
         seconds = time.monotonic() - start
         found = stats(path)
@@ -67,6 +69,15 @@ def travel(steps: list[tuple[JourneyStep, Any, Any]], job: Any, say: Callable[[s
         yield {"run": step.run, "config": step.config, "path": path, "seconds": round(seconds, 2), "stats": found}
         if job.stop.is_set():
             return
+
+
+def log_path(config: Any) -> str | None:
+    """Where clock and host go: log.jsonl of the artifact, on this machine's own disks."""
+    output = getattr(config, "output", None)
+    if not isinstance(output, str) or not storage.is_local(output):
+        return None
+    storage.local(output).mkdir(parents=True, exist_ok=True)
+    return str(storage.local(output) / "log.jsonl")
 
 
 def _holds(found: dict[str, Any]) -> str:

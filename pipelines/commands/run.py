@@ -13,7 +13,6 @@ import time
 from typing import Any
 
 from pipelines import plugins
-from pipelines.format import storage
 from pipelines.format.errors import InputError
 from pipelines.terminal import say, table
 
@@ -40,6 +39,7 @@ def answer(args: argparse.Namespace) -> dict[str, Any]:
 def carry_out(name: str, stage: Any, config: Any, args: argparse.Namespace) -> dict[str, Any]:
     """Run the stage in a job of its own and read what it left."""
     from pipelines.engine import open_job
+    from pipelines.journey import log_path
     from pipelines.stopping import stopping
     from pipelines.summary import stats
 
@@ -48,15 +48,6 @@ def carry_out(name: str, stage: Any, config: Any, args: argparse.Namespace) -> d
         stop.watch(job.stop)
         path = stage.run(config, job)
     return {"stage": name, **stats(path), "path": str(path), "seconds": round(time.monotonic() - start, 2)}
-
-
-def log_path(config: Any) -> str | None:
-    """Where clock and host go: log.jsonl of the artifact, on this machine's own disks."""
-    output = getattr(config, "output", None)
-    if not isinstance(output, str) or not storage.is_local(output):
-        return None
-    storage.local(output).mkdir(parents=True, exist_ok=True)
-    return str(storage.local(output) / "log.jsonl")
 
 
 def overrides(rest: list[str]) -> list[str]:

@@ -96,3 +96,14 @@ def test_the_packaged_demo_is_a_journey_of_twelve_valid_steps(tmp_path: Path, mo
         reads = [getattr(config, "dataset", None), *getattr(config, "datasets", [])]
         assert {r for r in reads if r} <= made, "every step reads only what an earlier one has made"
         made.add(config.output)
+
+
+def test_each_step_logs_into_its_own_artifact(tmp_path: Path, toy: Toy) -> None:
+    config = str(tmp_path / "toy.yaml")
+    steps = [{"run": "toy", "config": config, "set": {"output": str(tmp_path / name)}} for name in "ab"]
+    job = SimpleNamespace(stop=Event())
+    places = []
+    for _ in journey.travel(journey.prepare(journey.read(written(tmp_path, steps))), job, lambda text: None):
+        places.append(job.log_path)
+    assert places == [str(tmp_path / name / "log.jsonl") for name in "ab"]
+    assert journey.log_path(Config(output="s3://bucket/x")) is None, "an object store cannot be appended to"
