@@ -2,16 +2,18 @@
 
 import json
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import encode
 from encode.caption_distance import STAGE, CaptionDistance, distance
 from encode.text_vectors.hashed import Hashed
 from encode.text_vectors.sentence_model import SentenceModel
 from pipelines.curate import Curate
 from pipelines.engine import open_job
-from pipelines.format.document import parse
+from pipelines.format.document import load, parse
 from pipelines.format.errors import ConflictError, InputError
 from pipelines.format.manifest import read_card
 from pipelines.format.part import PartWriter
@@ -168,3 +170,8 @@ def test_a_folder_says_how_it_pools_and_an_unknown_layer_is_refused(tiny_model):
     (tiny_model / "modules.json").write_text(json.dumps([{"type": "sentence_transformers.models.Dense"}]))
     with pytest.raises(InputError, match="layer"):
         SentenceModel(weights=str(tiny_model)).pooling()
+
+
+def test_the_packaged_recipe_is_understood():
+    recipe = Path(encode.__file__).parent / "recipes" / "caption_distance.yaml"
+    assert load(CaptionDistance, str(recipe)).vectors == Hashed()

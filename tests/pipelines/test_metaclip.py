@@ -4,17 +4,20 @@ import json
 import random
 from collections import Counter
 from itertools import groupby
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import pipelines
 from pipelines.across.metaclip import _rounded, t_of_share, tail_share
+from pipelines.build_entries import BuildEntries
 from pipelines.curate import Curate
 from pipelines.engine import open_job
 from pipelines.entries import read_entries
 from pipelines.format.chance import draw, uniform
 from pipelines.format.dataset import Dataset
-from pipelines.format.document import canon, parse
+from pipelines.format.document import canon, load, parse
 from pipelines.format.errors import BudgetError, ConflictError, InputError, RecipeError
 from pipelines.format.record import Image, Record, Text
 from pipelines.matching import scan
@@ -240,3 +243,9 @@ BOTH = {"languages": {"en": "b"}}
 def test_settings_that_contradict_each_other_are_refused(tmp_path, keys):
     with pytest.raises(RecipeError):
         parse(Recipe, recipe(tmp_path, across=[{"metaclip": keys}]))
+
+
+def test_the_packaged_recipes_are_understood():
+    here = Path(pipelines.__file__).parent / "recipes"
+    assert load(Recipe, str(here / "metaclip.yaml")).across[0].t == 20_000
+    assert load(BuildEntries, str(here / "entries.yaml")).max_entries == 500_000
