@@ -88,12 +88,13 @@ class Metaclip(Across):
         head = counts > limits
         at = {language: int(limits[lo]) for language, (lo, _) in lists.places.items()}
         texts, matches = seen.pop("texts"), int(counts.sum())
-        bars = {k.removeprefix("with "): n for k, n in sorted(seen.items(), key=lambda kv: kv[0].zfill(12)) if k.startswith("with ")}
+        bars = {k.removeprefix("with "): n for k, n in sorted(seen.items()) if k.startswith("with ")}
         return {
             "entries": {"all": len(counts), "matched": int((counts > 0).sum()), "unreachable": lists.unreachable, "head": int(head.sum())},
             "t": at if self.languages else at[""],
             "records": {"all": seen["records"], "matched": seen["records matched"]},
-            "texts": {"all": texts, "matched": texts - bars.get("0", 0), **bars} if bars else {"all": texts},
+            "texts": {"all": texts, "matched": texts - bars.get("00", 0)},
+            "texts_with_entries": bars,
             "matches": {"all": matches, "head": int(counts[head].sum()), "a_text": round(matches / max(texts, 1), 4)},
         }
 
@@ -108,7 +109,7 @@ class Metaclip(Across):
             a_text = np.bincount(found.text, minlength=len(found.owner))
             seen.update({"records": len(found.records), "texts": len(a_text), "records matched": len(np.unique(found.owner[found.text]))})
             bars, heights = np.unique(np.minimum(a_text, _MOST), return_counts=True)
-            seen.update({f"with {b}{'+' if b == _MOST else ''}": n for b, n in zip(bars.tolist(), heights.tolist(), strict=True)})
+            seen.update({f"with {b:02}{'+' if b == _MOST else ''}": n for b, n in zip(bars.tolist(), heights.tolist(), strict=True)})
         matched = np.flatnonzero(counts)
         for b in range(self.buckets):
             ids = matched[matched % self.buckets == b]

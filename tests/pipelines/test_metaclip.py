@@ -198,7 +198,7 @@ def test_a_dataset_says_in_its_card_why_its_numbers_are_what_they_are(tmp_path, 
         "a_text": round(counts.total() / 600, 4),
     }
     assert f["entries"] == {"all": 8, "matched": len(counts), "unreachable": 1, "head": sum(n > 20 for n in counts.values())}
-    assert f["t"] == 20 and sum(f["texts"][k] for k in ("0", "1", "2")) == 600
+    assert f["t"] == 20 and sum(f["texts_with_entries"].values()) == 600 and list(f["texts_with_entries"]) == ["00", "01", "02"]
     show_stats(said)
     assert "matches: a text" in capsys.readouterr().out
 
