@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from pipelines.format.errors import HeadwaterError, Stopped
+from pipelines.format.errors import Stopped
 
 GRACE = 28.0  # seconds; schedulers give 30 to 120 between SIGTERM and SIGKILL
 
@@ -65,7 +65,7 @@ def stopping(command: list[str]) -> Iterator[Stopping]:
     before = {s: signal.signal(s, state) for s in signals} if threading.current_thread() is threading.main_thread() else {}
     try:
         yield state
-    except (HeadwaterError, KeyboardInterrupt) as error:
+    except (Exception, KeyboardInterrupt) as error:
         if state.signum:
             raise state.error() from error
         raise

@@ -278,3 +278,24 @@ def test_cleaning_leaves_no_control_and_is_idempotent(text: str) -> None:
 
 def test_output_to_a_pipe_has_no_colour(shelf: Path) -> None:
     assert "\x1b" not in say("stats", str(shelf / "set"), NO_COLOR="").stdout
+
+
+def test_whatever_a_stop_breaks_ends_as_a_stop() -> None:
+    """A worker that dies because it was told to is not our bug; the cause stays visible for whoever asks."""
+    with pytest.raises(errors.Stopped) as stop, stopping(["pipelines"]) as state:
+        state.watch(SimpleNamespace(set=lambda: None))  # type: ignore[arg-type]
+        os.kill(os.getpid(), signal.SIGINT)
+        raise RuntimeError("a worker died")
+    assert stop.value.exit == 130 and isinstance(stop.value.__cause__, RuntimeError)
+
+
+def test_without_a_signal_an_error_stays_what_it_is() -> None:
+    with pytest.raises(RuntimeError), stopping(["pipelines"]):
+        raise RuntimeError("ours")
+
+
+def test_signal_handlers_are_given_back() -> None:
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    with stopping(["pipelines"]):
+        assert signal.getsignal(signal.SIGTERM) != before[0]
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before

@@ -47,7 +47,8 @@ def carry_out(name: str, stage: Any, config: Any, args: argparse.Namespace) -> d
     with stopping(args.command) as stop, open_job(getattr(config, "engine", "ray"), args.address, log_path=log_path(config)) as job:
         stop.watch(job.stop)
         path = stage.run(config, job)
-    return {"stage": name, **stats(path), "path": str(path), "seconds": round(time.monotonic() - start, 2)}
+        found = stats(path)  # in here: a stage that returns early when it is stopped has left no card yet
+    return {"stage": name, **found, "path": str(path), "seconds": round(time.monotonic() - start, 2)}
 
 
 def overrides(rest: list[str]) -> list[str]:
