@@ -27,7 +27,7 @@ from pipelines.progress import Progress
 from pipelines.stage import Job, Step
 
 # What may change without the bytes changing: where the output lies, what runs it, and how it is run.
-UNHASHED = ("output", "resources", "engine", "error_budget", "retry")
+UNHASHED = ("output", "resources", "engine", "error_budget", "retry", "keep_dropped")
 
 
 class ErrorBudget(Document):

@@ -14,12 +14,12 @@ from dataclasses import replace
 from typing import Any
 
 from pipelines import retry, rounds
-from pipelines.build import Build, Watch, build, commit_parts, complete, part_fingerprint, recipe_fingerprint
+from pipelines.build import Build, Watch, build, commit_parts, complete, part_fingerprint, recipe_fingerprint, seal
 from pipelines.format import storage
 from pipelines.format.document import dump, fingerprint, parse, part_name, sha256_hex
 from pipelines.format.errors import HeadwaterError, RecipeError, Reject
 from pipelines.format.estimate import Estimate
-from pipelines.format.part import PartWriter
+from pipelines.format.part import PartWriter, dropped_path
 from pipelines.format.record import Record
 from pipelines.format.storage import join
 from pipelines.recipe import Recipe
@@ -62,7 +62,7 @@ class Curate:
         made = Build(output, config.name, self.kind, recipe, whole, items, chain, versions=versions)
         if config.retry or retry.any_there(config.source, output):
             made = self._with_retries(config, job, made)
-        return self._across(config, job, made) if config.across else build(job, made)
+        return self._across(config, job, made) if config.across else _build(job, made, config.keep_dropped)
 
     def _with_retries(self, config: Recipe, job: Job, made: Build) -> Build:
         """The build with the parts that earlier retries appended and, when asked for, those of a new one. What they follow is committed first."""
@@ -81,15 +81,17 @@ class Curate:
         everything = fingerprint([[p["fingerprint"] for p in final.parts], final.fingerprint])  # a survivor depends on every other record
         items = [{**p, "fingerprint": fingerprint([everything, p["part"]])} for p in final.parts]
         final = replace(final, parts=items)
-        if complete(final) and storage.exists(join(final.output, "manifest.json")):
+        done = complete(final) and (not config.keep_dropped or complete(_dropped(final)))
+        if done and storage.exists(join(final.output, "manifest.json")):
             return build(job, final)
         candidates = join(rounds.work(final.output), "candidates")
         root = [{**p, "root": candidates} for p in items]
-        build(job, replace(final, output=candidates, name=f"{config.name} (candidates)", parts=root))
+        _build(job, replace(final, output=candidates, name=f"{config.name} (candidates)", parts=root), config.keep_dropped)
         drops, figures = rounds.find_drops(job, config, final.output, candidates, _beside(config))
-        kwargs = {"candidates": candidates, "drops": drops, "shard_bytes": config.shard_bytes}
+        kwargs = {"candidates": candidates, "drops": drops, "shard_bytes": config.shard_bytes, "keep_dropped": config.keep_dropped}
         chain = [Step(rounds.rewrite_part, kwargs, cpus=config.resources.cpus, name="rewrite")]
-        build(job, replace(final, chain=chain, extras=lambda commits: {"figures": figures} if figures else {}))
+        final = replace(final, chain=chain, extras=lambda commits: {"figures": figures} if figures else {})
+        _build(job, final, config.keep_dropped)
         storage.delete_tree(rounds.work(final.output))
         return final.output
 
@@ -107,18 +109,32 @@ class Curate:
 TEXT, IMAGE_TEXT, VIDEO, ACTION_VIDEO, VQA = (Curate(k) for k in ("text", "image-text", "video", "action-video", "vqa"))
 
 
+def _build(job: Job, made: Build, keep_dropped: bool) -> str:
+    """`build`, and with `keep_dropped` the dataset of what was dropped beside it: its parts are committed by the same chain, just before."""
+    if not keep_dropped:
+        return build(job, made)
+    commit_parts(job, _dropped(made))
+    build(job, made)
+    seal(_dropped(made))
+    return made.output
+
+
+def _dropped(made: Build) -> Build:
+    return replace(made, output=dropped_path(made.output), name=f"{made.name} (dropped)", extras=None)
+
+
 def _beside(config: Recipe) -> list[list[str]]:
-    """What is in the files that whole-dataset stages read beside the source: another entry list makes another dataset."""
-    return [[part_name(p), sha256_hex(storage.map_file(storage.absolute(path)))] for p in config.across for path in p.files()]
+    """What is in the files that filters and whole-dataset stages read beside the source: another model or list makes another dataset."""
+    parts = [*config.filters, *config.across]
+    return [[part_name(p), sha256_hex(storage.map_file(storage.absolute(path)))] for p in parts for path in p.files()]
 
 
 def curate_part(item: dict[str, Any], recipe: dict[str, Any]) -> dict[str, Any]:
     """Read, filter, transform and commit one part; the commit record is the result."""
     r = parse(Recipe, recipe)
     watch = r.error_budget.watch()
-    with PartWriter(
-        item["root"], item["part"], fingerprint=item["fingerprint"], shard_bytes=r.shard_bytes, items=item["items"]
-    ) as writer:
+    kept = {"shard_bytes": r.shard_bytes, "items": item["items"], "keep_dropped": r.keep_dropped}
+    with PartWriter(item["root"], item["part"], fingerprint=item["fingerprint"], **kept) as writer:
         for found in _read(r, item["spec"]):
             writer.emit()
             if isinstance(found, Rejected):

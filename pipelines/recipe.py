@@ -4,6 +4,7 @@
     across                                                 then stages over the whole dataset, such as duplicates
     shard_bytes, error_budget                              how it is stored and how much may go wrong
     engine, resources                                      what runs it: never part of any fingerprint
+    keep_dropped                                           also write what filters dropped, as a dataset below the output; no part of it
     retry                                                  take up again what was rejected in passing (`--retry transient`); no part of it either
 """
 
@@ -39,6 +40,7 @@ class Recipe(Document):
     error_budget: ErrorBudget = ErrorBudget()
     engine: Literal["ray", "local"] = "ray"
     retry: Literal["transient", "timeout", "failed"] | None = None
+    keep_dropped: bool = False
     resources: Resources = Resources()
 
     def versions(self) -> dict[str, int]:

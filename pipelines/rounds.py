@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from pipelines.format import storage
 from pipelines.format.dataset import Dataset
 from pipelines.format.document import canon, fingerprint, parse, part_name
-from pipelines.format.part import PartWriter, commit_path
+from pipelines.format.part import PartWriter, commit_path, dropped_path
 from pipelines.format.record import Record
 from pipelines.format.shard import parquet_bytes
 from pipelines.format.storage import join
@@ -178,13 +178,15 @@ def _drops(files: tuple[str, ...]) -> dict[str, str]:
     return out
 
 
-def rewrite_part(item: dict[str, Any], candidates: str, drops: Drops, shard_bytes: int) -> dict[str, Any]:
+def rewrite_part(item: dict[str, Any], candidates: str, drops: Drops, shard_bytes: int, keep_dropped: bool = False) -> dict[str, Any]:
     """One part of the candidates without the dropped records; what had been dropped before is carried over, so that the law still holds."""
     before = storage.read_json(commit_path(candidates, item["part"]))
     dataset = Dataset.open(candidates)
     shards = [i for i, s in enumerate(dataset.shards) if s.part == item["part"]]
     rejects = [f["path"] for f in before["files"] if f["path"].startswith("rejects/")]
-    with PartWriter(item["root"], item["part"], fingerprint=item["fingerprint"], shard_bytes=shard_bytes, items=before["items"]) as writer:
+    kept = {"shard_bytes": shard_bytes, "items": before["items"], "keep_dropped": keep_dropped}
+    with PartWriter(item["root"], item["part"], fingerprint=item["fingerprint"], **kept) as writer:
+        _carry_dropped(writer, candidates)
         writer.carry(before, [row for path in rejects for row in _read(join(candidates, path)).to_pylist()])
         for i in shards:
             dropped = drops.of(i)
@@ -195,7 +197,20 @@ def rewrite_part(item: dict[str, Any], candidates: str, drops: Drops, shard_byte
 
 
 def _end(writer: PartWriter, dataset: Dataset, shard: int, record: Record, reason: str | None) -> None:
+    if reason is None or writer.dropped is not None:
+        record = dataset.with_payloads(shard, record)
     if reason is None:
-        writer.add(dataset.with_payloads(shard, record))
+        writer.add(record)
     else:
         writer.drop(record, reason.split(".")[0], reason)
+
+
+def _carry_dropped(writer: PartWriter, candidates: str) -> None:
+    """What filters dropped of this part and the candidates' own dataset of dropped records kept."""
+    if writer.dropped is None:
+        return
+    before = Dataset.open(dropped_path(candidates))
+    for i in (i for i, s in enumerate(before.shards) if s.part == writer.part):
+        for record in before.records(i):
+            writer.dropped.emit()
+            writer.dropped.add(before.with_payloads(i, record))

@@ -79,6 +79,10 @@ class Filter(Part):
         notes its score) is it another than the one given."""
         return record
 
+    def files(self) -> list[str]:
+        """Files beside the source that decide what is dropped (a model, a list): their bytes enter the fingerprint."""
+        return []
+
 
 class Transform(Part):
     """A change of a record into none, one or many. Derived records get origins that end in `~k`."""

@@ -12,21 +12,21 @@ be trained on. Every worker holds the hashes of the sets (8 bytes a run); a cand
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from pipelines.across.reference_text import reference_texts
+from pipelines.across.reference_text import reference_files, reference_texts
 from pipelines.format.chance import held_out
 from pipelines.format.document import Document, Percent
 from pipelines.format.errors import InputError
 from pipelines.format.record import Record
 from pipelines.shingles import runs, words_simplified
-from pipelines.stage import Across, Row
+from pipelines.stage import Across, Map, Reduce
 from pipelines.words import text_of
 
 
@@ -48,23 +48,27 @@ class ReferenceSet(Document):
 class Decontaminate(Across):
     """`against`: name → set. `n_grams` words in a row that are shared; shorter items count whole from `min_words` on."""
 
+    again: ClassVar[tuple[int, ...]] = (0,)
     against: dict[str, ReferenceSet] = Field(min_length=1)
     n_grams: int = Field(13, ge=1)
     min_words: int = Field(8, ge=1)
     language: str = "eng"
 
-    def rounds(self) -> list[tuple[Callable[[Any], Iterable[Row]], Callable[[Iterable[Row]], Iterable[Any]]]]:
-        """One round: records are compared where they are, and only what was hit travels."""
-        return [(self._hits, _named)]
+    def rounds(self) -> Sequence[tuple[Map, Reduce | None]]:
+        """One round: every record is judged where it is, and no worker holds what other parts lose."""
+        return [(self._hits, None)]
 
-    def _hits(self, records: Iterable[Record]) -> Iterator[Row]:
+    def files(self) -> list[str]:
+        return [path for reference in self.against.values() for path in reference_files(reference.path)]
+
+    def _hits(self, records: Iterable[Record], told: list[list[Any]]) -> Iterator[tuple[str, str]]:
         sides = [s.held_out for s in self.against.values() if s.held_out is not None]
         for record in records:
             if any(held_out(record.group, side.fraction, side.seed) for side in sides):
                 continue
             name = self.hit(text_of(record))
             if name is not None:
-                yield record.h % self.buckets, bytes.fromhex(record.id), [record.id, f"decontaminate.{name}"]
+                yield record.id, f"decontaminate.{name}"
 
     def hit(self, text: str) -> str | None:
         """The first set that shares a run of words with this text."""
@@ -92,7 +96,3 @@ def _hashes(reference: ReferenceSet, n_grams: int, min_words: int, language: str
     if not found:
         raise InputError("this set has no text to compare with", where=f"against.{name}", found=reference.path, allowed=f"items of {min_words} words")
     return {length: np.unique(np.concatenate(hashes)) for length, hashes in found.items()}
-
-
-def _named(rows: Iterable[Row]) -> Iterator[tuple[str, str]]:
-    yield from ((id, reason) for _, _, (id, reason) in rows)

@@ -12,10 +12,9 @@ leave with C for the sake of B. Memory of the last step: about 300 bytes for eac
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import groupby, pairwise
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +22,7 @@ from numpy.typing import NDArray
 from pipelines.format.chance import draw, hash64
 from pipelines.format.record import Record
 from pipelines.shingles import runs, words_simplified
-from pipelines.stage import Across, Row
+from pipelines.stage import Across, Map, Reduce, Row
 from pipelines.words import text_of
 
 _PRIME = (1 << 61) - 1  # Mersenne: a remainder is a shift and an add
@@ -41,7 +40,7 @@ class Minhash(Across):
     seed: int = 0
     language: str = "eng"
 
-    def rounds(self) -> list[tuple[Callable[[Any], Iterable[Row]], Callable[[Iterable[Row]], Iterable[Any]]]]:
+    def rounds(self) -> Sequence[tuple[Map, Reduce | None]]:
         """By band and hashes; then all pairs together."""
         return [(self._banded, _pairs), (_together, self._leave)]
 

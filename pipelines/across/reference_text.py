@@ -43,6 +43,12 @@ def reference_texts(path: str, fields: tuple[str, ...], side: tuple[float, int] 
             raise InputError("a set to compare with cannot be read", where=where, found=f"{reject.reason}: {reject.detail}") from None
 
 
+def reference_files(path: str) -> list[str]:
+    """The files whose bytes say what a set holds: all of its own, or a dataset's card, which names the rest by their hashes."""
+    card = storage.join(path, "manifest.json")
+    return [card] if storage.exists(card) else [place(path, item.path) for item in list_files(path, SUFFIXES)]
+
+
 def _jsonl(where: str, fields: tuple[str, ...]) -> Iterator[str]:
     with opened(where) as stream:
         for at, line in lines(stream):

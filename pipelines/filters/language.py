@@ -28,6 +28,9 @@ class Language(Filter):
     threshold: Percent = 0.65
     _last: tuple[str, str, float] = PrivateAttr(("", "", 0.0))
 
+    def files(self) -> list[str]:
+        return [self.model]
+
     def reason(self, record: Record) -> str | None:
         text = text_of(record)
         scores = classifier(self.model, self.sha256).scores(text, " ")

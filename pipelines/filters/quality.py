@@ -35,6 +35,9 @@ class Quality(Filter):
             raise ValueError("give either `keep` or `remove`, with at least one label")
         return self
 
+    def files(self) -> list[str]:
+        return [self.model]
+
     def reason(self, record: Record) -> str | None:
         text, named = text_of(record), self.keep or self.remove or {}
         model = classifier(self.model, self.sha256)

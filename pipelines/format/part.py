@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -35,8 +36,16 @@ def commit_path(root: str, part: int) -> str:
     return join(root, "parts", f"{part:05d}.json")
 
 
+def dropped_path(root: str) -> str:
+    """Where the dataset of the records that filters dropped lies, below the one they were dropped from."""
+    return join(root, "dropped")
+
+
 class PartWriter:
-    """Takes the records of one part in order and publishes them at once. Leave the block without `commit` and nothing was committed."""
+    """Takes the records of one part in order and publishes them at once. Leave the block without `commit` and nothing was committed.
+
+    With `keep_dropped`, what is dropped becomes a part with the same number of a dataset beside this one (`dropped`), its reason in the field
+    `dropped`; it is committed first, so where this part is done, that one is."""
 
     def __init__(
         self,
@@ -48,7 +57,11 @@ class PartWriter:
         shard_bytes: int = SHARD_BYTES,
         items: int = 1,
         foreign_data: str | None = None,
+        keep_dropped: bool = False,
     ) -> None:
+        self.dropped: PartWriter | None = None
+        if keep_dropped:
+            self.dropped = PartWriter(dropped_path(root), part, fingerprint=fingerprint, shard_bytes=shard_bytes, items=items)
         self.root, self.part, self.fingerprint, self.encoded = root, part, fingerprint, encoded
         self.shard_bytes, self.items, self.foreign_data = shard_bytes, items, foreign_data
         self.emitted = self.written = 0
@@ -67,6 +80,8 @@ class PartWriter:
 
     def __exit__(self, *exc: object) -> None:
         self._stack.close()
+        if self.dropped is not None:
+            self.dropped._stack.close()
 
     def emit(self, n: int = 1) -> None:
         """Count `n` more records (or unreadable items) that came in."""
@@ -87,6 +102,9 @@ class PartWriter:
         """A record that a filter did not want."""
         self.filtered[reason] += 1
         self._note(record.id, record.origin, stage, "filtered", reason, "")
+        if self.dropped is not None:
+            self.dropped.emit()
+            self.dropped.add(replace(record, fields={**record.fields, "dropped": reason}))
 
     def reject(self, origin: str, stage: str, reason: str, error: str = "", id: str | None = None) -> None:
         """A record or an item that could not be used."""
@@ -106,6 +124,8 @@ class PartWriter:
         ends = self.written + self.filtered.total() + self.rejected.total()
         assert self.emitted == ends, f"part {self.part}: {self.emitted} came in, {ends} went out"
         self._roll()
+        if self.dropped is not None:
+            self.dropped.commit()
         if self._rejects:
             self._publish_rejects()
         record = {

@@ -9,6 +9,7 @@ pytest.importorskip("datatrove")
 
 from datatrove.data import Document
 
+from pipelines.classifier import classifier
 from pipelines.filters.datatrove_filter import DatatroveFilter
 from pipelines.filters.language import Language
 from pipelines.filters.line_ratios import LineRatios
@@ -59,10 +60,13 @@ def test_language_is_datatroves(model, languages, threshold):
             assert noted.scores["language"] == document.metadata["language_score"]
 
 
-@pytest.mark.parametrize("options", [{"keep": {"en": 0.6}}, {"remove": {"de": 0.5}}, {"keep": {"en": 0.9, "de": 0.9}}])
-def test_quality_is_datatroves(model, options):
+@pytest.mark.parametrize("rule", ["keep", "remove"])
+@pytest.mark.parametrize("labels", [("en",), ("en", "de")])
+def test_quality_is_datatroves(model, rule, labels):
     from datatrove.pipeline.filters import FastTextClassifierFilter
 
+    scores = [classifier(model, None).scores(text, " ") for text in TEXTS]
+    options = {rule: {label: sorted(s[label] for s in scores)[3 if label == "en" else 4] for label in labels}}
     theirs_ = FastTextClassifierFilter(model, **{f"{k}_labels": list(v.items()) for k, v in options.items()}, newline_replacement=" ")
     ours = Quality(model=model, **options)
     said = []
@@ -71,7 +75,9 @@ def test_quality_is_datatroves(model, options):
         said.append(ours.reason(r))
         assert said[-1] == (None if theirs_.filter(Document(text=text, id="0")) else "quality")
         assert said[-1] or set(ours.kept(r).scores) == {f"quality.{label}" for label in next(iter(options.values()))}
-    assert None in said and "quality" in said
+    assert (
+        Quality(model=model, keep={"en": 0.0}).reason(record("x")) is None and Quality(model=model, keep={"en": 1.1}).reason(record("x")) == "quality"
+    )
 
 
 def test_a_model_is_pinned_by_its_hash_and_a_missing_one_is_told(model, tmp_path):
