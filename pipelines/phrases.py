@@ -54,7 +54,8 @@ class Powers:
 
 
 class Phrases:
-    """An exact set of distinct phrases. `heads` gives, for each, the lengths in bytes of its beginnings: one unit, two units …, itself last.
+    """An exact set of distinct phrases without NUL bytes. `heads` gives, for each, the lengths in bytes of its beginnings: one unit, two units …,
+    itself last.
 
     A slot of the table is one number: the high bits of a beginning's hash, and in the `low` others the phrase that it is, if it is one, and
     whether a longer one begins with it. So a lookup is one access to memory.
@@ -67,6 +68,7 @@ class Phrases:
         # One copy a phrase would be half a second of Python; padding each to eights lets one join lay them all.
         blob = np.frombuffer(b"".join(p.ljust(w * 8, b"\0") for p, w in zip(phrases, eights.tolist(), strict=True)), np.uint8)
         self._eights = blob.view("<u8")
+        self._head = self._eights[self._first]
         self._low = np.uint64(len(phrases).bit_length() + 1)
         owner, ends = _flat(heads)
         if not any(self._fill(blob, owner, ends, base) for base in _BASES):
@@ -75,7 +77,7 @@ class Phrases:
     @property
     def nbytes(self) -> int:
         """Memory of the tables."""
-        return sum(a.nbytes for a in (self._table, self._eights, self._lengths, self._first))
+        return sum(a.nbytes for a in (self._table, self._eights, self._head, self._lengths, self._first))
 
     def _fill(self, blob: Bytes, owner: I64, ends: I64, base: int) -> bool:
         """Put every beginning of every phrase into the table; False when two different phrases have one hash."""
@@ -142,9 +144,11 @@ class Phrases:
 
         Unit i is data[starts[i] : ends[i]]; `data` ends in PAD bytes that belong to no unit; `sums` is `powers.sums(data)`.
         """
+        # The eight bytes at every place, copied once: gathering from a view of overlapping numbers costs four times as much.
+        here = np.ascontiguousarray(np.ndarray((len(data) - PAD + 1,), "<u8", data, strides=(1,)))
         units, found = [], []
         for at, last, phrase in self._walk(sums, starts, ends, begin):
-            good = self._same(data, starts[at], ends[last] - starts[at], phrase)
+            good = self._same(here, starts[at], ends[last] - starts[at], phrase)
             units.append(at[good])
             found.append(phrase[good])
         return (np.concatenate(units), np.concatenate(found)) if units else (np.zeros(0, np.int64), np.zeros(0, np.int64))
@@ -162,22 +166,24 @@ class Phrases:
             value = self._look((upto[last] - before) * down)
             whole = np.flatnonzero(value > 1)
             yield at[whole], last[whole], (value[whole] >> _ONE).view(np.int64) - 1
-            on = np.flatnonzero((value & _ONE).view(np.int64) * (last < len(ends) - 1))
+            on = np.flatnonzero(((value & _ONE) != 0) & (last < len(ends) - 1))
             at, before, down, last = at[on], before[on], down[on], last[on] + 1
 
-    def _same(self, data: Bytes, starts: I64, lengths: I64, phrase: I64) -> NDArray[np.bool_]:
-        """Whether data[start : start + length] is the phrase, eight bytes at a time."""
-        here = np.ndarray((len(data) - 7,), "<u8", data, strides=(1,))  # the eight bytes at any place
-        first, left = self._first[phrase], self._lengths[phrase]
-        good = left == lengths
-        good &= ((here[starts] ^ self._eights[first]) & _MASKS[np.minimum(left, 8)]) == 0
-        todo = np.flatnonzero(good & (left > 8))
-        starts, first, left = starts[todo], first[todo], left[todo]
+    def _same(self, here: U64, starts: I64, lengths: I64, phrase: I64) -> NDArray[np.bool_]:
+        """Whether the slice of that length at each start is the phrase, eight bytes at a time.
+
+        No byte of either is 0, so the first eight, padded with zeros, also tell the lengths apart as long as one of them is below eight.
+        """
+        good = (here[starts] & _MASKS[np.minimum(lengths, 8)]) == self._head[phrase]
+        todo = np.flatnonzero(good & (lengths >= 8))
+        good[todo] = self._lengths[phrase[todo]] == lengths[todo]
+        todo = todo[good[todo] & (lengths[todo] > 8)]
+        at, first, left = starts[todo], self._first[phrase[todo]], lengths[todo]
         while len(todo):
-            starts, first, left = starts + 8, first + 1, left - 8
-            good[todo] &= ((here[starts] ^ self._eights[first]) & _MASKS[np.minimum(left, 8)]) == 0
+            at, first, left = at + 8, first + 1, left - 8
+            good[todo] &= (here[at] & _MASKS[np.minimum(left, 8)]) == self._eights[first]
             on = np.flatnonzero(left > 8)
-            todo, starts, first, left = todo[on], starts[on], first[on], left[on]
+            todo, at, first, left = todo[on], at[on], first[on], left[on]
         return good
 
 

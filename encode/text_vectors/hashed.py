@@ -13,7 +13,7 @@ from pydantic import Field
 
 from encode.text_vectors import TextVectors
 from pipelines.format.document import Size
-from pipelines.matching import laid_out
+from pipelines.matching import BREAK, laid_out
 from pipelines.phrases import PAD, Powers
 
 _MIX = np.uint64(0x9E3779B97F4A7C15)
@@ -47,8 +47,8 @@ class Hashed(TextVectors):
         data = np.frombuffer(laid_out([t.lower() for t in texts]), np.uint8)[:-PAD]
         edge = np.flatnonzero(data == 32)
         starts, ends = edge[:-1] + 1, edge[1:]
-        of = np.cumsum(data[starts] == 0)
-        real = (ends > starts) & (data[starts] != 0)
+        of = np.cumsum(data[starts] == BREAK)
+        real = (ends > starts) & (data[starts] != BREAK)
         starts, ends, of = starts[real], ends[real], of[real]
         sums = _POWERS.sums(data)
         word = ((sums[ends] - sums[starts]) * _POWERS.down[starts]) * _MIX
