@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import pipelines
+from pipelines import build
 from pipelines.across.metaclip import _rounded, t_of_share, tail_share
 from pipelines.build_entries import BuildEntries
 from pipelines.curate import Curate
@@ -18,7 +19,7 @@ from pipelines.entries import read_entries
 from pipelines.format.chance import draw, uniform
 from pipelines.format.dataset import Dataset
 from pipelines.format.document import canon, load, parse
-from pipelines.format.errors import BudgetError, ConflictError, InputError, RecipeError
+from pipelines.format.errors import BudgetError, ConflictError, InputError, RecipeError, Stopped
 from pipelines.format.record import Image, Record, Text
 from pipelines.matching import scan
 from pipelines.recipe import Recipe
@@ -249,3 +250,22 @@ def test_the_packaged_recipes_are_understood():
     here = Path(pipelines.__file__).parent / "recipes"
     assert load(Recipe, str(here / "metaclip.yaml")).across[0].t == 20_000
     assert load(BuildEntries, str(here / "entries.yaml")).max_entries == 500_000
+
+
+def test_a_job_killed_before_its_card_finds_its_figures_again(tmp_path, monkeypatch):
+    path = lines(tmp_path / "in", made(200), 2)
+    golden = run(path, "golden", tmp_path, t=5)
+    whole = build.publish_card
+
+    def killed(root, *rest):
+        if root.endswith("/d"):
+            raise Stopped()
+        return whole(root, *rest)
+
+    monkeypatch.setattr(build, "publish_card", killed)
+    with pytest.raises(Stopped):
+        run(path, "d", tmp_path, t=5)
+    monkeypatch.undo()
+    again = run(path, "d", tmp_path, t=5)
+    assert stats(again)["figures"] == stats(golden)["figures"] and not (tmp_path / "d" / "_work").exists()
+    assert Dataset.open(again).fingerprint == Dataset.open(golden).fingerprint
