@@ -31,6 +31,7 @@ from pipelines.format.record import Record
 
 CHUNKS = 1_000_000  # remembered chunks: 200 MB at most, then the lexicon starts anew
 _BASE = np.uint64(0x9E3779B97F4A7C15)  # odd, so that multiplying by its powers loses nothing modulo 2^64
+_APART = "\n \n \n"
 _OTHER, _PUNCT, _END = 0, 1, 2  # how a word ends sentences: not, punctuation, a full stop of some script
 
 
@@ -64,7 +65,9 @@ class Lexicon:
         self._whole = need("datatrove.utils.word_tokenizers", "words").load_word_tokenizer(self.language)
         self._symbols = need("datatrove.utils.text", "words").PUNCTUATION_SET
         self._chunks: _Chunks | None = None
-        self._inside: set[tuple[str, str]] = set()
+        self._inside: set[tuple[str, str]] = set()  # tokens that stand side by side in some special case
+        self._first: dict[str, list[tuple[str, str]]] = {}
+        self._second: dict[str, list[tuple[str, str]]] = {}
         self._ends: frozenset[str] = frozenset()
         spacy_tokenizer: Any = getattr(getattr(self._whole, "tokenizer", None), "tokenizer", None)
         if type(self._whole).__name__ == "SpaCyTokenizer" and type(spacy_tokenizer).__module__ == "spacy.tokenizer":
@@ -74,6 +77,9 @@ class Lexicon:
                 bare = _without_special_cases(spacy_tokenizer)
                 cut = {key: [token.text for token in bare(key)] for key in rules}
                 self._inside = {pair for pieces in cut.values() for pair in pairwise(pieces)}
+                for pair in self._inside:
+                    self._first.setdefault(pair[0], []).append(pair)
+                    self._second.setdefault(pair[1], []).append(pair)
                 self._chunks = _Chunks(self, spacy_tokenizer, pipe.vocab, {key for key, pieces in cut.items() if len(pieces) > 1})
                 self._ends = frozenset(pipe.get_pipe("sentencizer").punct_chars)
 
@@ -119,7 +125,11 @@ class Lexicon:
     def _pieces(self, chunks: list[str]) -> list[tuple[int, ...]] | None:
         """The words of each chunk; None where a match across white space could hide a special case inside a marked chunk."""
         assert self._chunks is not None
-        pieces = list(map(self._chunks.__getitem__, chunks))
+        try:
+            pieces = list(map(self._chunks.__getitem__, chunks))
+        except KeyError:
+            self._chunks.learn(chunks)
+            pieces = list(map(self._chunks.__getitem__, chunks))
         return pieces if self._marked.isdisjoint(chunks) or not self._touch(chunks, self._chunks) else None
 
     def _touch(self, chunks: list[str], chunk: _Chunks) -> bool:
@@ -127,7 +137,10 @@ class Lexicon:
             if left in self._marked or right in self._marked:
                 before = left if left in self._marked else chunk.last(left)  # a marked chunk's own last token before special cases is not known
                 after = right if right in self._marked else chunk.first(right)
-                if any(before.endswith(a) and after.startswith(b) for a, b in self._inside):
+                known = (
+                    self._second.get(after, ()) if right not in self._marked else self._first.get(before, ()) if left not in self._marked else None
+                )
+                if any(before.endswith(a) and after.startswith(b) for a, b in (self._inside if known is None else known)):
                     return True
         return False
 
@@ -136,48 +149,62 @@ class Lexicon:
     @property
     def length(self) -> NDArray[np.int64]:
         """Characters of each word."""
-        return self._array("length", np.int64, len)
+        return self._array("length", np.int64, lambda words: list(map(len, words)))
 
     @property
     def symbol(self) -> NDArray[np.bool_]:
         """Whether each word is nothing but punctuation, by datatrove's table."""
         symbols = self._symbols
-        return self._array("symbol", np.bool_, lambda word: all(c in symbols for c in word))
+        return self._array("symbol", np.bool_, lambda words: [symbols.issuperset(word) for word in words])
 
     @property
     def letter(self) -> NDArray[np.bool_]:
         """Whether each word holds a letter."""
-        return self._array("letter", np.bool_, lambda word: word.isalpha() or any(map(str.isalpha, word)))
+        return self._array("letter", np.bool_, lambda words: [word.isalpha() or any(map(str.isalpha, word)) for word in words])
 
     @property
     def mix(self) -> NDArray[np.uint64]:
         """A polynomial of each word's characters modulo 2^64, so that a run of words hashes as the one string it makes (`powers` below)."""
-        return self._array("mix", np.uint64, _polynomial)
+        return self._array("mix", np.uint64, _polynomials)
 
     def _array(self, name: str, dtype: Any, of: Any) -> NDArray[Any]:
         filled, array = self._arrays.get(name, (0, np.empty(1024, dtype)))
         if filled < len(self.words):
             if len(self.words) > len(array):  # doubled, so that a new word in every text does not copy a million each time
                 array = np.concatenate([array, np.empty(2 * len(self.words), dtype)])
-            array[filled : len(self.words)] = np.fromiter(map(of, self.words[filled:]), dtype, len(self.words) - filled)
+            array[filled : len(self.words)] = of(self.words[filled:])
             self._arrays[name] = len(self.words), array
         return array
 
 
 class _Chunks(dict[str, tuple[int, ...]]):
-    """Chunk → ids of its words, filled as chunks are met."""
+    """Chunk → ids of its words, filled as texts bring new chunks."""
 
     def __init__(self, lexicon: Lexicon, tokenizer: Any, vocab: Any, special: set[str]) -> None:
         self._lexicon, self._tokenizer, self._vocab = lexicon, tokenizer, vocab
         self._special = special  # cases that affix rules alone would cut, and that are therefore found by matching tokens
         self._roles: dict[str, tuple[int, ...]] = {}
+        self._apart = vocab.strings.add(_APART)
+        self._of_orth: dict[int, int] = {}  # spaCy's number of a word → ours
 
-    def __missing__(self, chunk: str) -> tuple[int, ...]:
-        words = [token.text for token in self._tokenizer(chunk)]
-        if len(words) > 1 and _special_case_inside(chunk, words, self._special):
-            self._lexicon._marked.add(chunk)
-        ids = self[chunk] = tuple(map(self._lexicon.id, words))
-        return ids
+    def learn(self, chunks: list[str]) -> None:
+        """Take in the chunks that are new, in the order met. They are given to spaCy as one text (four times as fast as one by one) with a token
+        between them that is in no special case, so that nothing is matched across."""
+        new = [chunk for chunk in dict.fromkeys(chunks) if chunk not in self]
+        found: list[list[int]] = [[]]
+        ids, strings = self._of_orth, self._vocab.strings
+        for orth in self._tokenizer(_APART.join(new)).to_array("ORTH").tolist():
+            if orth == self._apart:
+                found.append([])
+                continue
+            if orth not in ids:
+                ids[orth] = self._lexicon.id(strings[orth])
+            found[-1].append(ids[orth])
+        words = self._lexicon.words
+        for chunk, here in zip(new, found, strict=True):
+            if len(here) > 1 and _special_case_inside(chunk, [words[i] for i in here], self._special):
+                self._lexicon._marked.add(chunk)
+            self[chunk] = tuple(here)
 
     def first(self, chunk: str) -> str:
         return self._lexicon.words[self[chunk][0]]
@@ -216,11 +243,14 @@ def _without_special_cases(tokenizer: Any) -> Any:
     return bare
 
 
-def _polynomial(word: str) -> int:
-    value, base = 0, int(_BASE)
-    for c in reversed(word):
-        value = (value * base + ord(c) * 0xD6E8FEB86659FD93 + 1) & 0xFFFFFFFFFFFFFFFF
-    return value
+def _polynomials(words: list[str]) -> NDArray[np.uint64]:
+    """Σ (code of character k) · base^k of each word, all at once."""
+    codes = np.frombuffer("".join(words).encode("utf-32-le", "surrogatepass"), np.uint32).astype(np.uint64)
+    lengths = np.fromiter(map(len, words), np.int64, len(words))
+    starts = np.cumsum(lengths) - lengths
+    place = np.arange(len(codes)) - np.repeat(starts, lengths)
+    terms = (codes * np.uint64(0xD6E8FEB86659FD93) + np.uint64(1)) * powers(int(lengths.max()))[place]
+    return np.add.reduceat(terms, starts)
 
 
 @functools.lru_cache(maxsize=4)
