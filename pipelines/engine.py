@@ -104,6 +104,7 @@ class EngineJob:
                 yield row["row"].value
 
     def _start_ray(self) -> Any:
+        os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")  # a thread of a stopped job must not start a second Ray behind our back
         os.environ.setdefault("RAY_DEDUP_LOGS", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
