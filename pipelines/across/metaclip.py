@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from itertools import islice
 from typing import Any, ClassVar
 
@@ -80,7 +81,7 @@ class Metaclip(Across):
 
     def report(self, told: list[list[Any]]) -> dict[str, Any]:
         """Why the numbers are what they are: matches a text, head and tail of the list, the limit t."""
-        lists, counts = self._lists(), self._counts(told)
+        lists, counts = self.lists, self._counts(told)
         limits = self._limits(told, counts)
         seen: Counter[str] = Counter()
         for value in told[0]:
@@ -101,7 +102,7 @@ class Metaclip(Across):
     # ---- round 0 -----------------------------------------------------------------------------------------------------------------------
 
     def _count(self, records: Iterable[Record]) -> Iterator[Row]:
-        lists = self._lists()
+        lists = self.lists
         counts = np.zeros(len(lists.entries), np.int64)
         seen: Counter[str] = Counter()
         for found in self._found(records, lists):
@@ -169,7 +170,7 @@ class Metaclip(Across):
                     yield id, "metaclip.balanced" if has else "metaclip.no_match"
 
     def _kept(self, records: Iterable[Record], counts: I64, limits: I64) -> Iterator[tuple[list[str], tuple[NDArray[np.bool_], NDArray[np.bool_]]]]:
-        for found in self._found(records, self._lists()):
+        for found in self._found(records, self.lists):
             kept = np.zeros(len(found.records), bool)
             matched = kept.copy()
             owner = found.owner[found.text]
@@ -178,7 +179,7 @@ class Metaclip(Across):
             yield [r.id for r in found.records], (kept, matched)
 
     def _needed(self, records: Iterable[Record], counts: I64) -> Iterator[tuple[None, I64]]:
-        for found in self._found(records, self._lists()):
+        for found in self._found(records, self.lists):
             never = np.iinfo(np.int64).max
             need = np.full(len(found.records), never)
             np.minimum.at(need, found.owner[found.text], self._need(found, counts))
@@ -187,7 +188,7 @@ class Metaclip(Across):
     def _need(self, found: Matches, counts: I64) -> I64:
         """For each (text, entry): the smallest whole t at which this entry keeps this record."""
         count = counts[found.entry]
-        u = uniform(draw_by(found.h[found.owner[found.text]], self._lists().keys(found.entry, self.seed)))
+        u = uniform(draw_by(found.h[found.owner[found.text]], self.lists.keys(found.entry, self.seed)))
         return np.minimum(count, np.floor(u * count).astype(np.int64) + 1)
 
     # ---- what all rounds share ---------------------------------------------------------------------------------------------------------
@@ -195,12 +196,14 @@ class Metaclip(Across):
     def _paths(self) -> dict[str, str]:
         return self.languages if self.languages else {"": self.entries or ""}
 
-    def _lists(self) -> EntryLists:
+    @cached_property
+    def lists(self) -> EntryLists:
+        """The lists, read and indexed once in a process."""
         tags = [storage.listing(path)[0][2] for path in self.files()]
         return entry_lists(tuple(self._paths()), tuple(self.files()), tuple(tags), self.boundaries)
 
     def _counts(self, told: list[list[Any]]) -> I64:
-        counts = np.zeros(len(self._lists().entries), np.int64)
+        counts = np.zeros(len(self.lists.entries), np.int64)
         for value in told[0]:
             counts[value["entries"]] = value["counts"]
         return counts
@@ -209,7 +212,7 @@ class Metaclip(Across):
         """t of each entry."""
         t = self._solved(told[1]) if self.pairs is not None else self.t or DEFAULT_T
         limits = np.full(len(counts), t, np.int64)
-        (lo, hi), *others = self._lists().places.values()
+        (lo, hi), *others = self.lists.places.values()
         share = tail_share(counts[lo:hi], t)
         for lo, hi in others:
             limits[lo:hi] = t_of_share(counts[lo:hi], share)
