@@ -55,10 +55,13 @@ def sound(value: Any, most: int = MAX_CAPTION) -> str:
     return value
 
 
-def pair(source: str, origin: str, data: bytes, texts: Sequence[tuple[str, str]], max_pixels: int, **rest: Any) -> Record:
-    """An image and its captions: the image is atom 0, each caption an atom of its own. `Reject("empty")` without captions."""
+def pair(
+    source: str, origin: str, data: bytes, texts: Sequence[tuple[str, str]], max_pixels: int, group: str | None = None, **rest: Any
+) -> Record:
+    """An image and its captions: the image is atom 0, each caption an atom of its own. `group` is the sha256 of the source's bytes, where it is
+    known already. `Reject("empty")` without captions."""
     if not texts:
         raise Reject("empty", "an image without a caption")
     segments = [picture(data, max_pixels=max_pixels)]
     segments += [Text(text, atom=i + 1, name=name) for i, (name, text) in enumerate(texts)]
-    return Record.make(source, origin, "image-text", segments, group=group_of([data]), **rest)
+    return Record.make(source, origin, "image-text", segments, group=group or group_of([data]), **rest)

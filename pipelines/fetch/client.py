@@ -84,8 +84,9 @@ class Client:
         except Fault as fault:
             return Fetched(fault.status, redact(fault.detail), requests=trip.requests)
         digest = sha256(body).hexdigest()
-        said = {"url": final.url, "type": (head.get("content-type") or "")[:100], **opt_out.evidence(head)}
-        evidence = {key: redact(value) for key, value in said.items() if value} | {"http": head.status, "sha256": digest}
+        said = {"url": final.url, **opt_out.evidence(head)}
+        evidence = {key: redact(value) for key, value in said.items()} | {"http": head.status, "sha256": digest}
+        evidence |= {"type": kind[:100]} if (kind := head.get("content-type")) else {}
         evidence |= {"robots": "allowed"} if self.policy.robots else {}
         if ask.digest and not _agrees(ask.digest, digest, body):
             detail = f"sha256 {digest}, expected {ask.digest[:128]}"

@@ -97,7 +97,7 @@ class Body:
         self._reader, self._head, self._policy, self._limit, self._clock, self._whole = reader, head, policy, limit, clock, whole
         self._start, self._end = asyncio.get_running_loop().time(), clock.when() or 0.0
         self._large, self._placed = large, False
-        self._data = bytearray()
+        self._pieces, self._size = list[bytes](), 0
         self._cut = False
 
     async def read(self) -> bytes:
@@ -106,14 +106,14 @@ class Body:
         try:
             await self._read()
         except asyncio.IncompleteReadError:
-            raise Fault("fetch_transient", f"the body ended early, after {len(self._data)} bytes") from None
+            raise Fault("fetch_transient", f"the body ended early, after {self._size} bytes") from None
         except asyncio.LimitOverrunError:
             raise Fault("fetch_permanent", "not a chunked body") from None
         finally:
             if self._placed and self._large:
                 self._large.release()
         self._head.keep &= not self._cut
-        return unpacked(bytes(self._data), self._head.get("content-encoding"), self._limit)
+        return unpacked(b"".join(self._pieces), self._head.get("content-encoding"), self._limit)
 
     async def _read(self) -> None:
         encodings, lengths = self._head.all("transfer-encoding"), set(self._head.all("content-length"))
@@ -157,24 +157,25 @@ class Body:
         return line[:-2]
 
     async def _exactly(self, n: int) -> None:
-        if self._whole and len(self._data) + n > self._limit:
+        if self._whole and self._size + n > self._limit:
             raise self._too_large()
-        end = len(self._data) + n
-        while len(self._data) < end and not self._cut:
-            if not await self._some(min(CHUNK, end - len(self._data))):
+        end = self._size + n
+        while self._size < end and not self._cut:
+            if not await self._some(min(CHUNK, end - self._size)):
                 raise asyncio.IncompleteReadError(b"", None)
 
     async def _some(self, most: int) -> int:
-        if self._large and not self._placed and len(self._data) > LARGE:
+        if self._large and not self._placed and self._size > LARGE:
             self._clock.reschedule(self._end)
             self._placed = await self._large.acquire()
         piece = await self._reader.read(most)
-        self._data += piece
-        if len(self._data) > self._limit:
+        if self._size + len(piece) > self._limit:
             if self._whole:
                 raise self._too_large()
-            del self._data[self._limit :]
+            piece = piece[: self._limit - self._size]
             self._cut = True
+        self._pieces.append(piece)
+        self._size += len(piece)
         self._pace()
         return len(piece)
 
@@ -184,7 +185,7 @@ class Body:
     def _pace(self) -> None:
         """Move the alarm to when the mean rate would fall below the least allowed, if nothing more came; never beyond the deadline."""
         if self._policy.min_rate:
-            earned = max(self._policy.grace, len(self._data) / self._policy.min_rate)
+            earned = max(self._policy.grace, self._size / self._policy.min_rate)
             self._clock.reschedule(min(self._end, self._start + earned))
 
 

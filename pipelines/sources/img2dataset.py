@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any, ClassVar
 
 import pyarrow as pa
@@ -146,9 +145,9 @@ class Img2dataset(Source):
             raise Reject("unreadable", "no image bytes")
         texts = captions({name: row.get(column) for name, column in self.caption_fields.items()})
         rest = {"url": row.get(self.url_field), "licence": row.get(self.licence_field or "") or self.licence}
-        record = pair(source, origin, data, texts, self.max_pixels, fields={key: plain(row[key]) for key in self.keep}, **rest)
         original = str(row.get("sha256") or "")
-        return replace(record, group=original) if re.fullmatch(r"[0-9a-f]{64}", original) else record
+        group = original if re.fullmatch(r"[0-9a-f]{64}", original) else None
+        return pair(source, origin, data, texts, self.max_pixels, group, fields={key: plain(row[key]) for key in self.keep}, **rest)
 
 
 def _check(row: dict[str, Any] | Reject) -> None:

@@ -97,7 +97,7 @@ class UrlTable(Source):
             raise Reject(found.status, found.detail)
         row = item.row
         fields = {"fetch": found.evidence} | {key: plain(row[key]) for key in (*(self.size_fields or ()), *self.keep) if key in row}
-        rest = {"url": item.ask.url, "licence": row.get(self.licence_field or "") or self.licence}
+        rest = {"url": item.ask.url, "licence": row.get(self.licence_field or "") or self.licence, "group": found.evidence["sha256"]}
         return pair(source, origin, found.body, item.texts, self.max_pixels, fields=fields, **rest)
 
 
