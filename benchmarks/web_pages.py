@@ -78,7 +78,7 @@ def _paragraph(vocabulary: list[str], weights: np.ndarray, rng: np.random.Genera
             said[len(said) // 2] += ","
         if rng.random() < 0.1:
             said[-1] = rng.choice(["don't", "(it's)", "e.g.", "“so”", "U.S.", "p.m."])
-        sentences.append(" ".join(said).capitalize() + str(rng.choice([".", ".", ".", ".", "!", "?", "..."])))
+        sentences.append(" ".join(said).capitalize() + str(rng.choice([".", "!", "?", "..."], p=[0.85, 0.06, 0.06, 0.03])))
     return " ".join(sentences)
 
 

@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Iterator
+from itertools import chain, islice, pairwise
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -31,6 +33,7 @@ from pipelines.recipe import Recipe
 from pipelines.stage import Job, Step
 
 ROWS = pa.schema([("bucket", pa.int32()), ("key", pa.binary()), ("value", pa.binary())])
+REDUCE_BYTES = 16 << 20  # packed rows that one unit reduces: a minute's work, and 0.2 GB once unpacked
 DROPS = pa.schema([("id", pa.string()), ("reason", pa.string())])
 
 
@@ -75,14 +78,25 @@ def find_drops(job: Job, config: Recipe, output: str, candidates: str, files: li
                 assert r == len(rounds) - 1 and r in stage.again, "only a last round over the records may do without a reduce"
                 gone = Drops(gone.every, [*gone.own, mapped])
                 break
-            buckets = [{"in": mapped, "unit": b} for b in range(stage.buckets)]
-            made.append(_run(job, _reduce_unit, buckets, {**common, "round": r, "last": r == len(rounds) - 1}, join(place, f"{r}-reduce")))
+            spans = [{"in": mapped, "unit": n, "buckets": span} for n, span in enumerate(_spans(stage.buckets, _size(place, mapped)))]
+            made.append(_run(job, _reduce_unit, spans, {**common, "round": r, "last": r == len(rounds) - 1}, join(place, f"{r}-reduce")))
         else:
             gone = Drops([*gone.every, *made.pop()], gone.own)
         said = stage.report([_told(tuple(paths)) for paths in made])
         if said is not None:
             reports[name if name not in reports else f"{name} {i}"] = said
     return gone, reports
+
+
+def _spans(buckets: int, nbytes: int) -> list[list[int]]:
+    """Neighbouring buckets in as many runs as the rows to reduce fill; a unit for every bucket would open every map's file for each."""
+    n = max(1, min(buckets, -(-nbytes // REDUCE_BYTES)))
+    return [[k * buckets // n, (k + 1) * buckets // n] for k in range(n)]
+
+
+def _size(place: str, paths: list[str]) -> int:
+    sizes = {join(place, name): size for name, size, _ in storage.listing(place)} if paths else {}
+    return sum(sizes[path] for path in paths)
 
 
 def _run(job: Job, fn: Any, units: list[dict[str, Any]], kwargs: dict[str, Any], prefix: str) -> list[str]:
@@ -112,24 +126,34 @@ def _map_unit(
     if reduce is None:
         _publish_drops(item["out"], made)
         return {"unit": item["unit"]}
-    rows = [{"bucket": b % across.buckets, "key": key, "value": canon(value)} for b, key, value in made]
-    _publish(item["out"], pa.Table.from_pylist(rows, schema=ROWS).sort_by([("bucket", "ascending")]))
+    packed = _packed((b % across.buckets, key, canon(value)) for b, key, value in made)
+    _publish(item["out"], packed.sort_by([("bucket", "ascending")]))
     return {"unit": item["unit"]}
 
 
 def _reduce_unit(item: dict[str, Any], recipe: dict[str, Any], stage: int, round: int, place: str, last: bool) -> dict[str, Any]:
     across = parse(Recipe, recipe).across[stage]
     _, reduce_rows = across.rounds()[round]
-    tables = [_read(path, filters=pc.field("bucket") == item["unit"]) for path in item["in"]]
-    table = pa.concat_tables(tables, promote_options="none").sort_by([("key", "ascending"), ("value", "ascending")])
+    first, end = item["buckets"]
+    tables = [_read(path, filters=(pc.field("bucket") >= first) & (pc.field("bucket") < end)) for path in item["in"]]
+    table = pa.concat_tables(tables or [ROWS.empty_table()], promote_options="none")
+    table = table.sort_by([("bucket", "ascending"), ("key", "ascending"), ("value", "ascending")])
     assert reduce_rows is not None
-    made = reduce_rows(_rows(table))
+    borders = np.searchsorted(table["bucket"].to_numpy(), np.arange(first, end + 1))
+    each = (reduce_rows(_rows(table.slice(a, b - a))) for a, b in pairwise(borders.tolist()))
     if last:
-        _publish_drops(item["out"], made)
+        _publish_drops(item["out"], chain.from_iterable(each))
     else:
-        rows = [{"bucket": 0, "key": b"", "value": canon(value)} for value in made]
-        _publish(item["out"], pa.Table.from_pylist(rows, schema=ROWS))
+        _publish(item["out"], _packed((0, b"", canon(value)) for value in chain.from_iterable(each)))
     return {"unit": item["unit"]}
+
+
+def _packed(rows: Iterable[tuple[int, bytes, bytes]]) -> pa.Table:
+    """Rows as a table, packed as they come: a million of them as Python objects would take a gigabyte."""
+    rows, tables = iter(rows), [ROWS.empty_table()]
+    while some := list(islice(rows, 50_000)):
+        tables.append(pa.Table.from_arrays([pa.array(column, f.type) for column, f in zip(zip(*some, strict=True), ROWS, strict=True)], schema=ROWS))
+    return pa.concat_tables(tables)
 
 
 def _rows(table: pa.Table) -> Iterator[tuple[int, bytes, Any]]:
@@ -146,7 +170,7 @@ def _values(path: str) -> Iterator[Any]:
 
 
 def _read(path: str, **kwargs: Any) -> pa.Table:
-    return pq.read_table(pa.BufferReader(storage.read(path)), **kwargs)
+    return pq.read_table(pa.BufferReader(pa.py_buffer(storage.map_file(path))), **kwargs)
 
 
 def _publish(path: str, table: pa.Table) -> None:

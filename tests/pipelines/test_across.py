@@ -70,7 +70,7 @@ def test_a_stop_between_rounds_is_resumed_to_the_same_bytes(tmp_path, monkeypatc
     from pipelines import rounds
 
     whole = rounds._reduce_unit
-    monkeypatch.setattr(rounds, "_reduce_unit", lambda item, **kw: (_ for _ in ()).throw(Stopped()) if item["unit"] == 9 else whole(item, **kw))
+    monkeypatch.setattr(rounds, "_reduce_unit", lambda item, **kw: (_ for _ in ()).throw(Stopped()) if item["unit"] == 0 else whole(item, **kw))
     monkeypatch.setattr(rounds._reduce_unit, "__name__", "_reduce_unit")
     with pytest.raises(Stopped):
         run(recipe(source, tmp_path / "d"))

@@ -22,11 +22,11 @@ def texts(seed=0, n=30):
     draw = random.Random(seed)
     out = []
     for k in range(n):
-        words = [f"w{draw.randint(0, 5_000)}" for _ in range(draw.randint(3, 120))]
+        words = ["".join(draw.choices("abcdefgh", k=4)) for _ in range(draw.randint(3, 120))]  # no digits: they are folded
         out.append(" ".join(words))
         for _ in range(draw.randint(0, 3)):
             i = draw.randrange(len(words))
-            words[i] = f"é{k}"
+            words[i] = "é" + words[i]
             out.append("  ".join(words).upper() + draw.choice(["", "!", " …"]))
     return out
 

@@ -80,7 +80,7 @@ def test_gopher_repetition(scale):
     }
     some = texts() if scale == 1 else texts()[::3]
     seen = agree(GopherRepetition(**grams), GopherRepetitionFilter(**grams), "gopher_repetition", some)
-    assert len(seen) >= 2, seen
+    assert len(seen) >= (2 if scale > 0.1 else 1), seen
 
 
 def test_the_bound_of_repeated_windows_is_never_below_their_count():
