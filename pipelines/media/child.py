@@ -27,8 +27,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from pipelines.format.errors import InputError, Reject, TemporaryError
@@ -38,6 +39,7 @@ WALL_S = 60.0  # waiting for one answer; three times the processor limit, since 
 CPU_S = 20  # processor time per answer
 RETIRE = 5000  # calls a child serves; restarting costs 0.06 ms per call at this rate, 0.3 ms at a thousand: a tenth of a small picture
 MAX_HEADER = 1 << 20
+_AHEAD = 64 << 10
 MAX_BLOB = 1 << 30
 _START_S = 120.0
 _BOOT = "import sys, json; sys.path[:] = json.loads(sys.argv[1]); from pipelines.media.serve import serve; serve(*map(int, sys.argv[2:]))"
@@ -78,7 +80,7 @@ class Child:
         finally:
             theirs.close()
             os.close(alive_end)
-        self._socket = ours
+        self._socket, self._ahead = ours, bytearray()  # what came together with what was asked for
         self.calls = 0
         try:
             hello, _ = self._frame(time.monotonic() + _START_S)
@@ -155,20 +157,31 @@ class Child:
         return head, self._exactly(length, deadline)
 
     def _exactly(self, n: int, deadline: float) -> bytearray:
-        out = bytearray(n)
-        view, got = memoryview(out), 0
+        """The next n bytes. Small pieces are cut from what one read brought: an answer of a few kilobytes costs one wake-up."""
+        if n < _AHEAD:
+            while len(self._ahead) < n:
+                self._ahead += self._read(partial(self._socket.recv, _AHEAD), deadline)
+            out = self._ahead[:n]
+            del self._ahead[:n]
+            return out
+        got = len(self._ahead)  # always less than _AHEAD
+        out, self._ahead = self._ahead + bytearray(n - got), bytearray()
+        view = memoryview(out)
         while got < n:
-            self._socket.settimeout(max(0.001, deadline - time.monotonic()))
-            try:
-                more = self._socket.recv_into(view[got:])
-            except TimeoutError:
-                raise ChildDied("timeout", "no answer before the deadline") from None
-            except OSError as e:
-                raise self._death(e) from None
-            if not more:
-                raise self._death(None)
-            got += more
+            got += self._read(partial(self._socket.recv_into, view[got:]), deadline)
         return out
+
+    def _read(self, read: Callable[[], Any], deadline: float) -> Any:
+        self._socket.settimeout(max(0.001, deadline - time.monotonic()))
+        try:
+            more = read()
+        except TimeoutError:
+            raise ChildDied("timeout", "no answer before the deadline") from None
+        except OSError as e:
+            raise self._death(e) from None
+        if not more:
+            raise self._death(None)
+        return more
 
     def _death(self, error: OSError | None) -> ChildDied:
         """What the end of the conversation means: the socket closes when the process goes."""
