@@ -113,7 +113,7 @@ def _build(job: Job, made: Build, keep_dropped: bool) -> str:
     """`build`, and with `keep_dropped` the dataset of what was dropped beside it: its parts are committed by the same chain, just before."""
     if not keep_dropped:
         return build(job, made)
-    commit_parts(job, _dropped(made))
+    commit_parts(job, replace(_dropped(made), name=made.name))
     build(job, made)
     seal(_dropped(made))
     return made.output

@@ -21,7 +21,7 @@ def texts(seed=0, n=30):
     """Originals, light edits of them in other typography, and chains of edits."""
     draw = random.Random(seed)
     out = []
-    for k in range(n):
+    for _ in range(n):
         words = ["".join(draw.choices("abcdefgh", k=4)) for _ in range(draw.randint(3, 120))]  # no digits: they are folded
         out.append(" ".join(words))
         for _ in range(draw.randint(0, 3)):

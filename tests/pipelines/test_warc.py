@@ -153,6 +153,35 @@ def test_arc_files_are_read(tmp_path):
     assert not bad and [r.url for r in good] == ["http://a.org/1"] * 2 and "river" in good[0].segments[0].text
 
 
+def test_the_packaged_recipe_makes_a_corpus_and_keeps_what_it_dropped(tmp_path):
+    pytest.importorskip("datatrove")
+    from pipelines.curate import TEXT
+    from pipelines.engine import open_job
+    from pipelines.format.dataset import Dataset
+    from pipelines.format.document import load
+    from pipelines.plugins import packaged
+    from pipelines.recipe import Recipe
+
+    def prose(n):
+        draw = random.Random(n)
+        lines = []
+        for _ in range(9):
+            words = ["".join(draw.choices("abcdefghilmnoprstu", k=draw.randint(3, 8))) for _ in range(9)]
+            lines.append(f"The {words[0]} and {' '.join(words[1:5])} of {' '.join(words[5:])}.")
+        return f"<html><body><article>{''.join(f'<p>{line}</p>' for line in lines)}</article></body></html>".encode()
+
+    (tmp_path / "crawl").mkdir()
+    bodies = [prose(1), prose(2), prose(1), page(1).encode(), b"<html><body><p>Too short to keep it here.</p></body></html>"]
+    (tmp_path / "crawl" / "a.warc").write_bytes(archive(lambda w: [response(w, n, b) for n, b in enumerate(bodies)]))
+    options = [f"source.warc.path={tmp_path}/crawl", f"output={tmp_path}/d", "engine=local"]
+    recipe = load(Recipe, "web_text", options, packaged("text"))
+    with open_job("local") as job:
+        TEXT.run(recipe, job)
+    card, dropped = (Dataset.open(str(tmp_path / "d" / name)).card for name in ("", "dropped"))
+    assert card["in"] == 5 and card["written"] == 2 and card["filtered"]["exact_text"] == 1
+    assert dropped["records"] == sum(card["filtered"].values()) == 3
+
+
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(st.integers(0, 2_000), st.binary(max_size=8)), max_size=6), st.integers(1, 3_000))
 def test_no_mutation_breaks_the_frame_reader(edits, cap):
