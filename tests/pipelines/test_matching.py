@@ -95,16 +95,19 @@ def test_odd_texts_neither_match_by_accident_nor_stop_it():
 
 def test_a_hash_never_decides(monkeypatch):
     monkeypatch.setattr(phrases, "_BASES", (1,))  # every anagram has one hash
-    m = Matcher(["ab cd", "stone horse", "ten"])
-    texts = ["ba cd ab cd", "horse stone", "stone horse", "net ten", "cd ab"]
-    assert pairs(m, texts) == list(scan(texts, ["ab cd", "stone horse", "ten"])) != []
+    entries = ["ab cd", "stone horse", "ten", "conversation", "a bc"]
+    texts = ["ba cd ab cd", "horse stone", "stone horse", "net ten", "cd ab", "voices rant on conservation conversation", "ab c a cb"]
+    assert pairs(Matcher(entries), texts) == list(scan(texts, entries)) == [(0, 0), (2, 1), (3, 2), (5, 3)]
 
 
 def test_two_phrases_of_one_hash_get_another_base(monkeypatch):
     monkeypatch.setattr(phrases, "_BASES", (1, *phrases._BASES))
-    entries = ["stop", "pots", "tops", "stop pots"]
-    texts = ["stop pots", "tops", "opts"]
-    assert pairs(Matcher(entries), texts) == list(scan(texts, entries))
+    entries = ["stop pots", "pots stop", "conservation", "conversation"]
+    texts = ["stop pots", "tops stop", "a conservation", "in conversation"]
+    m = Matcher(entries)
+    assert pairs(m, texts) == list(scan(texts, entries)) and m._words.powers._base != 1
+    with pytest.raises(AssertionError):
+        Matcher(["twice", "twice"])
 
 
 def test_tables_stay_small_with_many_long_entries():
