@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 
-def alternate(ours: Callable[[int], None], peer: Callable[[int], None], runs: int) -> list[dict[str, float]]:
+def alternate(ours: Callable[[int], object], peer: Callable[[int], object], runs: int) -> list[dict[str, float]]:
     """Each side `runs` times, first one then the other, after one run of each that does not count; the side that goes first changes."""
     ours(0), peer(0)
     out = []

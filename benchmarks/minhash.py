@@ -38,6 +38,7 @@ def ours(pages: Path, out: Path) -> None:
 
     words._lexicons.clear()
     recipe = {"name": "pages", "source": {"jsonl": {"path": str(pages)}}, "across": ["minhash"], "engine": "local", "output": str(out)}
+    job: Any
     with open_job("local") as job:
         TEXT.run(parse(Recipe, recipe), job)
 

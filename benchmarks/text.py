@@ -51,6 +51,7 @@ def ours(pages: Path, tokenizer: str, out: Path, keep_dropped: bool = False) -> 
     words._lexicons.clear()
     recipe: dict[str, Any] = {"name": "pages", "source": {"jsonl": {"path": str(pages)}}, "filters": list(FILTERS), "engine": "local"}
     encoded = {"dataset": str(out / "text"), "text": {"text_tokens": {"tokenizer": tokenizer}}, "engine": "local", "output": str(out / "tokens")}
+    job: Any
     with open_job("local") as job:
         TEXT.run(parse(Recipe, {**recipe, "output": str(out / "text"), "keep_dropped": keep_dropped}), job)
         if not keep_dropped:
@@ -117,9 +118,8 @@ def measure(n: int, runs: int) -> dict[str, Any]:
     try:
         texts = write(root / "pages", n, files=4)
         tokenizer = fit_tokenizer(texts[:2_000], root / "tokenizer.json")
-        took = alternate(
-            lambda k: ours(root / "pages", tokenizer, root / f"ours{k}") and None, lambda k: peer(root / "pages", tokenizer, root / f"peer{k}"), runs
-        )
+        pages = root / "pages"
+        took = alternate(lambda k: ours(pages, tokenizer, root / f"ours{k}"), lambda k: peer(pages, tokenizer, root / f"peer{k}"), runs)
         mine, theirs = verdicts_ours(ours(root / "pages", tokenizer, root / "checked", keep_dropped=True)), verdicts_peer(texts)
     finally:
         shutil.rmtree(root)

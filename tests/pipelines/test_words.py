@@ -61,7 +61,13 @@ def test_sentences_are_counted_as_datatrove_splits_them():
 
 def test_a_chain_of_filters_searches_a_text_once(monkeypatch):
     searched = []
-    monkeypatch.setattr(Lexicon, "_find", lambda self, text, find=Lexicon._find: searched.append(text) or find(self, text))
+    find = Lexicon._find
+
+    def counted(self, text):
+        searched.append(text)
+        return find(self, text)
+
+    monkeypatch.setattr(Lexicon, "_find", counted)
     text = "a text that several filters look at"
     first = words_of(text)
     assert words_of(text) is first and len(searched) == 1
