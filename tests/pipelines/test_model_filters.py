@@ -29,7 +29,7 @@ TEXTS = ["the river runs\nto the hill", "ein Haus und der Fluss", "the Haus on d
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """A tiny language model, trained here, in a process whose memory starts as zeros: fastText reads some that it never set, and may start from a NaN."""
+    """A tiny language model, trained in a process whose memory starts as zeros: fastText reads some that it never set, and may start from a NaN."""
     folder = tmp_path_factory.mktemp("model")
     rows = [f"__label__{language} {s}" for language, some in SENTENCES.items() for s in some] * 20
     (folder / "train.txt").write_text("\n".join(rows) + "\n")
