@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from pipelines import look, summary
+from pipelines import dropped, look, summary
 from pipelines.format import page
 from pipelines.format.dataset import Dataset
 from pipelines.format.errors import HeadwaterError, Reject
@@ -24,6 +24,7 @@ SHOWN = 48  # records on the sheet
 SIDE = 160  # pixels of a thumbnail's longest side
 FRAMES = 8  # pictures shown of one record
 REJECTS = 20  # dropped records listed by name
+REASONS, EXAMPLES = 30, 6  # reasons shown, and dropped records of each, where they were kept
 
 
 def pages(path: str) -> list[tuple[str, str]]:
@@ -39,6 +40,7 @@ def pages(path: str) -> list[tuple[str, str]]:
         _lineage(found),
         tag("h2", f"{min(SHOWN, found['records'])} of {found['records']} records, evenly spaced"),
         tag("div", *_cards(dataset), class_="grid"),
+        *_examples(dataset),
         *_dropped(dataset),
     ]
     return [("index.html", page.page(f"{found['name']}", *blocks))]
@@ -105,23 +107,18 @@ def _questions(record: Record) -> Html:
 def _figure(dataset: Dataset, shard: int, s: Segment) -> Html:
     caption = " ".join(filter(None, [f"{s.time_s:.1f} s" if s.time_s is not None else "", "" if s.role == "target" else s.role]))
     try:
-        inside = _latents(dataset.array(shard, s)) if s.kind == "latents" else _thumbnail(bytes(dataset.payload(shard, s)))
+        inside = _latents(dataset.array(shard, s)) if s.kind == "latents" else _thumbnail(bytes(dataset.payload(shard, s)), s.shape)
     except (Reject, HeadwaterError) as error:
         inside = tag("em", f"cannot be shown: {error}")
     return tag("figure", inside, tag("figcaption", caption))
 
 
-def _thumbnail(payload: bytes) -> Html:
-    """Decoded under the caps of the media room and encoded anew."""
-    from pipelines.media import images
+def _thumbnail(payload: bytes, size: tuple[int, ...]) -> Html:
+    """Decoded in the guarded child, as dropped records hold what strangers sent, and encoded anew."""
+    from pipelines.media import images, still
 
-    pixels = images.decode(payload)
-    height, width = pixels.shape[:2]
-    longest = max(height, width)
-    if longest > SIDE:
-        shape = max(1, height * SIDE // longest), max(1, width * SIDE // longest)
-        pixels = images.stretch(pixels, *shape)
-    return page.picture(images.encode_jpeg(pixels, 80), f"{width}×{height}", width=max(64, min(SIDE, width)))
+    jpeg, (_, width, _) = still.resized(payload, SIDE, "keep_ratio_largest", 80, upscale=False, max_pixels=images.MAX_PIXELS, keep=())
+    return page.picture(jpeg, "×".join(map(str, size[1::-1])), width=max(64, width))
 
 
 def _latents(x: np.ndarray) -> Html:
@@ -132,6 +129,18 @@ def _latents(x: np.ndarray) -> Html:
     side = int(np.ceil(np.sqrt(len(x))))
     squares = "".join(f'<rect x="{i % side}" y="{i // side}" width="1" height="1" fill="rgb({g},{g},{g})"/>' for i, g in enumerate(grey))
     return Html(f'<svg width="96" height="96" viewBox="0 0 {side} {side}" shape-rendering="crispEdges" role="img">{squares}</svg>')
+
+
+def _examples(dataset: Dataset) -> list[Html]:
+    """Where what filters dropped was kept: some of it for each reason, as the sheet shows what stayed."""
+    gone = dropped.beside(dataset)
+    if gone is None:
+        return []
+    out = [tag("h2", "What filters dropped, by reason")]
+    for r in dropped.by_reason(gone, EXAMPLES)[:REASONS]:
+        shown = f": {r.dropped} records" + (f", {len(r.examples)} of them here" if r.dropped > len(r.examples) else "")
+        out += [tag("h3", tag("code", r.reason), shown), tag("div", *(_card(gone, found, None, None) for found in r.examples), class_="grid")]
+    return out
 
 
 def _dropped(dataset: Dataset) -> list[Html]:

@@ -1,7 +1,8 @@
-"""Show single records: texts, picture sizes, token ids; a plan's sequences; a run's last figures.
+"""Show single records: texts, picture sizes, token ids; what filters dropped and why; a plan's sequences; a run's last figures.
 
-pipelines inspect PATH [-n 5] [--skip 0]
+pipelines inspect PATH [-n 5] [--skip 0] [--chars 160]
 pipelines inspect PATH --id ID
+pipelines inspect PATH --dropped [--reason gopher_quality] [-n 10]      some dropped for each reason, then as many that stayed (keep_dropped: true)
 """
 
 from __future__ import annotations
@@ -10,12 +11,12 @@ import argparse
 import json
 from typing import Any
 
-from pipelines import look
+from pipelines import dropped, look
 from pipelines.format import storage
 from pipelines.format.dataset import Dataset
 from pipelines.format.errors import InputError
 from pipelines.format.manifest import read_card
-from pipelines.terminal import say, short, table
+from pipelines.terminal import count, say, short, table
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,6 +24,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--id", metavar="ID", help="this record of a dataset")
     parser.add_argument("-n", type=int, default=5, metavar="N", help="how many (default: 5)")
     parser.add_argument("--skip", type=int, default=0, metavar="K", help="pass over the first K")
+    parser.add_argument("--chars", type=int, default=160, metavar="C", help="characters shown of a text (default: 160)")
+    parser.add_argument("--dropped", action="store_true", help="what filters dropped, N for each reason, and N of what they kept")
+    parser.add_argument("--reason", metavar="R", help="with --dropped: this reason, or all those of a filter (`c4`, `c4.curly_bracket`)")
 
 
 def answer(args: argparse.Namespace) -> dict[str, Any]:
@@ -30,8 +34,12 @@ def answer(args: argparse.Namespace) -> dict[str, Any]:
     head = {"kind": card["kind"], "path": args.path}
     if args.id is not None and card["kind"] != "dataset":
         raise InputError("--id finds records of a dataset", where=args.path, found=card["kind"], next=f"pipelines trace {args.id} {args.path}")
+    if (args.dropped or args.reason) and card["kind"] != "dataset":
+        raise InputError("--dropped is of a dataset", where=args.path, found=card["kind"])
+    if args.dropped or args.reason:
+        return head | {"chars": args.chars, **_dropped(args)}
     if card["kind"] == "dataset":
-        return head | {"records": _records(args)}
+        return head | {"chars": args.chars, "records": _records(args)}
     if card["kind"] == "plan":
         return head | {"sequences": _rows(card, "sequences-", args)}
     if card["kind"] == "run":
@@ -50,6 +58,20 @@ def _records(args: argparse.Namespace) -> list[dict[str, Any]]:
     if found is None:
         raise InputError("there is no record of this id", where=args.path, found=args.id, next=f"pipelines inspect {args.path}")
     return [look.plain(dataset, found, words)]
+
+
+def _dropped(args: argparse.Namespace) -> dict[str, Any]:
+    """Reasons with their examples, and kept records from all over the dataset beside them."""
+    kept = Dataset.open(args.path)
+    gone = dropped.beside(kept)
+    if gone is None:
+        next = "run the recipe again with keep_dropped=true: only what is missing is made"
+        raise InputError("what was dropped here was not kept", where=args.path, next=next)
+    told = [
+        {"reason": r.reason, "dropped": r.dropped, "examples": [look.plain(gone, f) for f in r.examples]}
+        for r in dropped.by_reason(gone, args.n, args.reason)
+    ]
+    return {"dropped": told, "kept": [look.plain(kept, found) for found in look.spread(kept, args.n)]}
 
 
 def _rows(card: dict[str, Any], prefix: str, args: argparse.Namespace) -> list[dict[str, Any]]:
@@ -76,9 +98,15 @@ def _last_lines(card: dict[str, Any], n: int) -> list[dict[str, Any]]:
 
 
 def show(answer: dict[str, Any]) -> None:
+    if "dropped" in answer:
+        for r in answer["dropped"]:
+            say(f"── dropped by {r['reason']}: {count(r['dropped'])}, {len(r['examples'])} shown\n")
+            for record in r["examples"]:
+                _show_record(record, answer["chars"])
+        say(f"── kept: {len(answer['kept'])} shown\n")
     if answer["kind"] == "dataset":
-        for record in answer["records"]:
-            _show_record(record)
+        for record in answer.get("records") or answer.get("kept") or []:
+            _show_record(record, answer["chars"])
     elif answer["kind"] == "plan":
         for row in answer["sequences"]:
             say(f"sequence {row['seq']}: {row['length']} positions, {row['payload']} payload tokens, {len(row['spans'])} spans")
@@ -96,7 +124,7 @@ def _figure(x: Any) -> Any:
     return f"{x:.4g}" if isinstance(x, float) else x
 
 
-def _show_record(record: dict[str, Any]) -> None:
+def _show_record(record: dict[str, Any], chars: int) -> None:
     say(f"{record['id']}  {record['data']} from {record['source']}: {short(record['origin'])}")
     for key in ("group", "licence", "url", "scores", "fields"):
         if key in record and not (key == "group" and record["group"] == record["id"]):
@@ -109,6 +137,6 @@ def _show_record(record: dict[str, Any]) -> None:
         what += ["×".join(map(str, s["shape"]))] if s.get("shape") else []
         what += [f"{s['tokens']} tokens"] if s.get("tokens") else []
         text = s.get("text")
-        said = f" “{short(text, 160)}”" if text else f" {s['ids']}" if "ids" in s else f" {s['member']}" if s.get("member") else ""
+        said = f" “{short(text, chars)}”" if text else f" {s['ids']}" if "ids" in s else f" {s['member']}" if s.get("member") else ""
         say(f"  {i:3} {', '.join(what)}{said}")
     say()

@@ -7,7 +7,7 @@ stages, arrays for the trainer. Local files are mapped once and shared; remote o
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -90,13 +90,24 @@ class Dataset:
             record = record_of(row)
             yield self.with_payloads(i, record) if payloads else record
 
-    def rows(self, i: int) -> Iterator[dict[str, Any]]:
+    def rows(self, i: int, columns: list[str] | None = None) -> Iterator[dict[str, Any]]:
         """The index rows of shard i in order, a few megabytes of them in memory at a time."""
         with self._index_file(i) as file:
             each = self.shards[i].index_bytes  # packed; text unpacks two to five times
             batch = max(1, min(1024, _BATCH_BYTES * max(1, self.shards[i].records) // max(1, each)))
-            for some in file.iter_batches(batch_size=batch, use_threads=False):
+            for some in file.iter_batches(batch_size=batch, columns=columns, use_threads=False):
                 yield from some.to_pylist()
+
+    def take(self, i: int, rows: Iterable[int]) -> Iterator[tuple[int, dict[str, Any]]]:
+        """(row, its values) of some index rows of shard i, in order; only the row groups that hold them are read."""
+        wanted, start = sorted(rows), 0
+        with self._index_file(i) as file:
+            for group in range(file.num_row_groups):
+                stop = start + file.metadata.row_group(group).num_rows
+                if here := [row for row in wanted if start <= row < stop]:
+                    table = file.read_row_group(group)
+                    yield from ((row, table.slice(row - start, 1).to_pylist()[0]) for row in here)
+                start = stop
 
     def with_payloads(self, i: int, record: Record) -> Record:
         """The record with the bytes of its stored segments in memory."""
