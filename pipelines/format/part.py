@@ -87,16 +87,17 @@ class PartWriter:
         """Count `n` more records (or unreadable items) that came in."""
         self.emitted += n
 
-    def add(self, record: Record) -> None:
-        """Write one record, rolling to a new shard when the present one is full."""
+    def add(self, record: Record) -> str:
+        """Write one record, rolling to a new shard when the present one is full. Returns the sha256 of its segments."""
         if self._shard is None:
             self._shard = ShardWriter(self.root, self.part, self.written, self.encoded, self.foreign_data)
             self._stack.enter_context(self._shard)
-        self._shard.add(record)
+        digest = self._shard.add(record)
         self.written += 1
         self._count(record)
         if self._shard.stored >= self.shard_bytes:
             self._roll()
+        return digest
 
     def drop(self, record: Record, stage: str, reason: str) -> None:
         """A record that a filter did not want."""
