@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from pipelines.format import storage
 from pipelines.format.dataset import Dataset
 from pipelines.format.ranges import RangedFile
-from pipelines.format.shard import TAR_END, Shard
+from pipelines.format.shard import ALIGN, TAR_END, Shard
 
 OPEN = 16  # indexes asked for at a time: latency is what an object store charges
 
@@ -32,11 +32,12 @@ class Run:
 
 def weights(dataset: Dataset) -> list[int]:
     """Bytes of every shard as its writer counted them when it looked for the end of it: its own data files, or else what its rows hold."""
-    end = 0 if dataset.encoding is not None else TAR_END
     sizes: list[int | None] = [None] * len(dataset.shards)
     for i, s in enumerate(dataset.shards):
-        if s.data_bytes is not None or s.tokens_bytes is not None:
-            sizes[i] = (s.tokens_bytes or 0) + max((s.data_bytes or 0) - end, 0)
+        if dataset.encoding is not None and (s.tokens_bytes is not None or s.data_bytes is not None):
+            sizes[i] = sum(-(-(n or 0) // ALIGN) * ALIGN for n in (s.tokens_bytes, s.data_bytes))  # the next array begins at a multiple
+        elif s.data_bytes is not None:
+            sizes[i] = s.data_bytes - TAR_END
     asked = [i for i, size in enumerate(sizes) if size is None]
     with ThreadPoolExecutor(OPEN) as pool:
         held = dict(zip(asked, pool.map(lambda i: _held(dataset, i), asked), strict=True))
