@@ -4,9 +4,11 @@ import io
 import tarfile
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from pipelines.format import codec
+from pipelines.format import codec, index, storage
 from pipelines.format.dataset import Dataset
 from pipelines.format.errors import ConflictError, VerifyError
 from pipelines.format.part import PartWriter
@@ -133,3 +135,28 @@ def test_a_changed_shard_table_is_noticed_when_the_dataset_is_opened(tmp_path):
     table.write_bytes(table.read_bytes()[:-1] + b"x")
     with pytest.raises(VerifyError):
         Dataset.open(root)
+
+
+@pytest.mark.parametrize("n", [1, 999, 1000, 1001, 2500])
+def test_an_index_written_a_row_group_at_a_time_is_the_one_written_at_once(tmp_path, monkeypatch, n):
+    monkeypatch.setattr(index, "ROW_GROUP", 1000)
+    rows = [index.row_of(r, f"{i:06d}", r.segments, "0" * 64) for i, r in enumerate(toys.records("text", n))]
+    with storage.building(str(tmp_path)) as b:
+        writer = index.IndexWriter(b)
+        for row in rows:
+            writer.add(row)
+        writer.finish()
+        b.publish(str(tmp_path), "x.parquet")
+    whole = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist(rows, schema=index.INDEX_SCHEMA), whole, compression="zstd", compression_level=3, row_group_size=1000)
+    assert (tmp_path / "x.parquet").read_bytes() == whole.getvalue().to_pybytes()
+    assert pq.ParquetFile(tmp_path / "x.parquet").metadata.num_row_groups == -(-n // 1000)
+
+
+def test_records_that_share_a_frame_are_handed_one_object(tmp_path):
+    root = toys.curated(str(tmp_path / "d"), "action-video", n=6, parts=1)
+    ds = Dataset.open(root)
+    seen = [s.payload for r in ds.records(0, payloads=True) for s in r.segments if s.payload is not None]
+    assert len({id(p) for p in seen}) == len(set(seen)) < len(seen)
+    ds.release(0)
+    assert not ds._maps and [r.id for r in ds.records(0)] == [r.id for r in toys.records("action-video", 6)], "and it is opened again when asked for"
