@@ -130,7 +130,8 @@ class ShardWriter:
         if self._index is None:
             self._index = IndexWriter(self._file("index"))
         self._index.add(row)
-        self._counts.update({"records": 1, "text": row["text_tokens"], "visual": row["visual_tokens"]})
+        for name, n in (("records", 1), ("text", row["text_tokens"]), ("visual", row["visual_tokens"])):
+            self._counts[name] += n
         return str(row["sha256"])
 
     def publish(self) -> tuple[Shard, list[dict[str, Any]]]:
@@ -199,9 +200,8 @@ class ShardWriter:
         if seen not in self._seen:
             f = self._file(kind)
             gap = -f.tell() % ALIGN
-            if gap:
-                f.write(b"\0" * gap)
-            self._seen[seen] = (None, f.write(s.payload), len(s.payload))
+            start = f.write(b"\0" * gap + s.payload if gap else s.payload) + gap
+            self._seen[seen] = (None, start, len(s.payload))
             self.stored += gap + len(s.payload)
         _, offset, nbytes = self._seen[seen]
         return replace(s, payload=None, offset=offset, nbytes=nbytes)
