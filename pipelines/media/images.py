@@ -22,6 +22,7 @@ import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError, features
 
 from pipelines.format.errors import Reject
+from pipelines.media import jpeg
 from pipelines.media.endings import has_end
 
 ImageFile.LOAD_TRUNCATED_IMAGES = False
@@ -57,6 +58,11 @@ class ImageInfo:
 
 def probe(data: bytes, max_pixels: int = MAX_PIXELS) -> ImageInfo:
     """Reads the header only. Raises `Reject`; the pixel cap is not applied here when `max_pixels` is 0."""
+    plain = jpeg.header(data) if data.startswith(b"\xff\xd8") else None
+    if plain is not None:
+        if max_pixels:
+            check_size(plain.width, plain.height, max_pixels)
+        return ImageInfo("jpeg", plain.width, plain.height, "L" if plain.components == 1 else "RGB", 1)
     with reading(data) as image:
         name = "JPEG" if image.format == "MPO" else str(image.format)  # MPO: a JPEG with a second picture behind it
         width, height = image.size

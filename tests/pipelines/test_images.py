@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pipelines.format.errors import Reject
-from pipelines.media import images, resizing, still
+from pipelines.media import images, jpeg, resizing, still
 
 
 def scene(height=48, width=64, seed=0):
@@ -284,3 +284,35 @@ def test_every_hostile_image_of_the_real_corpus_is_pixels_or_a_reject():
                 reason = reject.reason
             seen[reason] = seen.get(reason, 0) + 1
     assert seen["ok"] > 100 and set(seen) <= {"ok", "invalid_image", "truncated", "too_large"}, seen
+
+
+@given(st.data())
+def test_a_jpegs_header_read_from_its_markers_is_what_pillow_reads_however_damaged(data):
+    exif = Image.Exif()
+    exif[0x0112] = data.draw(st.sampled_from([1, 6]))
+    more = data.draw(st.sampled_from([{}, {"exif": exif.tobytes()}, {"progressive": True}, {"comment": b"x" * 300}, {"subsampling": 0}]))
+    mode = data.draw(st.sampled_from(["RGB", "L", "CMYK"]))
+    out = io.BytesIO()
+    Image.fromarray(scene(24, 40)).convert(mode).save(out, "JPEG", **more)
+    found = bytearray(out.getvalue())
+    for at in data.draw(st.lists(st.integers(2, 700), max_size=3)):
+        if at < len(found):
+            found[at] = data.draw(st.integers(0, 255))
+    bytes_ = bytes(found[: data.draw(st.integers(4, len(found)))])
+    plain = jpeg.header(bytes_)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jpeg, "header", lambda _: None)
+        try:
+            info = images.probe(bytes_)
+        except Reject:
+            info = None
+    if plain is not None:
+        assert info is not None and (info.width, info.height, info.frames, info.upright) == (plain.width, plain.height, 1, True)
+        assert info.mode == ("L" if plain.components == 1 else "RGB")
+
+
+def test_the_markers_alone_answer_for_what_cameras_and_the_web_write():
+    for mode, more in (("RGB", {}), ("L", {}), ("RGB", {"progressive": True}), ("RGB", {"subsampling": 0, "comment": b"a"})):
+        out = io.BytesIO()
+        Image.fromarray(scene(24, 40)).convert(mode).save(out, "JPEG", **more)
+        assert jpeg.header(out.getvalue()) == (40, 24, 1 if mode == "L" else 3)
