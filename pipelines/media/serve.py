@@ -1,9 +1,9 @@
 """The inside of the guarded child (`child.py`): take limits upon oneself, then answer calls until the parent goes.
 
-What comes in: on a socket, a JSON header {op, args, cpu_s}, and behind it `inline` raw bytes or beside it one file descriptor. What goes out: per thing the function yields
-a JSON header {kind: answer, meta, blob: bytes} and the raw buffer; then {kind: end}, or {kind: reject, reason, detail}. A function is
-`op(args: dict, file: BinaryIO) -> Iterator[(meta, buffer)]`, or `-> (meta, buffer)` where there is one answer, which then goes out together
-with the end: one wake-up of the parent instead of four. The parent names the function, so only trusted code chooses what runs here.
+What comes in: on a socket, a JSON header {op, args, cpu_s}, and behind it `inline` raw bytes or beside it one file descriptor. What goes out: per
+thing the function yields a JSON header {kind: answer, meta, blob: bytes} and the raw buffer; then {kind: end}, or {kind: reject, reason,
+detail}. A function is `op(args: dict, file: BinaryIO) -> Iterator[(meta, buffer)]`, or `-> (meta, buffer)` where there is one answer, which then
+goes out together with the end: one wake-up of the parent instead of four. The parent names the function, so only trusted code chooses what runs here.
 """
 
 import contextlib
