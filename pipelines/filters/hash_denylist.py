@@ -6,7 +6,7 @@ as `hash_list.py` reads them; their bytes are part of the dataset's fingerprint,
 record drops the record, as `hash_denylist.bytes` or `hash_denylist.near`; the reason does not say which entry it was.
 
 Digests cost about a microsecond a kilobyte and are computed for the kinds that the lists hold. Perceptual hashes cost a decode of the picture
-in the guarded child (6 ms at 640 × 480), unless the record has one; what cannot be decoded is rejected, not let through. Flat pictures are judged by
+in the guarded child (5 ms at 640 × 480), unless the record has one; what cannot be decoded is rejected, not let through. Flat pictures are judged by
 bytes alone.
 """
 

@@ -1,7 +1,7 @@
 """Perceptual hashes of image files, taken in the guarded child.
 
 What comes in: bytes. What goes out: `images.phash` of the whole picture as it is displayed, a uint64 as an int. Decoding a 640 × 480 photo for
-it costs 6 ms; a hash that a transform has put on the record costs nothing, so ask here only where there is none.
+it costs 5 ms, a 256-pixel one 1.5 ms; a hash that a transform has put on the record costs nothing, so ask here only where there is none.
 """
 
 from typing import Any, BinaryIO
