@@ -15,7 +15,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice, pairwise
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pyarrow as pa
@@ -82,7 +82,7 @@ def find_drops(job: Job, config: Recipe, output: str, candidates: str, files: li
             made.append(_run(job, _reduce_unit, spans, {**common, "round": r, "last": r == len(rounds) - 1}, join(place, f"{r}-reduce")))
         else:
             gone = Drops([*gone.every, *made.pop()], gone.own)
-        said = stage.report(_Told(made))
+        said = stage.report(cast(list[list[Any]], _Told(made)))
         if said is not None:
             reports[name if name not in reports else f"{name} {i}"] = said
     return gone, reports

@@ -127,7 +127,7 @@ class Across(Part):
         """Files beside the source that decide what is dropped (an entry list, evaluation sets): their bytes enter the fingerprint."""
         return []
 
-    def report(self, told: Sequence[list[Any]]) -> dict[str, Any] | None:
+    def report(self, told: list[list[Any]]) -> dict[str, Any] | None:
         """Figures for the card (`figures`), from what all rounds but the last gave; small, and free of clock and host."""
         return None
 

@@ -41,7 +41,7 @@ class CaptionCap(Across):
         """By caption, then by record."""
         return [(self._by_caption, self._beyond), (_by_record, _everywhere)]
 
-    def report(self, told: Sequence[list[Any]]) -> dict[str, Any]:
+    def report(self, told: list[list[Any]]) -> dict[str, Any]:
         """The captions that were capped, the commonest first."""
         capped = sorted((value for value in told[0] if value[0] == "capped"), key=lambda v: (-v[2], v[1]))
         return {"captions": len(capped), "records": sum(v[2] for v in capped), "commonest": [{"caption": v[1], "n": v[2]} for v in capped[:_NAMED]]}

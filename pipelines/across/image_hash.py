@@ -56,7 +56,7 @@ class ImageHash(Across):
         """Bytes, hashes, masks, pairs, ids."""
         return [(self._hashed, _same_bytes), (_by_hash, _same_hash), (self._masked, self._near), (_paired, _stay), (_dropped, _ids)]
 
-    def report(self, told: Sequence[list[Any]]) -> dict[str, Any]:
+    def report(self, told: list[list[Any]]) -> dict[str, Any]:
         """How much was found, in groups of which sizes."""
         counts: Counter[str] = Counter()
         sizes: Counter[str] = Counter()

@@ -79,7 +79,7 @@ class Metaclip(Across):
         solving: list[tuple[Map, Reduce | None]] = [(self._needs, self._histogram)] if self.pairs is not None else []
         return [(self._count, self._total), *solving, (self._drops, None)]
 
-    def report(self, told: Sequence[list[Any]]) -> dict[str, Any]:
+    def report(self, told: list[list[Any]]) -> dict[str, Any]:
         """Why the numbers are what they are: matches a text, head and tail of the list, the limit t."""
         lists, counts = self.lists, self._counts(told)
         limits = self._limits(told, counts)
@@ -202,13 +202,13 @@ class Metaclip(Across):
         tags = [storage.listing(path)[0][2] for path in self.files()]
         return entry_lists(tuple(self._paths()), tuple(self.files()), tuple(tags), self.boundaries)
 
-    def _counts(self, told: Sequence[list[Any]]) -> I64:
+    def _counts(self, told: list[list[Any]]) -> I64:
         counts = np.zeros(len(self.lists.entries), np.int64)
         for value in told[0]:
             counts[value["entries"]] = value["counts"]
         return counts
 
-    def _limits(self, told: Sequence[list[Any]], counts: I64) -> I64:
+    def _limits(self, told: list[list[Any]], counts: I64) -> I64:
         """t of each entry."""
         t = self._solved(told[1]) if self.pairs is not None else self.t or DEFAULT_T
         limits = np.full(len(counts), t, np.int64)
