@@ -157,7 +157,8 @@ def _letters_only(text: str) -> str:
     lower = text.casefold()
     if lower.isascii() or max(lower) < "\u0300":  # no combining marks: the pattern's letters are all there are
         return " ".join(_LETTERS.findall(lower))
-    return " ".join("".join(c if c.isalpha() or unicodedata.category(c)[0] == "M" else " " for c in lower).split())
+    words = "".join(c if c.isalpha() or unicodedata.category(c)[0] == "M" else " " for c in lower).split()
+    return " ".join(w for w in words if any(map(str.isalpha, w)))  # a mark without its letter says nothing
 
 
 def _bare(text: str) -> str:
