@@ -75,7 +75,8 @@ class Curate:
         if config.retry:
             commit_parts(job, made)
             new = retry.fresh(config.source, made.output, made.fingerprint, made.parts, retry.REASONS[config.retry])
-            made = replace(made, parts=[*made.parts, *new])
+            # By number, as the next run will find them: a card is made of its parts in that order.
+            made = replace(made, parts=sorted([*made.parts, *new], key=lambda item: item["part"]))
         return made
 
     def _across(self, config: Recipe, job: Job, final: Build) -> str:

@@ -271,7 +271,8 @@ def test_scratch_files_go_with_their_block_and_those_of_the_dead_with_the_next(t
         renamed(path, ".gz")
         raise KeyError
     assert not list(tmp_path.iterdir())
-    code = f"import time\nfrom pipelines.fetch.scratch import scratch\nwith scratch({str(tmp_path)!r}):\n    print('ready', flush=True)\n    time.sleep(60)"
+    held = f"with scratch({str(tmp_path)!r}):\n    print('ready', flush=True)\n    time.sleep(60)"
+    code = f"import time\nfrom pipelines.fetch.scratch import scratch\n{held}"
     child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     assert child.stdout.readline() == b"ready\n" and len(list(tmp_path.iterdir())) == 1
     assert sweep(tmp_path) == 0
