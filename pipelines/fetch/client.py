@@ -5,7 +5,7 @@
 
 Nothing is raised for what a server does: the outcome's `status` is `ok`, `opt_out`, `fetch_permanent`, `fetch_transient`, `too_large`, `not_allowed`,
 `timeout` or `hash_mismatch`. A lasting fault costs one request. Waits are drawn from the URL's own hash ("full jitter": uniform below an
-exponentially growing bound), or are what Retry-After asks; then the whole host rests.
+exponentially growing bound), or are what Retry-After asks; then the whole host rests. `download` goes the same way with a body that goes to a file.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ import pytest
 from pipelines.check_dataset import check
 from pipelines.curate import TEXT
 from pipelines.engine import open_job
+from pipelines.file_list import url_name
 from pipelines.format import storage
 from pipelines.format.dataset import Dataset
 from pipelines.format.document import parse
@@ -156,6 +157,19 @@ def test_no_query_is_written_anywhere_and_signatures_change_no_name(tmp_path, we
         written = b"".join(p.read_bytes() for p in out.rglob("*") if p.is_file())
         assert b"sEcReT" not in written and not any("sEcReT" in str(r) for r in rejects(dataset))
     assert ids[0] == ids[1] and len(set(ids[0])) == 80
+
+
+def test_a_name_tells_files_apart_and_tells_no_secret():
+    base = "https://a.test/data/x.jsonl.gz"
+    assert url_name(base) == url_name("HTTPS://A.test:443/data/x.jsonl.gz#part") == base
+    azure = "sv=2024&sp=r&se=2026-01-01&sig=s3cretS3cret"
+    signed = [f"{base}?{q}" for q in ("X-Amz-Signature=a", "Signature=a&Expires=1&Key-Pair-Id=k", azure, "token=b", "x-goog-credential=c")]
+    assert {url_name(u) for u in signed} == {base}
+    asks = ["file=1", "file=2", "sp=1", "file=1&sig=a", "file=2&sig=b", "b=1&a=1", "a=1&b=1"]
+    names = [url_name(f"{base}?{q}") for q in asks]
+    assert names[0] == names[3] and names[1] == names[4] and names[5] == names[6] and len(set(names)) == 4 and base not in names
+    secret = "hf_abcdefghijklmnopqrstuvwxyz"
+    assert secret not in url_name(f"https://a.test/{secret}/x") != url_name(f"https://a.test/{secret}1/x")
 
 
 def test_what_is_no_url_must_lie_below_its_place(tmp_path, web):
