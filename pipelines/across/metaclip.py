@@ -98,14 +98,14 @@ class Metaclip(Across):
         for value in told[0]:
             seen.update(value["seen"])
         head = counts > limits
-        texts, matches = seen.pop("texts"), int(counts.sum())
+        texts, matches = seen.pop("texts", 0), int(counts.sum())
         bars = {k.removeprefix("with "): n for k, n in sorted(seen.items()) if k.startswith("with ")}
         curve = {"records_by_t": by_t(tails, Needs(told[1], len(lists.places)))} if self._asks_needs else {}
         return {
             "entries": {"all": len(counts), "matched": int((counts > 0).sum()), "unreachable": lists.unreachable, "head": int(head.sum())},
             "t": dict(zip(lists.places, tails.at(t), strict=True)) if self.languages else t,
             "records": {"all": seen["records"], "matched": seen["records matched"]},
-            "texts": {"all": texts, "matched": texts - bars.get("00", 0)},
+            "texts": {"all": texts, "matched": texts - bars.get("00", 0), **({"drawn": seen["records matched"]} if self.texts == "one" else {})},
             "texts_with_entries": bars,
             "matches": {"all": matches, "head": int(counts[head].sum()), "a_text": round(matches / max(texts, 1), 4)},
             **curve,

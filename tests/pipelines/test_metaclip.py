@@ -25,6 +25,7 @@ from pipelines.recipe import Recipe
 from pipelines.summary import show_stats, stats
 from tests.pipelines.balanced import ENTRIES, drops, made, recipe, stage
 
+
 def by_definition(records, entries, t, seed=0):
     """The rule as the paper says it, a record and an entry at a time."""
     texts = [r.segments[0].text for r in records]
@@ -168,7 +169,7 @@ def test_a_dataset_says_in_its_card_why_its_numbers_are_what_they_are(tmp_path, 
     assert f["entries"] == {"all": 8, "matched": len(counts), "unreachable": 1, "head": sum(n > 20 for n in counts.values())}
     assert f["t"] == 20 and sum(f["texts_with_entries"].values()) == 600 and list(f["texts_with_entries"]) == ["00", "01", "02"]
     show_stats(said)
-    assert "matches: a text" in capsys.readouterr().out
+    assert "entries a text matches" in capsys.readouterr().out
 
 
 def test_shards_of_any_size_give_the_same_dataset_and_a_rerun_does_nothing(tmp_path):
