@@ -49,8 +49,8 @@ COUNTS = pa.schema([("bucket", pa.int32()), ("words", pa.string()), ("n", pa.int
 
 
 class BuildEntries(Document):
-    """`include`, `wordnet` and `counted` are lists by path (`entry_sources`). `max_pairs` is a share of the number of words kept (the second version's
-    is 40 %); the list ends at `max_entries`."""
+    """`include`, `wordnet` and `counted` are lists by path (`entry_sources`). `max_pairs` is a share of the number of words kept (the second
+    version's is 40 %); the list ends at `max_entries`."""
 
     name: str = ""
     datasets: list[str] = Field(min_length=1)

@@ -58,7 +58,8 @@ def wordnet(path: str) -> list[str]:
         elif found := _INDEX.match(line):
             out.append(found[1].replace("_", " "))
         else:
-            raise InputError("this is no line of WordNet's", where=f"{path}:{number}", found=line[:80], allowed="data.noun, index.noun and their like")
+            allowed = "data.noun, index.noun and their like"
+            raise InputError("this is no line of WordNet's", where=f"{path}:{number}", found=line[:80], allowed=allowed)
     return _some(_distinct(out), path)
 
 
@@ -70,7 +71,8 @@ def counted(source: Counted) -> list[str]:
             continue
         found = _COUNTED.fullmatch(line)
         if found is None:
-            raise InputError("no count on this line", where=f"{source.path}:{number}", found=line[:80], allowed="an entry, a tab or spaces, a whole number")
+            allowed = "an entry, a tab or spaces, a whole number"
+            raise InputError("no count on this line", where=f"{source.path}:{number}", found=line[:80], allowed=allowed)
         entry = found[1].replace("_", " ")
         counts[entry] = counts.get(entry, 0) + int(found[2])
     often = sorted((e for e in counts if counts[e] >= source.min_count and e.isprintable()), key=lambda e: (-counts[e], e))

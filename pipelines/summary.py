@@ -82,8 +82,20 @@ def _show_figures(name: str, found: dict[str, Any], figures: dict[str, Any]) -> 
         from pipelines import show_balance
 
         show_balance.show(name, found, figures)
+    elif rows := side_by_side(figures):
+        table(name, rows[0], rows[1:])
     else:
-        table(name, ["", ""], flat(figures))
+        table(name, ["", ""], [[label, _figure(value)] for label, value in flat(figures)])
+
+
+def side_by_side(figures: dict[str, Any]) -> list[list[Any]]:
+    """A header and a row for each, where every value is a mapping of the same keys to plain values; else nothing."""
+    rows = list(figures.values())
+    if not rows or not all(isinstance(r, dict) and r and r.keys() == rows[0].keys() for r in rows):
+        return []
+    if any(isinstance(v, dict | list) for r in rows for v in r.values()):
+        return []
+    return [["", *rows[0]], *([name, *(_figure(v) for v in r.values())] for name, r in figures.items())]
 
 
 def is_balance(figures: dict[str, Any]) -> bool:

@@ -23,6 +23,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from pipelines.format import storage
+from pipelines.format.dataset import Dataset
 from tests.fault_server import Answer, FaultServer, Seen
 from tests.soak import killed, launch, waited
 from tests.toys import jpeg
@@ -67,9 +69,12 @@ def world(folder: Path, server: FaultServer, rows: int) -> None:
     def text() -> str:
         return " ".join(random_.choices(WORDS, weights, k=random_.randint(2, 6))) + random_.choice(["", ".", f", {random_.randint(0, 99)}"])
 
+    said = [(text(), text()) for _ in range(rows)]
+    for i in range(PICTURES, rows, 7):
+        said[i] = said[i - PICTURES]  # the same picture with the same captions at another address
+    made = [json.dumps({"url": server.url(f"/{i}.jpg"), "alt": a, "again": b}) + "\n" for i, (a, b) in enumerate(said)]
     for k in range(3):
-        made = [{"url": server.url(f"/{i}.jpg"), "alt": text(), "again": text()} for i in range(k * rows // 3, (k + 1) * rows // 3)]
-        (folder / "in" / f"{k}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in made))
+        (folder / "in" / f"{k}.jsonl").write_text("".join(made[k * rows // 3 : (k + 1) * rows // 3]))
     (folder / "entries.json").write_text(json.dumps([w for w in WORDS if w != "nothing"] + [str(n) for n in range(100)]))
 
 
@@ -105,8 +110,6 @@ def make(document: dict[str, Any], way: Way) -> str:
 
 def sampled(output: str) -> tuple[list[Any], dict[str, Any], str]:
     """(what was sampled, in order; the card's counts and figures; the fingerprint)."""
-    from pipelines.format.dataset import Dataset
-
     dataset = Dataset.open(output)
     rows = []
     for i in range(len(dataset.shards)):
@@ -144,17 +147,25 @@ def _one(folder: Path, way: Way, kills: int, random_: random.Random, rows: int, 
     def begin(mark: str) -> subprocess.Popen[bytes]:
         return launch(["tests.balance_soak", "--make", config], log, mark)
 
-    long, moments = (40.0 if way.engine == "ray" else 12.0), []
-    for _ in range(kills):
+    long, moments, wrong = (40.0 if way.engine == "ray" else 12.0), [], []
+    while len(moments) < kills:
         after, ended = killed(begin, random_.uniform(0, long))
-        long = min(long, max(after, 0.5)) if ended else long
-        moments.append(f"{after:.1f}" + ("*" if ended else ""))
+        if ended:  # too late: compare, and begin from nothing, so that every kill that is counted hits a job at work
+            long = min(long, max(after, 0.5))
+            wrong += _differences(str(place), way, golden)
+            storage.delete_tree(str(place))
+        else:
+            moments.append(f"{after:.1f}")
     took = waited(begin, log)
-    found = sampled(str(place))
+    wrong += _differences(str(place), way, golden)
+    print(f"{'DIFFERS' if wrong else 'equal'}  {way.name}: killed after [{' '.join(moments)}] s, then {took:.1f} s", flush=True)
+    return wrong
+
+
+def _differences(output: str, way: Way, golden: tuple[list[Any], dict[str, Any], str]) -> list[str]:
+    found = sampled(output)
     same = (way.shard_bytes, way.rows) == (GOLDEN.shard_bytes, GOLDEN.rows)
     checks = {"records": found[0] == golden[0], "figures": found[1] == golden[1], "fingerprint": not same or found[2] == golden[2]}
-    says = f"{way.name}: {len(found[0])} records, killed after [{' '.join(moments)}] s, then {took:.1f} s"
-    print(f"{'equal' if all(checks.values()) else 'DIFFERS'}  {says}", flush=True)
     return [f"{way.name}: {what}" for what, ok in checks.items() if not ok]
 
 

@@ -138,10 +138,10 @@ def lines(path, records, files):
     return path
 
 
-def run(path, output, tmp_path, entries=ENTRIES, where="local", shard_bytes=10**6, **keys):
+def run(path, output, tmp_path, entries=ENTRIES, where="local", shard_bytes=10**6, cpus=1.0, **keys):
     (tmp_path / "entries.json").write_text(json.dumps(entries))
     across = [{"metaclip": {"entries": str(tmp_path / "entries.json"), **keys}}]
-    r = parse(Recipe, {**recipe(path), "output": str(tmp_path / output), "across": across, "shard_bytes": shard_bytes})
+    r = parse(Recipe, {**recipe(path), "output": str(tmp_path / output), "across": across, "shard_bytes": shard_bytes, "resources": {"cpus": cpus}})
     with open_job(where) as job:
         return Curate("text").run(r, job)
 
@@ -189,10 +189,14 @@ def test_another_entry_list_at_the_same_path_is_another_recipe(tmp_path):
 
 
 @pytest.mark.ray
-def test_on_ray_it_is_the_same(tmp_path, ray_session):
+def test_on_ray_one_two_and_four_workers_sample_the_same_from_shards_of_any_size(tmp_path, ray_session):
+    """Two processors: a step that takes 2, 1 or a half of one runs 1, 2 or 4 at a time."""
     path = lines(tmp_path / "in", made(300), 3)
-    a, b = (run(path, where, tmp_path, where=where, pairs=60) for where in ("local", "ray"))
-    assert Dataset.open(a).fingerprint == Dataset.open(b).fingerprint
+    golden = run(path, "local", tmp_path, pairs=60)
+    for cpus, shard_bytes in ((2.0, 10**6), (1.0, 2_000), (0.5, 10**6)):
+        root = run(path, f"ray{cpus}", tmp_path, where="ray", shard_bytes=shard_bytes, cpus=cpus, pairs=60)
+        assert ids(root) == ids(golden) and stats(root)["figures"] == stats(golden)["figures"]
+        assert shard_bytes != 10**6 or Dataset.open(root).fingerprint == Dataset.open(golden).fingerprint
 
 
 def test_entry_lists_are_read_from_json_and_text_and_anything_else_is_refused(tmp_path):
