@@ -73,13 +73,14 @@ def find_drops(job: Job, config: Recipe, output: str, candidates: str, files: li
         for r, (_, reduce) in enumerate(rounds):
             over = parts if r == 0 or r in stage.again else [{"in": [path], "unit": n} for n, path in enumerate(made[-1])]
             kwargs = {**common, "round": r, "candidates": candidates, "gone": gone, "told": made if r in stage.again else []}
-            mapped = _run(job, _map_unit, over, kwargs, join(place, f"{r}-map"))
+            mapped = _run(job, config, _map_unit, over, kwargs, join(place, f"{r}-map"))
             if reduce is None:
                 assert r == len(rounds) - 1 and r in stage.again, "only a last round over the records may do without a reduce"
                 gone = Drops(gone.every, [*gone.own, mapped])
                 break
             spans = [{"in": mapped, "unit": n, "buckets": span} for n, span in enumerate(_spans(stage.buckets, _size(place, mapped)))]
-            made.append(_run(job, _reduce_unit, spans, {**common, "round": r, "last": r == len(rounds) - 1}, join(place, f"{r}-reduce")))
+            kwargs = {**common, "round": r, "last": r == len(rounds) - 1}
+            made.append(_run(job, config, _reduce_unit, spans, kwargs, join(place, f"{r}-reduce")))
         else:
             gone = Drops([*gone.every, *made.pop()], gone.own)
         said = stage.report(cast(list[list[Any]], _Told(made)))
@@ -112,11 +113,11 @@ def _size(place: str, paths: list[str]) -> int:
     return sum(sizes[path] for path in paths)
 
 
-def _run(job: Job, fn: Any, units: list[dict[str, Any]], kwargs: dict[str, Any], prefix: str) -> list[str]:
+def _run(job: Job, config: Recipe, fn: Any, units: list[dict[str, Any]], kwargs: dict[str, Any], prefix: str) -> list[str]:
     """Run the units whose file is not there yet; returns all the files, in order."""
     paths = [f"{prefix}-{u['unit']:05d}.parquet" for u in units]
     todo = [{**u, "out": path} for u, path in zip(units, paths, strict=True) if not storage.exists(path)]
-    for _ in job.map([Step(fn, kwargs, name=fn.__name__.strip("_"))], todo):
+    for _ in job.map([Step(fn, kwargs, cpus=config.resources.cpus, name=fn.__name__.strip("_"))], todo):
         pass
     return paths
 
