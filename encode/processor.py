@@ -7,6 +7,7 @@ loses nothing, and a batch travels to the device as bytes, a quarter of the floa
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +41,18 @@ class Processor:
         pixels = images.stretch(pixels, *new, self.filter)
         top, left = (new[0] - self.height) // 2, (new[1] - self.width) // 2
         return pixels[top : top + self.height, left : left + self.width]
+
+    def numbers(self, device: str) -> Callable[[Any], Any]:
+        """The other half, on the device: a function from a uint8 tensor [B, height, width, 3] to float32 [B, 3, height, width]."""
+        import torch
+
+        mean, std = (torch.tensor(v, device=device).view(3, 1, 1) for v in (self.mean, self.std))
+
+        def normalised(pictures: Any) -> Any:
+            # Rescaled in float64 and rounded once, as the processor does, so that the input is the same to the last bit.
+            return ((pictures.permute(0, 3, 1, 2).double() * self.scale).float() - mean) / std
+
+        return normalised
 
     def describe(self) -> dict[str, Any]:
         """For the fingerprint."""
