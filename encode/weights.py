@@ -1,4 +1,4 @@
-"""Published weights, from a local folder or a hub id: JSON and safetensors only, never code, never pickle.
+"""Published weights, from a local folder or a hub id: JSON, safetensors and tokenizers' word lists only, never code, never pickle.
 
 In: what a recipe names. Out: a local folder, its JSON files, and one hash of what the network is, without loading a tensor.
 """
@@ -25,7 +25,7 @@ def folder(weights: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(weights, allow_patterns=["*.json", "*.safetensors"]))
+        return Path(snapshot_download(weights, allow_patterns=["*.json", "*.safetensors", "merges.txt", "spiece.model", "tokenizer.model"]))
     except Exception as e:  # no network, no such repository, a gated one: the hub has a dozen classes for it
         raise InputError(
             "these weights are neither a local folder nor a hub id that can be fetched",

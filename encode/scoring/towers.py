@@ -21,9 +21,9 @@ from encode.weights import file_sha256, folder, pretrained, read_json
 from pipelines.format.errors import InputError
 
 MODELS = {"clip": "CLIPModel", "siglip": "SiglipModel"}
-# Whatever of these a folder has says how its texts are cut.
-TOKENIZER: tuple[str, ...] = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt")
-TOKENIZER += ("spiece.model", "tokenizer.model")
+# Whatever of these a folder has says how its texts are cut. Without a list of words the library would go on with an empty one.
+WORDS = ("tokenizer.json", "spiece.model", "tokenizer.model", "vocab.json")
+TOKENIZER = (*WORDS, "merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,8 @@ def tokenizer(weights: str) -> Any:
     from transformers import AutoTokenizer
 
     try:
+        if not any((folder(weights) / name).is_file() for name in WORDS):
+            raise OSError(f"none of {', '.join(WORDS)} is there")
         return AutoTokenizer.from_pretrained(str(folder(weights)), local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, ImportError, KeyError) as e:
         said = str(e).strip().splitlines()
