@@ -101,7 +101,7 @@ def extras(config: ScoreRecipe, dataset: Dataset, commits: Commits) -> dict[str,
             seen[name].add(made)
     scorers = {name: {"scorer": as_written(s), "fingerprint": _one(sorted(seen[name]), s), **_hashes(s)} for name, s in config.scorers().items()}
     told = figures((s["scores"] for _, s in stats), sum(n for n, _ in stats))
-    return {"scorers": {**dataset.card.get("scorers", {}), **scorers}, "scores": told}
+    return {"scorers": {**dataset.card.get("scorers", {}), **scorers}, "figures": {"scores": told}}
 
 
 def _one(seen: list[str], scorer: Any) -> str:

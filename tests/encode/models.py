@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -87,7 +88,8 @@ def save_head(path: str, sizes: tuple[int, ...] = (16, 12, 5, 1), names: tuple[i
     from safetensors.torch import save_file
 
     torch.manual_seed(2)
-    layers = [torch.nn.Linear(a, b) for a, b in zip(sizes, sizes[1:], strict=False)]
-    tensors = {f"layers.{n}.{key}": value.data.contiguous() for n, layer in zip(names, layers, strict=True) for key, value in layer.named_parameters()}
+    layers = [torch.nn.Linear(a, b) for a, b in pairwise(sizes)]
+    named = [(f"layers.{n}.{key}", p.data) for n, layer in zip(names, layers, strict=True) for key, p in layer.named_parameters()]
+    tensors = {name: value.contiguous() for name, value in named}
     save_file(tensors, path)
     return [(layer.weight.detach(), layer.bias.detach()) for layer in layers]

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from encode.encoder import in_batches
+from encode.encoder import in_batches, machine_for
 from encode.processor import published
 from encode.scorer import folded
 from encode.scorers.embedding_head import EmbeddingHead
@@ -38,18 +38,11 @@ def classifier(tmp_path_factory):
 def values(scorer, pictures, texts=()):
     """A scorer as the stage uses it: prepared, batched, valued."""
     sight = scorer.sight()
-    machine = sight_machine(sight)
-    look, read = sight.look(machine)
+    look, read = sight.look(machine_for(sight.dtype, "cpu"))
     prepared = np.stack([sight.processor().picture(p) for p in pictures])
     seen = np.concatenate(list(in_batches(look, prepared, sight.batch)))
     said = np.concatenate(list(in_batches(read, sight.written(list(texts)), sight.batch))) if texts else None
     return scorer.values(seen, said)
-
-
-def sight_machine(sight):
-    from encode.encoder import machine_for
-
-    return machine_for(sight.dtype, "cpu")
 
 
 def embeddings(folder, model, pictures, texts):
@@ -144,7 +137,8 @@ def test_a_head_that_does_not_fit_or_is_no_stack_of_layers_is_refused(tmp_path):
     models.save_head(wrong, (8, 1), (0,))
     save_file({"0.weight": torch.zeros(1, 16), "1.weight": torch.zeros(16)}, norm)
     torch.save({"a": 1}, pickled)
-    for head, said in ((wrong, "does not fit"), (norm, "something else than linear layers"), (pickled, "not a safetensors"), ("nowhere", "no such file")):
+    refused = {wrong: "does not fit", norm: "something else than linear layers", pickled: "not a safetensors", "nowhere": "no such file"}
+    for head, said in refused.items():
         with pytest.raises(InputError, match=said):
             EmbeddingHead(tower=str(tmp_path), head=head).check()
 
@@ -163,7 +157,7 @@ def test_weights_that_lack_a_tensor_are_refused_and_not_filled_with_chance(tower
     save_file(tensors, file, metadata={"format": "pt"})
     sight = Towers(str(tmp_path / "m"), 2, "f32")
     with pytest.raises(InputError, match="lack tensors"):
-        sight.look(sight_machine(sight))
+        sight.look(machine_for("f32", "cpu"))
 
 
 def test_a_model_of_another_kind_and_a_folder_without_tokenizer_are_refused(towers, tmp_path):
@@ -190,7 +184,8 @@ def test_a_model_of_another_kind_and_a_folder_without_tokenizer_are_refused(towe
     ],
 )
 def test_a_published_processor_makes_transformers_pixels_with_whatever_keys_its_file_leaves_out(settings, tmp_path):
-    kind = (settings.get("image_processor_type") or settings["feature_extractor_type"]).removesuffix("Fast").replace("FeatureExtractor", "ImageProcessor")
+    kind = settings.get("image_processor_type") or settings["feature_extractor_type"]
+    kind = kind.removesuffix("Fast").replace("FeatureExtractor", "ImageProcessor")
     given = {k: v for k, v in settings.items() if v is not None and not k.endswith("_type")}
     theirs = getattr(transformers, kind)(**given)(images=models.photo(3), return_tensors="np")["pixel_values"][0]
     ours = published(settings, "test")
@@ -199,7 +194,8 @@ def test_a_published_processor_makes_transformers_pixels_with_whatever_keys_its_
 
 
 def test_processors_with_steps_of_their_own_are_refused():
-    for settings in ({"image_processor_type": "ConvNextImageProcessor", "size": 224}, {"size": 224}, {"image_processor_type": "ViTImageProcessor", "do_resize": False}):
+    kinds = ({"image_processor_type": "ConvNextImageProcessor"}, {}, {"image_processor_type": "ViTImageProcessor", "do_resize": False})
+    for settings in kinds:
         with pytest.raises(InputError, match="not known exactly"):
             published(settings, "test")
 
