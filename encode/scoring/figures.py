@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-QUANTILES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
+QUANTILES = (0.01, 0.05, 0.1, 0.3, 0.5, 0.7, 0.9, 0.95, 0.99)  # DataComp keeps the top 30 %
 MOST = 64  # columns that a card tells of: it may not grow with the names of captions
 
 
@@ -46,7 +46,7 @@ def _figures(bins: Counter[int], ends: list[tuple[float, float, float]], records
     numbers = sorted(bins)
     reached = np.cumsum([bins[b] for b in numbers])
     places = [int(np.searchsorted(reached, q * n)) for q in QUANTILES]
-    spread = {f"p{round(100 * q)}": _short(min(max(_middle(numbers[at]), low), high)) for q, at in zip(QUANTILES, places, strict=True)}
+    spread = {f"p{round(100 * q):02}": _short(min(max(_middle(numbers[at]), low), high)) for q, at in zip(QUANTILES, places, strict=True)}
     told = {"min": _short(low), **spread, "max": _short(high), "mean": _short(fsum(e[2] for e in ends) / n)}
     return {"n": n, "missing": records - n, **told}
 
