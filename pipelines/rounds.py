@@ -13,9 +13,9 @@ inputs, so a killed job goes on where it was. A worker holds the ids that a last
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice, pairwise
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pyarrow as pa
@@ -82,7 +82,7 @@ def find_drops(job: Job, config: Recipe, output: str, candidates: str, files: li
             made.append(_run(job, _reduce_unit, spans, {**common, "round": r, "last": r == len(rounds) - 1}, join(place, f"{r}-reduce")))
         else:
             gone = Drops([*gone.every, *made.pop()], gone.own)
-        said = stage.report([_told(tuple(paths)) for paths in made])
+        said = stage.report(cast(list[list[Any]], _Told(made)))
         if said is not None:
             reports[name if name not in reports else f"{name} {i}"] = said
     return gone, reports
@@ -92,6 +92,19 @@ def _spans(buckets: int, nbytes: int) -> list[list[int]]:
     """Neighbouring buckets in as many runs as the rows to reduce fill; a unit for every bucket would open every map's file for each."""
     n = max(1, min(buckets, -(-nbytes // REDUCE_BYTES)))
     return [[k * buckets // n, (k + 1) * buckets // n] for k in range(n)]
+
+
+class _Told(Sequence[list[Any]]):
+    """What each round gave, read when it is asked for: a report looks at one or two rounds, and the others may hold a row for every record."""
+
+    def __init__(self, made: list[list[str]]) -> None:
+        self._made = made
+
+    def __len__(self) -> int:
+        return len(self._made)
+
+    def __getitem__(self, r: Any) -> Any:
+        return [_told(tuple(paths)) for paths in self._made[r]] if isinstance(r, slice) else _told(tuple(self._made[r]))
 
 
 def _size(place: str, paths: list[str]) -> int:
