@@ -97,7 +97,8 @@ def _card(dataset: Dataset, found: look.Found, words: Any, above: Dataset | None
     texts = [_text(s) for s in told["segments"] if s["kind"] in ("text", "tokens")]
     name = tag("code", record.id[:12])
     where = tag("div", name, " ", record.origin, class_="soft")
-    return tag("div", tag("div", *pictures[:FRAMES], hidden, class_="strip"), *texts, _questions(record), where, class_="card")
+    scores = tag("div", " · ".join(f"{k} {v:.3g}" for k, v in sorted(record.scores.items())), class_="soft") if record.scores else ""
+    return tag("div", tag("div", *pictures[:FRAMES], hidden, class_="strip"), *texts, _questions(record), scores, where, class_="card")
 
 
 def _text(s: dict[str, Any]) -> Html:

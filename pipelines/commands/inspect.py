@@ -102,11 +102,15 @@ def _figure(x: Any) -> Any:
     return f"{x:.4g}" if isinstance(x, float) else x
 
 
+def _scores(scores: dict[str, float]) -> str:
+    return " · ".join(f"{name} {value:.4g}" for name, value in sorted(scores.items()))
+
+
 def _show_record(record: dict[str, Any]) -> None:
     say(f"{record['id']}  {record['data']} from {record['source']}: {short(record['origin'])}")
     for key in ("group", "licence", "url", "scores", "fields"):
         if key in record and not (key == "group" and record["group"] == record["id"]):
-            say(f"  {key}: {short(record[key], 160)}")
+            say(f"  {key}: {_scores(record[key]) if key == 'scores' else short(record[key], 160)}")
     for i, s in enumerate(record["segments"]):
         what = [s["kind"], s["role"]]
         what += [f"atom {s['atom']}"] if "atom" in s else []

@@ -21,8 +21,9 @@ import pyarrow as pa
 from pipelines.format import storage
 from pipelines.format.document import canon
 from pipelines.format.errors import ConflictError
+from pipelines.format.index import record_of
 from pipelines.format.record import Record
-from pipelines.format.shard import Shard, ShardWriter, parquet_bytes
+from pipelines.format.shard import Foreign, Shard, ShardWriter, parquet_bytes
 from pipelines.format.storage import join
 
 FORMAT = "headwater/1"
@@ -56,7 +57,7 @@ class PartWriter:
         encoded: bool = False,
         shard_bytes: int = SHARD_BYTES,
         items: int = 1,
-        foreign_data: str | None = None,
+        foreign_data: Foreign | None = None,
         keep_dropped: bool = False,
     ) -> None:
         self.dropped: PartWriter | None = None
@@ -89,14 +90,18 @@ class PartWriter:
 
     def add(self, record: Record) -> None:
         """Write one record, rolling to a new shard when the present one is full."""
-        if self._shard is None:
-            self._shard = ShardWriter(self.root, self.part, self.written, self.encoded, self.foreign_data)
-            self._stack.enter_context(self._shard)
-        self._shard.add(record)
+        shard = self._open()
+        shard.add(record)
         self.written += 1
         self._count(record)
-        if self._shard.stored >= self.shard_bytes:
+        if shard.stored >= self.shard_bytes:
             self._roll()
+
+    def keep(self, row: dict[str, Any]) -> None:
+        """Write a row of another dataset's index as it is now, while its bytes stay in the data file that `foreign_data` names."""
+        self._open().keep(row)
+        self.written += 1
+        self._count(record_of(row))
 
     def drop(self, record: Record, stage: str, reason: str) -> None:
         """A record that a filter did not want."""
@@ -145,6 +150,12 @@ class PartWriter:
             **({"retries": dict(sorted(retries.items()))} if retries else {}),
         }
         return publish_commit(self.root, record)
+
+    def _open(self) -> ShardWriter:
+        if self._shard is None:
+            self._shard = ShardWriter(self.root, self.part, self.written, self.encoded, self.foreign_data)
+            self._stack.enter_context(self._shard)
+        return self._shard
 
     def _roll(self) -> None:
         if self._shard is not None:

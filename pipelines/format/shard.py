@@ -51,6 +51,16 @@ class Shard:
         return asdict(self)
 
 
+@dataclass(frozen=True, slots=True)
+class Foreign:
+    """A data file of another dataset that segments point into; `name` is relative to the dataset that points. With size and hash the records'
+    own sha256 cover its bytes and `verify` reads them (scores); without, that is left to the other dataset (`storage: none`, reused latents)."""
+
+    name: str
+    nbytes: int | None = None
+    sha256: str | None = None
+
+
 SHARD_SCHEMA = pa.schema(
     [
         (f.name, pa.string() if "str" in str(f.type) else pa.int32() if f.name == "part" else pa.int64())
@@ -93,16 +103,16 @@ _AFTER = (b"0" + bytes(100) + b"ustar\x0000").ljust(512 - 156, b"\0")  # a plain
 
 
 class ShardWriter:
-    """Writes one shard of one part. `foreign_data` names a data file of another dataset that image segments already point into."""
+    """Writes one shard of one part. `foreign_data` is a data file of another dataset that image segments already point into."""
 
-    def __init__(self, root: str, part: int, first_row: int, encoded: bool, foreign_data: str | None = None) -> None:
+    def __init__(self, root: str, part: int, first_row: int, encoded: bool, foreign_data: Foreign | None = None) -> None:
         self.root, self.part, self.first_row, self.encoded = root, part, first_row, encoded
         self._rows: list[dict[str, Any]] = []
         self._stack = ExitStack()
         self._files: dict[str, Building] = {}
         self._seen: dict[tuple[str, bytes], tuple[str | None, int, int]] = {}
         self._digests: dict[int, tuple[bytes, bytes]] = {}
-        self._foreign = foreign_data
+        self._foreign = foreign_data or Foreign("")
         self.stored = 0  # bytes of distinct payload and text so far: what rolls a shard
 
     def __enter__(self) -> ShardWriter:
@@ -130,6 +140,10 @@ class ShardWriter:
         else:
             placed = self._place_members(key, record)
         self._rows.append(row_of(record, key, tuple(placed), digest.hexdigest()))
+
+    def keep(self, row: dict[str, Any]) -> None:
+        """Append a row of another dataset's index as it is. Its key and members name what lies in that dataset's data file."""
+        self._rows.append(row)
 
     def publish(self) -> tuple[Shard, list[dict[str, Any]]]:
         """Make the shard visible: data first, index last. Returns its table row and its files."""
@@ -160,9 +174,9 @@ class ShardWriter:
             tokens_file=of("tokens", "path"),
             tokens_bytes=of("tokens", "bytes"),
             tokens_sha256=of("tokens", "sha256"),
-            data=of("data", "path") or self._foreign,
-            data_bytes=of("data", "bytes"),
-            data_sha256=of("data", "sha256"),
+            data=of("data", "path") or self._foreign.name or None,
+            data_bytes=of("data", "bytes") or self._foreign.nbytes,
+            data_sha256=of("data", "sha256") or self._foreign.sha256,
             index=of("index", "path"),
             index_bytes=of("index", "bytes"),
             index_sha256=of("index", "sha256"),
