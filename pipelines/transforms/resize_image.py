@@ -53,7 +53,7 @@ class ResizeImage(Transform):
 
     def _resized(self, payload: bytes, phash: bool) -> Resized:
         for before, how, known in _recent:
-            if how is self and before == payload and (known[2] is not None or not phash):
+            if before == payload and how == self and (known[2] is not None or not phash):
                 return known
         keep = ("jpeg", "png") if self.mode == "no" else ("jpeg",)
         made = still.resized(payload, self.size, self.mode, self.quality, self.upscale, self.max_pixels, keep, self.filter, phash)
