@@ -74,15 +74,16 @@ def _cards(dataset: Dataset) -> list[Html]:
 
 
 def _parent(dataset: Dataset) -> Dataset | None:
-    """The curated dataset that an encoded one was made from, if it can still be read as it was."""
+    """The nearest curated dataset that an encoded one was made from, if it can still be read as it was."""
     if not dataset.encoding:
         return None
     card = read_card(dataset.path)
     for entry in card.get("parents") or []:
         try:
-            return Dataset.open(parent_path(card, entry), entry["fingerprint"])
+            above = Dataset.open(parent_path(card, entry), entry["fingerprint"])
         except HeadwaterError:
             continue
+        return above if above.encoding is None else _parent(above)  # a compacted one was made from an encoded one
     return None
 
 

@@ -1,7 +1,8 @@
 """Reading a dataset: card → shard table → index rows → the bytes they point at. Nothing is listed and nothing is guessed.
 
 What comes in: the path of a dataset and, to pin a snapshot, its fingerprint. What goes out: index tables for planners, records for people and
-stages, arrays for the trainer. Local files are mapped once and shared; remote ones are read by range.
+stages, arrays for the trainer. Local files are mapped once and shared; remote ones are read by range. Who goes through a dataset record by
+record holds 1,024 rows at a time and, with `release`, the files of one shard.
 """
 
 from __future__ import annotations
@@ -23,8 +24,10 @@ from pipelines.format.index import record_of
 from pipelines.format.manifest import read_card
 from pipelines.format.ranges import Ranges
 from pipelines.format.record import Record, Segment
-from pipelines.format.shard import Shard, read_shard_table
+from pipelines.format.shard import RECENT_BYTES, Shard, read_shard_table
 from pipelines.format.storage import join
+
+ROWS = 1024  # rows of an index that are in memory as Python values
 
 
 class Dataset:
@@ -39,6 +42,8 @@ class Dataset:
         self._maps: dict[str, memoryview] = {}
         self._ranges = Ranges()
         self._opened: dict[tuple[int, str], tuple[str, memoryview | None]] = {}
+        self._recent: dict[tuple[int, str, int, int], bytes] = {}
+        self._recent_bytes = 0
 
     @classmethod
     def open(cls, path: str, fingerprint: str | None = None) -> Dataset:
@@ -70,24 +75,56 @@ class Dataset:
 
     def index(self, i: int, columns: list[str] | None = None) -> pa.Table:
         """The index of shard i, or some of its columns; a leaf such as "segments.list.element.turn" can be asked for alone."""
-        path = join(self.path, self.shards[i].index)
         try:
-            source = pa.BufferReader(pa.py_buffer(self._map(path)))
-            return pq.ParquetFile(source).read(columns=columns)
+            return self._parquet(i).read(columns=columns)
         except (pa.ArrowInvalid, OSError) as e:
-            raise VerifyError("the index cannot be read", where=path, found=e, next=f"pipelines verify {self.path} --deep") from e
+            raise self._unreadable(i, e) from e
+
+    def rows(self, i: int) -> Iterator[dict[str, Any]]:
+        """The rows of shard i's index as plain values, in written order, decoded a thousand at a time."""
+        try:
+            for batch in self._parquet(i).iter_batches(ROWS, use_threads=False):
+                yield from batch.to_pylist()
+        except (pa.ArrowInvalid, OSError) as e:
+            raise self._unreadable(i, e) from e
+
+    def _parquet(self, i: int) -> pq.ParquetFile:
+        return pq.ParquetFile(pa.BufferReader(pa.py_buffer(self._map(join(self.path, self.shards[i].index)))))
+
+    def _unreadable(self, i: int, error: Exception) -> VerifyError:
+        where = join(self.path, self.shards[i].index)
+        return VerifyError("the index cannot be read", where=where, found=error, next=f"pipelines verify {self.path} --deep")
 
     def records(self, i: int, payloads: bool = False) -> Iterator[Record]:
         """The records of shard i in written order; with `payloads`, their bytes too."""
-        for batch in self.index(i).to_batches(max_chunksize=1024):
-            for row in batch.to_pylist():
-                record = record_of(row)
-                yield self.with_payloads(i, record) if payloads else record
+        for row in self.rows(i):
+            record = record_of(row)
+            yield self.with_payloads(i, record) if payloads else record
 
     def with_payloads(self, i: int, record: Record) -> Record:
-        """The record with the bytes of its stored segments in memory."""
-        filled = (replace(s, payload=bytes(self.payload(i, s))) if s.offset is not None else s for s in record.segments)
+        """The record with the bytes of its segments in memory, apart from those that lie in another dataset's file. Records that share a
+        payload get one object, so that a trajectory's frames are read and hashed once and not for every sample."""
+        foreign = self.shards[i].foreign
+        own = (s.offset is not None and not (foreign and s.kind != "tokens") for s in record.segments)
+        filled = (replace(s, payload=self._shared(i, s)) if mine else s for mine, s in zip(own, record.segments, strict=True))
         return replace(record, segments=tuple(filled))
+
+    def _shared(self, i: int, s: Segment) -> bytes:
+        key = (i, "tokens" if s.kind == "tokens" else "data", s.offset or 0, s.nbytes or 0)
+        found = self._recent.get(key)
+        if found is None:
+            found = self._recent[key] = bytes(self.payload(i, s))
+            self._recent_bytes += len(found)
+            while self._recent_bytes > RECENT_BYTES and len(self._recent) > 1:
+                self._recent_bytes -= len(self._recent.pop(next(iter(self._recent))))
+        return found
+
+    def release(self, i: int) -> None:
+        """Let go of what is held of shard i's files: for who goes through thousands of shards and comes back to none."""
+        names = [join(self.path, self.shards[i].index)]
+        names += [self._opened.pop(key)[0] for key in [k for k in self._opened if k[0] == i]]
+        for name in names:
+            self._maps.pop(name, None)
 
     def payload(self, i: int, segment: Segment) -> memoryview:
         """The stored bytes of a segment of shard i."""
@@ -140,7 +177,7 @@ class Dataset:
         return self._maps[path]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_maps": {}, "_opened": {}}  # maps do not travel between processes
+        return {**self.__dict__, "_maps": {}, "_opened": {}, "_recent": {}, "_recent_bytes": 0}  # maps do not travel between processes
 
 
 @functools.lru_cache(maxsize=16)

@@ -88,14 +88,15 @@ class PartWriter:
         """Count `n` more records (or unreadable items) that came in."""
         self.emitted += n
 
-    def add(self, record: Record) -> None:
-        """Write one record, rolling to a new shard when the present one is full."""
+    def add(self, record: Record) -> str:
+        """Write one record, rolling to a new shard when the present one is full. Returns the sha256 of its segments."""
         shard = self._open()
-        shard.add(record)
+        digest = shard.add(record)
         self.written += 1
         self._count(record)
         if shard.stored >= self.shard_bytes:
             self._roll()
+        return digest
 
     def keep(self, row: dict[str, Any]) -> None:
         """Write a row of another dataset's index as it is now, while its bytes stay in the data file that `foreign_data` names."""

@@ -5,11 +5,14 @@ plain ustar tar that any WebDataset reader opens; curated text lies in the index
 files whose arrays start at multiples of 64, read by mmap or ranged GET. **Each distinct payload is stored once**: frames that serve a hundred
 navigation samples, or an image that serves ten questions, cost index rows and no pixels. The index keeps what planners read in flat columns
 (flat reads are an order of magnitude faster than nested ones) and everything else in one list of segments.
+
+A writer holds 10,000 index rows, 16 MiB of recent payloads and a hash of each distinct one, whatever the size of the shard.
 """
 
 from __future__ import annotations
 
 import tarfile
+from collections import Counter
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields, replace
 from hashlib import sha256
@@ -20,12 +23,14 @@ import pyarrow.parquet as pq
 
 from pipelines.format import storage
 from pipelines.format.document import canon
-from pipelines.format.index import INDEX_SCHEMA, as_json, row_of
+from pipelines.format.index import ROW_GROUP, IndexWriter, as_json, row_of
 from pipelines.format.record import Record, Segment
 from pipelines.format.storage import Building
 
 ALIGN = 64
-ROW_GROUP = 10_000
+TAR_END = 1024  # the two empty blocks that end a tar
+RECENT_BYTES = 16 << 20  # payloads whose hash is remembered by object: some hundred frames of a trajectory
+
 
 @dataclass(frozen=True, slots=True)
 class Shard:
@@ -45,6 +50,11 @@ class Shard:
     text_tokens: int
     visual_tokens: int
     first_row: int
+
+    @property
+    def foreign(self) -> bool:
+        """Whether `data` is a file of another dataset that this one points into; it is checked, and goes, with that one."""
+        return self.data is not None and self.data_sha256 is None
 
     def as_dict(self) -> dict[str, Any]:
         """For the commit record."""
@@ -107,13 +117,15 @@ class ShardWriter:
 
     def __init__(self, root: str, part: int, first_row: int, encoded: bool, foreign_data: Foreign | None = None) -> None:
         self.root, self.part, self.first_row, self.encoded = root, part, first_row, encoded
-        self._rows: list[dict[str, Any]] = []
+        self._index: IndexWriter | None = None
+        self._counts = Counter[str]()
         self._stack = ExitStack()
         self._files: dict[str, Building] = {}
         self._seen: dict[tuple[str, bytes], tuple[str | None, int, int]] = {}
         self._digests: dict[int, tuple[bytes, bytes]] = {}
+        self._recent = 0
         self._foreign = foreign_data or Foreign("")
-        self.stored = 0  # bytes of distinct payload and text so far: what rolls a shard
+        self.stored = 0  # bytes of the data files, or of the text where there is none, so far: what rolls a shard
 
     def __enter__(self) -> ShardWriter:
         return self
@@ -124,11 +136,11 @@ class ShardWriter:
     @property
     def records(self) -> int:
         """Records written so far."""
-        return len(self._rows)
+        return self._counts["records"]
 
-    def add(self, record: Record) -> None:
-        """Append one record: its new payloads to the data files, its row to the index."""
-        key = f"{self.part:05d}-{self.first_row + len(self._rows):06d}"
+    def add(self, record: Record) -> str:
+        """Append one record: its new payloads to the data files, its row to the index. Returns the sha256 of its segments, as the index says it."""
+        key = f"{self.part:05d}-{self.first_row + self.records:06d}"
         digest = sha256()
         for s in record.segments:
             digest.update(s.payload if s.payload is not None else (s.text or "").encode())
@@ -136,19 +148,26 @@ class ShardWriter:
             placed = [self._place_array(s) for s in record.segments]
         elif record.data == "text":
             placed = list(record.segments)
-            self.stored += sum(len(s.text or "") for s in placed)
         else:
             placed = self._place_members(key, record)
-        self._rows.append(row_of(record, key, tuple(placed), digest.hexdigest()))
+        row = row_of(record, key, tuple(placed), digest.hexdigest())
+        if record.data == "text" and not self.encoded:
+            self.stored += row["nbytes"]
+        self.keep(row)
+        return str(row["sha256"])
 
     def keep(self, row: dict[str, Any]) -> None:
-        """Append a row of another dataset's index as it is. Its key and members name what lies in that dataset's data file."""
-        self._rows.append(row)
+        """Append a row as it is. One of another dataset's index names by its key and members what lies in that dataset's data file."""
+        if self._index is None:
+            self._index = IndexWriter(self._file("index"))
+        self._index.add(row)
+        self._counts.update({"records": 1, "text": row["text_tokens"], "visual": row["visual_tokens"]})
 
     def publish(self) -> tuple[Shard, list[dict[str, Any]]]:
         """Make the shard visible: data first, index last. Returns its table row and its files."""
+        assert self._index is not None, "a shard has at least one record"
         if "data" in self._files and not self.encoded:
-            self._files["data"].write(b"\0" * 1024)  # the two empty blocks that end a tar
+            self._files["data"].write(b"\0" * TAR_END)
         names: dict[str, tuple[str, Building]] = {}
         for kind in ("tokens", "data"):
             if kind in self._files:
@@ -156,9 +175,8 @@ class ShardWriter:
                 stem = "data" if not self.encoded else "tokens" if kind == "tokens" else "latents"
                 name = f"{stem}-{self.part:05d}-{b.sha256[:16]}.{'bin' if self.encoded else 'tar'}"
                 names[kind] = (name, b)
-        table = pa.Table.from_pylist(self._rows, schema=INDEX_SCHEMA)
-        index = self._stack.enter_context(storage.building(self.root))
-        index.write(parquet_bytes(table))
+        self._index.finish()
+        index = self._files["index"]
         names["index"] = (f"index-{self.part:05d}-{index.sha256[:16]}.parquet", index)
         for name, b in names.values():
             b.publish(self.root, name)
@@ -180,9 +198,9 @@ class ShardWriter:
             index=of("index", "path"),
             index_bytes=of("index", "bytes"),
             index_sha256=of("index", "sha256"),
-            records=len(self._rows),
-            text_tokens=sum(r["text_tokens"] for r in self._rows),
-            visual_tokens=sum(r["visual_tokens"] for r in self._rows),
+            records=self.records,
+            text_tokens=self._counts["text"],
+            visual_tokens=self._counts["visual"],
             first_row=self.first_row,
         )
 
@@ -196,8 +214,9 @@ class ShardWriter:
         known = self._digests.get(id(payload))
         if known is None or known[0] is not payload:
             known = self._digests[id(payload)] = (payload, sha256(payload).digest())
-            if len(self._digests) > 64:
-                self._digests.pop(next(iter(self._digests)))
+            self._recent += len(payload)
+            while self._recent > RECENT_BYTES and len(self._digests) > 1:
+                self._recent -= len(self._digests.pop(next(iter(self._digests)))[0])
         return known[1]
 
     def _place_array(self, s: Segment) -> Segment:
@@ -248,6 +267,7 @@ class ShardWriter:
     def _member(self, tar: Building, name: str, payload: bytes) -> int:
         tar.write(tar_header(name, len(payload)))
         offset = tar.write(payload)
-        tar.write(_ZEROS[: -len(payload) % 512])
-        self.stored += 1024 + len(payload)
+        padding = -len(payload) % 512
+        tar.write(_ZEROS[:padding])
+        self.stored += 512 + len(payload) + padding
         return offset
