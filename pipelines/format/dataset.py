@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -25,6 +26,8 @@ from pipelines.format.ranges import Ranges
 from pipelines.format.record import Record, Segment
 from pipelines.format.shard import Shard, read_shard_table
 from pipelines.format.storage import join
+
+_BATCH_BYTES = 4 << 20  # of a packed index, read as rows at a time
 
 
 class Dataset:
@@ -70,19 +73,30 @@ class Dataset:
 
     def index(self, i: int, columns: list[str] | None = None) -> pa.Table:
         """The index of shard i, or some of its columns; a leaf such as "segments.list.element.turn" can be asked for alone."""
+        with self._index_file(i) as file:
+            return file.read(columns=columns)
+
+    @contextmanager
+    def _index_file(self, i: int) -> Iterator[pq.ParquetFile]:
         path = join(self.path, self.shards[i].index)
         try:
-            source = pa.BufferReader(pa.py_buffer(self._map(path)))
-            return pq.ParquetFile(source).read(columns=columns)
+            yield pq.ParquetFile(pa.BufferReader(pa.py_buffer(self._map(path))))
         except (pa.ArrowInvalid, OSError) as e:
             raise VerifyError("the index cannot be read", where=path, found=e, next=f"pipelines verify {self.path} --deep") from e
 
     def records(self, i: int, payloads: bool = False) -> Iterator[Record]:
         """The records of shard i in written order; with `payloads`, their bytes too."""
-        for batch in self.index(i).to_batches(max_chunksize=1024):
-            for row in batch.to_pylist():
-                record = record_of(row)
-                yield self.with_payloads(i, record) if payloads else record
+        for row in self.rows(i):
+            record = record_of(row)
+            yield self.with_payloads(i, record) if payloads else record
+
+    def rows(self, i: int) -> Iterator[dict[str, Any]]:
+        """The index rows of shard i in order, a few megabytes of them in memory at a time."""
+        with self._index_file(i) as file:
+            each = self.shards[i].index_bytes  # packed; text unpacks two to five times
+            batch = max(1, min(1024, _BATCH_BYTES * max(1, self.shards[i].records) // max(1, each)))
+            for some in file.iter_batches(batch_size=batch, use_threads=False):
+                yield from some.to_pylist()
 
     def with_payloads(self, i: int, record: Record) -> Record:
         """The record with the bytes of its stored segments in memory."""

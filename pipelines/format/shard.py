@@ -22,10 +22,12 @@ from pipelines.format import storage
 from pipelines.format.document import canon
 from pipelines.format.index import INDEX_SCHEMA, as_json, row_of
 from pipelines.format.record import Record, Segment
+from pipelines.format.rows import ROW_GROUP, ZSTD, RowFile
 from pipelines.format.storage import Building
 
 ALIGN = 64
-ROW_GROUP = 10_000
+_DIGESTS = 64 << 20  # bytes of payloads whose hashes are remembered
+
 
 @dataclass(frozen=True, slots=True)
 class Shard:
@@ -72,7 +74,7 @@ def read_shard_table(data: bytes) -> list[Shard]:
 def parquet_bytes(table: pa.Table) -> bytes:
     """A table as Parquet: zstd 3, row groups of 10,000, no pandas metadata."""
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd", compression_level=3, row_group_size=ROW_GROUP)
+    pq.write_table(table, sink, row_group_size=ROW_GROUP, **ZSTD)
     return cast(bytes, sink.getvalue().to_pybytes())
 
 
@@ -81,11 +83,14 @@ class ShardWriter:
 
     def __init__(self, root: str, part: int, first_row: int, encoded: bool, foreign_data: str | None = None) -> None:
         self.root, self.part, self.first_row, self.encoded = root, part, first_row, encoded
-        self._rows: list[dict[str, Any]] = []
         self._stack = ExitStack()
+        self._index = RowFile(root, INDEX_SCHEMA)
+        self._stack.callback(self._index.close)
+        self._tokens = {"text_tokens": 0, "visual_tokens": 0}
         self._files: dict[str, Building] = {}
         self._seen: dict[tuple[str, bytes], tuple[str | None, int, int]] = {}
         self._digests: dict[int, tuple[bytes, bytes]] = {}
+        self._digested = 0
         self._foreign = foreign_data
         self.stored = 0  # bytes of distinct payload and text so far: what rolls a shard
 
@@ -98,11 +103,11 @@ class ShardWriter:
     @property
     def records(self) -> int:
         """Records written so far."""
-        return len(self._rows)
+        return self._index.rows
 
     def add(self, record: Record) -> None:
         """Append one record: its new payloads to the data files, its row to the index."""
-        key = f"{self.part:05d}-{self.first_row + len(self._rows):06d}"
+        key = f"{self.part:05d}-{self.first_row + self._index.rows:06d}"
         digest = sha256()
         for s in record.segments:
             digest.update(s.payload if s.payload is not None else (s.text or "").encode())
@@ -110,10 +115,14 @@ class ShardWriter:
             placed = [self._place_array(s) for s in record.segments]
         elif record.data == "text":
             placed = list(record.segments)
-            self.stored += sum(len(s.text or "") for s in placed)
         else:
             placed = self._place_members(key, record)
-        self._rows.append(row_of(record, key, tuple(placed), digest.hexdigest()))
+        row = row_of(record, key, tuple(placed), digest.hexdigest())
+        for name in self._tokens:
+            self._tokens[name] += row[name]
+        if record.data == "text" and not self.encoded:
+            self.stored += row["nbytes"]
+        self._index.add(row, sum(len(s.text or "") for s in placed) + len(row["fields"] or ""))
 
     def publish(self) -> tuple[Shard, list[dict[str, Any]]]:
         """Make the shard visible: data first, index last. Returns its table row and its files."""
@@ -126,9 +135,7 @@ class ShardWriter:
                 stem = "data" if not self.encoded else "tokens" if kind == "tokens" else "latents"
                 name = f"{stem}-{self.part:05d}-{b.sha256[:16]}.{'bin' if self.encoded else 'tar'}"
                 names[kind] = (name, b)
-        table = pa.Table.from_pylist(self._rows, schema=INDEX_SCHEMA)
-        index = self._stack.enter_context(storage.building(self.root))
-        index.write(parquet_bytes(table))
+        index = self._index.finish()
         names["index"] = (f"index-{self.part:05d}-{index.sha256[:16]}.parquet", index)
         for name, b in names.values():
             b.publish(self.root, name)
@@ -150,9 +157,8 @@ class ShardWriter:
             index=of("index", "path"),
             index_bytes=of("index", "bytes"),
             index_sha256=of("index", "sha256"),
-            records=len(self._rows),
-            text_tokens=sum(r["text_tokens"] for r in self._rows),
-            visual_tokens=sum(r["visual_tokens"] for r in self._rows),
+            records=self._index.rows,
+            **self._tokens,
             first_row=self.first_row,
         )
 
@@ -166,8 +172,9 @@ class ShardWriter:
         known = self._digests.get(id(payload))
         if known is None or known[0] is not payload:
             known = self._digests[id(payload)] = (payload, sha256(payload).digest())
-            if len(self._digests) > 64:
-                self._digests.pop(next(iter(self._digests)))
+            self._digested += len(payload)
+            while len(self._digests) > 1 and (len(self._digests) > 64 or self._digested > _DIGESTS):
+                self._digested -= len(self._digests.pop(next(iter(self._digests)))[0])
         return known[1]
 
     def _place_array(self, s: Segment) -> Segment:
