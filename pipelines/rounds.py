@@ -225,7 +225,7 @@ def rewrite_part(item: dict[str, Any], candidates: str, drops: Drops, shard_byte
     kept = {"shard_bytes": shard_bytes, "items": before["items"], "keep_dropped": keep_dropped}
     with PartWriter(item["root"], item["part"], fingerprint=item["fingerprint"], **kept) as writer:
         _carry_dropped(writer, candidates)
-        writer.carry(before, [row for path in rejects for row in _read(join(candidates, path)).to_pylist()])
+        writer.carry(before, (row for path in rejects for batch in _read(join(candidates, path)).to_batches(4096) for row in batch.to_pylist()))
         for i in shards:
             dropped = drops.of(i)
             for record in dataset.records(i):

@@ -22,7 +22,8 @@ from pipelines.stage import SourcePart
 
 MAX_ROW_GROUP = 4 << 30  # uncompressed bytes of the columns read from one row group
 MAX_COLUMNS = 10_000
-BATCH = 64  # rows in memory at a time: 64 photos of 4 MB are 256 MB
+BATCH = 64  # rows in memory at a time, fewer where they are large:
+BATCH_BYTES = 64 << 20
 
 
 def group_runs(path: str, item: Input, columns: list[str], where: str | None = None) -> list[SourcePart]:
@@ -102,7 +103,8 @@ def _bytes(file: pq.ParquetFile, group: int, columns: list[str]) -> int:
 def _rows(file: pq.ParquetFile, group: int, columns: list[str]) -> Iterator[dict[str, Any]]:
     if (size := _bytes(file, group, columns)) > MAX_ROW_GROUP:
         raise Reject("too_large", f"row group {group} holds {size} bytes, allowed {MAX_ROW_GROUP}")
-    batches = _told(lambda: file.iter_batches(batch_size=BATCH, row_groups=[group], columns=columns, use_threads=False))
+    rows = max(1, min(BATCH, BATCH_BYTES * file.metadata.row_group(group).num_rows // max(1, size)))
+    batches = _told(lambda: file.iter_batches(batch_size=rows, row_groups=[group], columns=columns, use_threads=False))
     while True:
         batch = _told(lambda: next(batches, None))
         if batch is None:

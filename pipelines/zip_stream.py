@@ -35,7 +35,7 @@ def members(raw: IO[bytes], wanted: Callable[[str], bool]) -> Iterator[tuple[str
     seen: set[str] = set()
     with archive:
         for info in archive.infolist():
-            if info.is_dir():
+            if not info.filename or info.is_dir():  # a name that begins with NUL ends there
                 continue
             problem = _problem(info, seen)
             seen.add(info.filename)

@@ -12,7 +12,6 @@ A writer holds 10,000 index rows, 16 MiB of recent payloads and a hash of each d
 from __future__ import annotations
 
 import tarfile
-from collections import Counter
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields, replace
 from hashlib import sha256
@@ -23,8 +22,9 @@ import pyarrow.parquet as pq
 
 from pipelines.format import storage
 from pipelines.format.document import canon
-from pipelines.format.index import ROW_GROUP, IndexWriter, as_json, row_of
+from pipelines.format.index import INDEX_SCHEMA, as_json, row_of
 from pipelines.format.record import Record, Segment
+from pipelines.format.rows import ROW_GROUP, ZSTD, RowFile
 from pipelines.format.storage import Building
 
 ALIGN = 64
@@ -92,7 +92,7 @@ def read_shard_table(data: bytes) -> list[Shard]:
 def parquet_bytes(table: pa.Table) -> bytes:
     """A table as Parquet: zstd 3, row groups of 10,000, no pandas metadata."""
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd", compression_level=3, row_group_size=ROW_GROUP)
+    pq.write_table(table, sink, row_group_size=ROW_GROUP, **ZSTD)
     return cast(bytes, sink.getvalue().to_pybytes())
 
 
@@ -117,9 +117,10 @@ class ShardWriter:
 
     def __init__(self, root: str, part: int, first_row: int, encoded: bool, foreign_data: Foreign | None = None) -> None:
         self.root, self.part, self.first_row, self.encoded = root, part, first_row, encoded
-        self._index: IndexWriter | None = None
-        self._counts = Counter[str]()
         self._stack = ExitStack()
+        self._index = RowFile(root, INDEX_SCHEMA)
+        self._stack.callback(self._index.close)
+        self._tokens = {"text_tokens": 0, "visual_tokens": 0}
         self._files: dict[str, Building] = {}
         self._seen: dict[tuple[str, bytes], tuple[str | None, int, int]] = {}
         self._digests: dict[int, tuple[bytes, bytes]] = {}
@@ -136,7 +137,7 @@ class ShardWriter:
     @property
     def records(self) -> int:
         """Records written so far."""
-        return self._counts["records"]
+        return self._index.rows
 
     def add(self, record: Record) -> str:
         """Append one record: its new payloads to the data files, its row to the index. Returns the sha256 of its segments, as the index says it."""
@@ -158,14 +159,12 @@ class ShardWriter:
 
     def keep(self, row: dict[str, Any]) -> None:
         """Append a row as it is. One of another dataset's index names by its key and members what lies in that dataset's data file."""
-        if self._index is None:
-            self._index = IndexWriter(self._file("index"))
-        self._index.add(row)
-        self._counts.update({"records": 1, "text": row["text_tokens"], "visual": row["visual_tokens"]})
+        for name in self._tokens:
+            self._tokens[name] += row[name]
+        self._index.add(row, sum(len(s["text"] or "") for s in row["segments"]) + len(row["fields"] or ""))
 
     def publish(self) -> tuple[Shard, list[dict[str, Any]]]:
         """Make the shard visible: data first, index last. Returns its table row and its files."""
-        assert self._index is not None, "a shard has at least one record"
         if "data" in self._files and not self.encoded:
             self._files["data"].write(b"\0" * TAR_END)
         names: dict[str, tuple[str, Building]] = {}
@@ -175,8 +174,7 @@ class ShardWriter:
                 stem = "data" if not self.encoded else "tokens" if kind == "tokens" else "latents"
                 name = f"{stem}-{self.part:05d}-{b.sha256[:16]}.{'bin' if self.encoded else 'tar'}"
                 names[kind] = (name, b)
-        self._index.finish()
-        index = self._files["index"]
+        index = self._index.finish()
         names["index"] = (f"index-{self.part:05d}-{index.sha256[:16]}.parquet", index)
         for name, b in names.values():
             b.publish(self.root, name)
@@ -198,9 +196,8 @@ class ShardWriter:
             index=of("index", "path"),
             index_bytes=of("index", "bytes"),
             index_sha256=of("index", "sha256"),
-            records=self.records,
-            text_tokens=self._counts["text"],
-            visual_tokens=self._counts["visual"],
+            records=self._index.rows,
+            **self._tokens,
             first_row=self.first_row,
         )
 

@@ -2,7 +2,7 @@
 
 A file, a folder or a list of `.jsonl` or `.json` files, plain or gzip or zstd. Plain files are cut into byte ranges of 256 MiB (a line belongs
 where its first byte lies), so one huge file is read by many workers; a compressed file is one part, and so is one that has to be fetched. A line
-that is no JSON, has no text or is longer than 64 MiB costs one record; an archive that is cut or unpacks beyond reason costs its rest.
+that is no JSON, has no text or is longer than 16 MiB costs one record; an archive that is cut or unpacks beyond reason costs its rest.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from pipelines.check_dataset import check
 from pipelines.compact import STAGE, Compact
 from pipelines.compact_runs import find_runs, weights
 from pipelines.engine import open_job
-from pipelines.format import index, storage
+from pipelines.format import rows, storage
 from pipelines.format.dataset import Dataset
 from pipelines.format.document import fingerprint, parse
 from pipelines.format.errors import RecipeError, StorageError, VerifyError
@@ -317,7 +317,7 @@ def test_a_later_tombstone_makes_anew_only_the_part_that_holds_what_it_names(tmp
 
 def test_memory_does_not_grow_with_shards(tmp_path, monkeypatch):
     """48 payloads of 1 MiB, of which 16 MiB may stay in memory; and 16 MiB of text, in row groups of 2 MiB."""
-    monkeypatch.setattr(index, "ROW_GROUP", 500)
+    monkeypatch.setattr(rows, "GROUP_BYTES", 2 << 20)
     big = lambda i: Image(i.to_bytes(4, "big") * (1 << 18), atom=0, shape=(1, 1, 3))
     prose = lambda i: Text(f"{i:07d} " * 512)
     for data, n, parts, one, most in (("image-text", 48, 8, big, 24), ("text", 4_000, 20, prose, 12)):
