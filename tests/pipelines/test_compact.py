@@ -320,7 +320,7 @@ def test_memory_does_not_grow_with_shards(tmp_path, monkeypatch):
     monkeypatch.setattr(rows, "GROUP_BYTES", 2 << 20)
     big = lambda i: Image(i.to_bytes(4, "big") * (1 << 18), atom=0, shape=(1, 1, 3))
     prose = lambda i: Text(f"{i:07d} " * 512)
-    for data, n, parts, one, most in (("image-text", 48, 8, big, 24), ("text", 4_000, 20, prose, 12)):
+    for data, n, parts, one, most in (("image-text", 48, 8, big, 24), ("text", 4_000, 20, prose, 8)):
         commits = []
         for part in range(parts):
             with PartWriter(str(tmp_path / data), part, fingerprint="x") as w:

@@ -142,3 +142,12 @@ def test_a_members_header_is_the_one_that_tarfile_makes(name, size):
     info = tarfile.TarInfo(name)
     info.size = size
     assert tar_header(name, size) == info.tobuf(tarfile.USTAR_FORMAT)
+
+
+def test_records_that_share_a_frame_are_handed_one_object(tmp_path):
+    root = toys.curated(str(tmp_path / "d"), "action-video", n=6, parts=1)
+    ds = Dataset.open(root)
+    seen = [s.payload for r in ds.records(0, payloads=True) for s in r.segments if s.payload is not None]
+    assert len({id(p) for p in seen}) == len(set(seen)) < len(seen)
+    ds.release(0)
+    assert not ds._maps and [r.id for r in ds.records(0)] == [r.id for r in toys.records("action-video", 6)], "and it is opened again when asked for"
