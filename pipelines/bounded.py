@@ -19,7 +19,7 @@ from pipelines.format.errors import Reject
 from pipelines.format.storage import open_read
 
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
-MAX_LINE = 64 << 20  # bytes of one JSON line: ten times the longest book
+MAX_LINE = 16 << 20  # bytes of one JSON line: twice the longest novel. What reads it holds four copies, of up to four bytes a character
 MAX_UNPACKED = 256 << 30  # bytes out of one compressed file
 MAX_RATIO = 300  # bytes out for each byte in, once FREE bytes are out; web text packs 3 to 10 times, logs 50
 FREE = 64 << 20

@@ -8,8 +8,9 @@ parent's shard table and indexes say and from `shard_bytes`, so a killed job goe
 
 Payloads are copied as they are: nothing is decoded, each distinct one is stored once per new shard, and every record is checked against the sha256
 that the parent's index holds, so damage stops the job and is never given a new hash. Only `key`, `member`, offsets and file names change. What
-tombstones name is left out. A data file of another dataset (`reuse`, `storage: none`) stays where it is: only shards that point into one such
-file can be joined. Whatever else the parent's card says (encoding, encoders, statistics, tokenizer) comes along unchanged.
+tombstones name is left out. Pictures of a scored dataset, which lie in the files of the one that was scored, are copied, so that it stands
+alone. Encoded data that lies in another dataset (`reuse`, `storage: none`) stays there: only shards that point into one such file are joined.
+Whatever else the parent's card says (encoding, encoders, statistics, tokenizer) comes along unchanged.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from pipelines.format.forgotten import REASON, forgotten_rows
 from pipelines.format.index import record_of
 from pipelines.format.manifest import file_entry, parent, refuse_other_recipe
 from pipelines.format.part import FORMAT, SHARD_BYTES, PartWriter, commit_path
+from pipelines.format.shard import Foreign
 from pipelines.recipe import Resources
 from pipelines.stage import Job, Step
 from pipelines.terminal import say
@@ -62,7 +64,7 @@ class CompactStage:
         after = [sum(sizes[r.first : r.stop]) // r.pieces for r in runs for _ in range(r.pieces)]
         facts = {"records": dataset.card["records"], "bytes": sum(sizes), "shards": len(sizes), "shards_after": len(after), "parts": len(runs)}
         facts |= {"forgotten": sum(map(len, gone.values())), "output": config.output}
-        said = ["already compact: its files would be linked, not copied"] if _compact(runs, gone) else []
+        said = ["already compact: its files would be linked, not copied"] if _compact(dataset, runs, gone) else []
         return Estimate(f"compact {dataset.card['name']}", facts, [_spread("now", sizes), _spread("then", after)], said)
 
     def run(self, config: Compact, job: Job) -> str:
@@ -75,7 +77,7 @@ class CompactStage:
         made = {"format": FORMAT, "stage": "compact", "version": VERSION, "shard_bytes": config.shard_bytes}
         whole = fingerprint({**made, "parent": dataset.card.get("recipe_fingerprint") or dataset.fingerprint})
         kwargs = {"dataset": (dataset.path, dataset.fingerprint), "root": output}
-        if _compact(runs, gone):
+        if _compact(dataset, runs, gone):
             job.log("already compact", dataset=dataset.path, shards=len(runs))
             say(f"{dataset.path} is already compact ({len(runs)} shards): its files are linked, not copied", stderr=True)
             step, parts = Step(link_part, kwargs, cpus=config.resources.cpus, name="link"), items(dataset, made)
@@ -119,8 +121,9 @@ def _clear(output: str, whole: str, parts: set[int]) -> None:
         storage.delete(commit_path(output, number))
 
 
-def _compact(runs: list[Run], gone: dict[int, list[int]]) -> bool:
-    return not gone and all(r.stop - r.first == 1 == r.pieces for r in runs)
+def _compact(dataset: Dataset, runs: list[Run], gone: dict[int, list[int]]) -> bool:
+    apart = dataset.encoding is None and any(s.elsewhere for s in dataset.shards)
+    return not gone and not apart and all(r.stop - r.first == 1 == r.pieces for r in runs)
 
 
 def _spread(when: str, sizes: list[int]) -> dict[str, Any]:
@@ -141,7 +144,7 @@ def compact_part(item: dict[str, Any], dataset: tuple[str, str], root: str) -> d
     """Copy a run of shards into one or several; returns the commit record. Holds one payload and what a ShardWriter holds."""
     parent = open_cached(*dataset)
     first = parent.shards[item["first"]]
-    foreign = moved(first, parent, root).data if first.foreign else None
+    foreign = Foreign(moved(first, parent, root).data or "") if first.foreign else None
     kept = {"shard_bytes": item["roll"], "items": item["stop"] - item["first"], "foreign_data": foreign}
     with PartWriter(root, item["part"], fingerprint=item["fingerprint"], encoded=parent.encoding is not None, **kept) as writer:
         for i, gone in zip(range(item["first"], item["stop"]), item["gone"], strict=True):

@@ -38,7 +38,7 @@ def weights(dataset: Dataset) -> list[int]:
     for i, s in enumerate(dataset.shards):
         if dataset.encoding is not None and (s.tokens_bytes is not None or s.data_bytes is not None):
             sizes[i] = sum(-(-(n or 0) // ALIGN) * ALIGN for n in (s.tokens_bytes, s.data_bytes))  # the next array begins at a multiple
-        elif s.data_bytes is not None:
+        elif s.data_bytes is not None and not s.elsewhere:
             sizes[i] = s.data_bytes - TAR_END
     asked = [i for i, size in enumerate(sizes) if size is None]
     with ThreadPoolExecutor(OPEN) as pool:
@@ -47,10 +47,17 @@ def weights(dataset: Dataset) -> list[int]:
 
 
 def _held(dataset: Dataset, i: int) -> int:
-    """Sum of the flat column `nbytes`: one range for the footer and one a row group, whatever texts the index holds."""
+    """What the rows of a shard without a data file of its own hold. Of the index, its footer and the columns asked for are fetched, no text."""
     where = storage.join(dataset.path, dataset.shards[i].index)
     try:
-        column = pq.ParquetFile(RangedFile(where, dataset.shards[i].index_bytes)).read(["nbytes"], use_threads=False)["nbytes"]
+        file = pq.ParquetFile(RangedFile(where, dataset.shards[i].index_bytes))
+        if dataset.encoding is None and dataset.shards[i].elsewhere:
+            leaves = [f"segments.list.element.{name}" for name in ("offset", "nbytes")]
+            flat = pc.list_flatten(file.read(leaves, use_threads=False)["segments"].combine_chunks())
+            places = set(zip(flat.field("offset").to_pylist(), flat.field("nbytes").to_pylist(), strict=True))
+            members = [n for offset, n in places if offset is not None] + [512] * dataset.shards[i].records  # each record's JSON as it mostly is
+            return sum(512 + n + -n % 512 for n in members)
+        column = file.read(["nbytes"], use_threads=False)["nbytes"]
     except (pa.ArrowInvalid, OSError) as e:
         raise VerifyError("the index cannot be read", where=where, found=e, next=f"pipelines verify {dataset.path} --deep") from e
     return int(pc.sum(column).as_py() or 0)

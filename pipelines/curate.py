@@ -41,7 +41,9 @@ class Curate:
         self._expect(config)
         parts = config.source.parts()
         inputs = {tuple(i[:2]) for p in parts for i in p.inputs}
-        facts = {"parts": len(parts), "files": len(inputs), "bytes_in": sum(size for _, size in inputs), "output": config.output}
+        unknown = sum(size is None for _, size in inputs)  # files on the web: what they weigh is not known before they are fetched
+        facts: dict[str, Any] = {"parts": len(parts), "files": len(inputs), **({"to_fetch": unknown} if unknown else {})}
+        facts |= {"bytes_in": sum(size or 0 for _, size in inputs), "output": config.output}
         stages = [config.source, *config.filters, *config.transforms, *config.across]
         return Estimate(f"{self.kind} {config.name}", facts, [{"step": part_name(s), **_short(s)} for s in stages])
 
@@ -75,7 +77,8 @@ class Curate:
         if config.retry:
             commit_parts(job, made)
             new = retry.fresh(config.source, made.output, made.fingerprint, made.parts, retry.REASONS[config.retry])
-            made = replace(made, parts=[*made.parts, *new])
+            # By number, as the next run will find them: a card is made of its parts in that order.
+            made = replace(made, parts=sorted([*made.parts, *new], key=lambda item: item["part"]))
         return made
 
     def _across(self, config: Recipe, job: Job, final: Build) -> str:

@@ -22,14 +22,16 @@ from pipelines.stage import SourcePart
 
 MAX_ROW_GROUP = 4 << 30  # uncompressed bytes of the columns read from one row group
 MAX_COLUMNS = 10_000
-BATCH = 64  # rows in memory at a time: 64 photos of 4 MB are 256 MB
+BATCH = 64  # rows in memory at a time, fewer where they are large:
+BATCH_BYTES = 64 << 20
 
 
-def group_runs(path: str, item: Input, columns: list[str]) -> list[SourcePart]:
-    """Parts of one file. A column that is not there is an `InputError`; a file that cannot be read is one part, whose reading says so."""
+def group_runs(path: str, item: Input, columns: list[str], where: str | None = None) -> list[SourcePart]:
+    """Parts of one file, which lies below `path` or at `where`. A column that is not there is an `InputError`; a file that cannot be read is one
+    part, whose reading says so."""
     out: list[dict[str, Any]] = []
     try:
-        with _opened(place(path, item.path)) as file:
+        with _opened(where or place(path, item.path)) as file:
             known = file.schema_arrow.names
             for column in columns:
                 if column not in known:
@@ -47,14 +49,16 @@ def group_runs(path: str, item: Input, columns: list[str]) -> list[SourcePart]:
     return [SourcePart(spec, [item.as_list()]) for spec in out]
 
 
-def numbered_rows(path: str, spec: dict[str, Any], columns: list[str]) -> Iterator[tuple[str, dict[str, Any] | Reject]]:
+def numbered_rows(
+    path: str, spec: dict[str, Any], columns: list[str], where: str | None = None
+) -> Iterator[tuple[str, dict[str, Any] | Reject]]:
     """(origin `file#row`, row) of a part; in place of a row group that cannot be read, one `Reject` under its first row not read."""
     rel, row = spec["file"], spec["row"]
     if "reject" in spec:
         yield rel, Reject(*spec["reject"])
         return
     try:
-        with _opened(place(path, rel)) as file:
+        with _opened(where or place(path, rel)) as file:
             for group in range(*spec["groups"]):
                 after = row + file.metadata.row_group(group).num_rows
                 try:
@@ -99,7 +103,8 @@ def _bytes(file: pq.ParquetFile, group: int, columns: list[str]) -> int:
 def _rows(file: pq.ParquetFile, group: int, columns: list[str]) -> Iterator[dict[str, Any]]:
     if (size := _bytes(file, group, columns)) > MAX_ROW_GROUP:
         raise Reject("too_large", f"row group {group} holds {size} bytes, allowed {MAX_ROW_GROUP}")
-    batches = _told(lambda: file.iter_batches(batch_size=BATCH, row_groups=[group], columns=columns, use_threads=False))
+    rows = max(1, min(BATCH, BATCH_BYTES * file.metadata.row_group(group).num_rows // max(1, size)))
+    batches = _told(lambda: file.iter_batches(batch_size=rows, row_groups=[group], columns=columns, use_threads=False))
     while True:
         batch = _told(lambda: next(batches, None))
         if batch is None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from pipelines import look, summary
+from pipelines import look, show_balance, summary
 from pipelines.format import page
 from pipelines.format.dataset import Dataset
 from pipelines.format.errors import HeadwaterError, Reject
@@ -36,6 +36,7 @@ def pages(path: str) -> list[tuple[str, str]]:
         _counts(found),
         tag("h2", "What came of what came in"),
         page.bars({"written": found["written"], **found.get("filtered", {}), **found.get("rejected", {})}),
+        *_figures(found),
         _lineage(found),
         tag("h2", f"{min(SHOWN, found['records'])} of {found['records']} records, evenly spaced"),
         tag("div", *_cards(dataset), class_="grid"),
@@ -48,6 +49,17 @@ def _counts(found: dict[str, Any]) -> Html:
     rows: list[list[Any]] = [["records", found["records"]], ["shards", found["shards"]], ["bytes", found["bytes"]]]
     rows += [[f"{kind} tokens", n] for kind, n in (found.get("tokens") or {}).items() if n]
     return page.table(["", ""], rows)
+
+
+def _figures(found: dict[str, Any]) -> list[Html]:
+    """What whole-dataset stages reported."""
+    out: list[Html] = []
+    for name, figures in (found.get("figures") or {}).items():
+        if summary.is_balance(figures):
+            out += show_balance.blocks(name, found, figures)
+        else:
+            out += [tag("h2", f"What {name} reports"), page.table(["", ""], summary.flat(figures))]
+    return out
 
 
 def _lineage(found: dict[str, Any]) -> Html:
@@ -86,7 +98,8 @@ def _card(dataset: Dataset, found: look.Found, words: Any, above: Dataset | None
     texts = [_text(s) for s in told["segments"] if s["kind"] in ("text", "tokens")]
     name = tag("code", record.id[:12])
     where = tag("div", name, " ", record.origin, class_="soft")
-    return tag("div", tag("div", *pictures[:FRAMES], hidden, class_="strip"), *texts, _questions(record), where, class_="card")
+    scores = tag("div", " · ".join(f"{k} {v:.3g}" for k, v in sorted(record.scores.items())), class_="soft") if record.scores else ""
+    return tag("div", tag("div", *pictures[:FRAMES], hidden, class_="strip"), *texts, _questions(record), scores, where, class_="card")
 
 
 def _text(s: dict[str, Any]) -> Html:

@@ -27,9 +27,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.extra import need
+from pipelines.format.errors import Reject
 from pipelines.format.record import Record
 
 CHUNKS = 400_000  # remembered chunks; a full lexicon takes 270 MB (measured), then a new one is begun
+NEW = 200_000  # new chunks that one text may bring: more than any book; what has more is a table of numbers, or made to fill memory
+_STEP = 10_000  # chunks given to spaCy at a time: it takes 1.5 KB for each until it is done
 _BASE = np.uint64(0x9E3779B97F4A7C15)  # odd, so that multiplying by its powers loses nothing modulo 2^64
 _APART = "\n \n \n"
 _OTHER, _PUNCT, _END = 0, 1, 2  # how a word ends sentences: not, punctuation, a full stop of some script
@@ -192,6 +195,12 @@ class _Chunks(dict[str, tuple[int, ...]]):
         """Take in the chunks that are new, in the order met. They are given to spaCy as one text (four times as fast as one by one) with a token
         between them that is in no special case, so that nothing is matched across."""
         new = [chunk for chunk in dict.fromkeys(chunks) if chunk not in self]
+        if len(new) > NEW:
+            raise Reject("too_large", f"{len(new)} words never seen before in one text, allowed {NEW}")
+        for at in range(0, len(new), _STEP):
+            self._learn(new[at : at + _STEP])
+
+    def _learn(self, new: list[str]) -> None:
         found: list[list[int]] = [[]]
         ids, strings = self._of_orth, self._pipe.vocab.strings
         with self._pipe.memory_zone():  # spaCy would keep every word for ever

@@ -1,4 +1,4 @@
-"""Show single records: texts, picture sizes, token ids; a plan's sequences; a run's last figures.
+"""Show single records: texts, picture sizes, token ids; a plan's sequences; a run's last figures; entries of a list.
 
 pipelines inspect PATH [-n 5] [--skip 0]
 pipelines inspect PATH --id ID
@@ -11,6 +11,7 @@ import json
 from typing import Any
 
 from pipelines import look
+from pipelines.entries import read_entries
 from pipelines.format import storage
 from pipelines.format.dataset import Dataset
 from pipelines.format.errors import InputError
@@ -38,6 +39,8 @@ def answer(args: argparse.Namespace) -> dict[str, Any]:
         return head | {"metrics": _last_lines(card, args.n)}
     if card["kind"] == "ablation":
         return head | {"results": _rows(card, "results", args)}
+    if card["kind"] == "entries":
+        return head | {"entries": read_entries(card["path"])[args.skip : args.skip + args.n]}
     return head | {"card": {key: value for key, value in card.items() if key not in ("path", "card_file")}}
 
 
@@ -84,6 +87,9 @@ def show(answer: dict[str, Any]) -> None:
             say(f"sequence {row['seq']}: {row['length']} positions, {row['payload']} payload tokens, {len(row['spans'])} spans")
             columns = ["dataset", "source", "shard", "row", "first", "count", "start", "stop", "epoch"]
             table("", columns, [[span[c] for c in columns] for span in row["spans"]])
+    elif answer["kind"] == "entries":
+        for entry in answer["entries"]:
+            say(short(entry))
     elif "card" in answer:
         table(answer["path"], ["", ""], [[key, short(value, 100)] for key, value in answer["card"].items()])
     else:
@@ -96,11 +102,15 @@ def _figure(x: Any) -> Any:
     return f"{x:.4g}" if isinstance(x, float) else x
 
 
+def _scores(scores: dict[str, float]) -> str:
+    return " · ".join(f"{name} {value:.4g}" for name, value in sorted(scores.items()))
+
+
 def _show_record(record: dict[str, Any]) -> None:
     say(f"{record['id']}  {record['data']} from {record['source']}: {short(record['origin'])}")
     for key in ("group", "licence", "url", "scores", "fields"):
         if key in record and not (key == "group" and record["group"] == record["id"]):
-            say(f"  {key}: {short(record[key], 160)}")
+            say(f"  {key}: {_scores(record[key]) if key == 'scores' else short(record[key], 160)}")
     for i, s in enumerate(record["segments"]):
         what = [s["kind"], s["role"]]
         what += [f"atom {s['atom']}"] if "atom" in s else []

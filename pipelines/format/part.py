@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
@@ -21,8 +22,10 @@ import pyarrow as pa
 from pipelines.format import storage
 from pipelines.format.document import canon
 from pipelines.format.errors import ConflictError
+from pipelines.format.index import record_of
 from pipelines.format.record import Record
-from pipelines.format.shard import Shard, ShardWriter, parquet_bytes
+from pipelines.format.rows import RowFile
+from pipelines.format.shard import Foreign, Shard, ShardWriter
 from pipelines.format.storage import join
 
 FORMAT = "headwater/1"
@@ -56,7 +59,7 @@ class PartWriter:
         encoded: bool = False,
         shard_bytes: int = SHARD_BYTES,
         items: int = 1,
-        foreign_data: str | None = None,
+        foreign_data: Foreign | None = None,
         keep_dropped: bool = False,
     ) -> None:
         self.dropped: PartWriter | None = None
@@ -69,7 +72,7 @@ class PartWriter:
         self.rejected: Counter[str] = Counter()
         self._sources: dict[str, Counter[str]] = {}
         self._tokens: Counter[str] = Counter()
-        self._rejects: list[dict[str, Any]] = []
+        self._rejects: RowFile | None = None
         self._shards: list[Shard] = []
         self._files: list[dict[str, Any]] = []
         self._stack = ExitStack()
@@ -80,8 +83,10 @@ class PartWriter:
 
     def __exit__(self, *exc: object) -> None:
         self._stack.close()
+        if self._rejects is not None:
+            self._rejects.close()
         if self.dropped is not None:
-            self.dropped._stack.close()
+            self.dropped.__exit__(*exc)
 
     def emit(self, n: int = 1) -> None:
         """Count `n` more records (or unreadable items) that came in."""
@@ -89,15 +94,19 @@ class PartWriter:
 
     def add(self, record: Record) -> str:
         """Write one record, rolling to a new shard when the present one is full. Returns the sha256 of its segments."""
-        if self._shard is None:
-            self._shard = ShardWriter(self.root, self.part, self.written, self.encoded, self.foreign_data)
-            self._stack.enter_context(self._shard)
-        digest = self._shard.add(record)
+        shard = self._open()
+        digest = shard.add(record)
         self.written += 1
         self._count(record)
-        if self._shard.stored >= self.shard_bytes:
+        if shard.stored >= self.shard_bytes:
             self._roll()
         return digest
+
+    def keep(self, row: dict[str, Any]) -> None:
+        """Write a row of another dataset's index as it is now, while its bytes stay in the data file that `foreign_data` names."""
+        self._open().keep(row)
+        self.written += 1
+        self._count(record_of(row))
 
     def drop(self, record: Record, stage: str, reason: str) -> None:
         """A record that a filter did not want."""
@@ -112,12 +121,13 @@ class PartWriter:
         self.rejected[reason] += 1
         self._note(id, origin, stage, "rejected", reason, error)
 
-    def carry(self, before: dict[str, Any], rejects: list[dict[str, Any]]) -> None:
+    def carry(self, before: dict[str, Any], rejects: Iterable[dict[str, Any]]) -> None:
         """Take over what an earlier pass over the same part dropped: its counts and its rows of rejects."""
         self.emitted += before["in"] - before["written"]
         self.filtered.update(before["filtered"])
         self.rejected.update(before["rejected"])
-        self._rejects += rejects
+        for row in rejects:
+            self._list(row)
 
     def commit(self, stats: dict[str, Any] | None = None, retries: dict[str, int] | None = None) -> dict[str, Any]:
         """Publish shards, rejects and, exclusively, the commit record. Returns the record; a lost race with equal work returns the winner's.
@@ -127,8 +137,8 @@ class PartWriter:
         self._roll()
         if self.dropped is not None:
             self.dropped.commit()
-        if self._rejects:
-            self._publish_rejects()
+        if self._rejects is not None:
+            self._publish_rejects(self._rejects)
         record = {
             "format": FORMAT,
             "part": self.part,
@@ -146,6 +156,12 @@ class PartWriter:
             **({"retries": dict(sorted(retries.items()))} if retries else {}),
         }
         return publish_commit(self.root, record)
+
+    def _open(self) -> ShardWriter:
+        if self._shard is None:
+            self._shard = ShardWriter(self.root, self.part, self.written, self.encoded, self.foreign_data)
+            self._stack.enter_context(self._shard)
+        return self._shard
 
     def _roll(self) -> None:
         if self._shard is not None:
@@ -169,15 +185,18 @@ class PartWriter:
             self._tokens[name] += n
 
     def _note(self, id: str | None, origin: str, stage: str, outcome: str, reason: str, error: str) -> None:
-        row = {"id": id, "origin": origin, "stage": stage, "outcome": outcome, "reason": reason, "error": error[:_ERROR_TEXT]}
-        self._rejects.append(row)
+        self._list({"id": id, "origin": origin, "stage": stage, "outcome": outcome, "reason": reason, "error": error[:_ERROR_TEXT]})
 
-    def _publish_rejects(self) -> None:
-        with storage.building(self.root) as b:
-            b.write(parquet_bytes(pa.Table.from_pylist(self._rejects, schema=REJECT_SCHEMA)))
-            name = f"rejects/{self.part:05d}-{b.sha256[:16]}.parquet"
-            self._files.append({"path": name, "bytes": b.nbytes, "sha256": b.sha256})
-            b.publish(self.root, name)
+    def _list(self, row: dict[str, Any]) -> None:
+        if self._rejects is None:
+            self._rejects = RowFile(self.root, REJECT_SCHEMA)
+        self._rejects.add(row, len(row["error"] or ""))
+
+    def _publish_rejects(self, rejects: RowFile) -> None:
+        b = rejects.finish()
+        name = f"rejects/{self.part:05d}-{b.sha256[:16]}.parquet"
+        self._files.append({"path": name, "bytes": b.nbytes, "sha256": b.sha256})
+        b.publish(self.root, name)
 
 
 def net(commit: dict[str, Any]) -> dict[str, Any]:

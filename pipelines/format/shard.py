@@ -12,7 +12,6 @@ A writer holds 10,000 index rows, 16 MiB of recent payloads and a hash of each d
 from __future__ import annotations
 
 import tarfile
-from collections import Counter
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields, replace
 from hashlib import sha256
@@ -23,8 +22,9 @@ import pyarrow.parquet as pq
 
 from pipelines.format import storage
 from pipelines.format.document import canon
-from pipelines.format.index import ROW_GROUP, IndexWriter, as_json, row_of
+from pipelines.format.index import INDEX_SCHEMA, as_json, row_of
 from pipelines.format.record import Record, Segment
+from pipelines.format.rows import ROW_GROUP, ZSTD, RowFile
 from pipelines.format.storage import Building
 
 ALIGN = 64
@@ -56,9 +56,24 @@ class Shard:
         """Whether `data` is a file of another dataset that this one points into; it is checked, and goes, with that one."""
         return self.data is not None and self.data_sha256 is None
 
+    @property
+    def elsewhere(self) -> bool:
+        """Whether `data` lies in another dataset's folder, with a hash of its own here (scores) or without."""
+        return self.data is not None and "/" in self.data
+
     def as_dict(self) -> dict[str, Any]:
         """For the commit record."""
         return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Foreign:
+    """A data file of another dataset that segments point into; `name` is relative to the dataset that points. With size and hash the records'
+    own sha256 cover its bytes and `verify` reads them (scores); without, that is left to the other dataset (`storage: none`, reused latents)."""
+
+    name: str
+    nbytes: int | None = None
+    sha256: str | None = None
 
 
 SHARD_SCHEMA = pa.schema(
@@ -82,23 +97,40 @@ def read_shard_table(data: bytes) -> list[Shard]:
 def parquet_bytes(table: pa.Table) -> bytes:
     """A table as Parquet: zstd 3, row groups of 10,000, no pandas metadata."""
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd", compression_level=3, row_group_size=ROW_GROUP)
+    pq.write_table(table, sink, row_group_size=ROW_GROUP, **ZSTD)
     return cast(bytes, sink.getvalue().to_pybytes())
 
 
-class ShardWriter:
-    """Writes one shard of one part. `foreign_data` names a data file of another dataset that image segments already point into."""
+def tar_header(name: str, size: int) -> bytes:
+    """The 512 bytes before a member: ustar, mode 0644, owner 0, no owner names, mtime 0. `tarfile` makes the same ones in ten times the time."""
+    raw = name.encode()
+    if len(raw) > 100 or size >= 8**11:  # a prefix or a longer number: not with the names given here, but then by the book
+        info = tarfile.TarInfo(name)
+        info.size = size
+        return info.tobuf(tarfile.USTAR_FORMAT)
+    head = raw.ljust(100, b"\0") + b"0000644\0" + b"0000000\0" * 2 + b"%011o\0" % size + b"00000000000\0"
+    sum_ = sum(head) + sum(_AFTER) + 8 * 32
+    return head + b"%06o\0 " % sum_ + _AFTER
 
-    def __init__(self, root: str, part: int, first_row: int, encoded: bool, foreign_data: str | None = None) -> None:
+
+_ZEROS = bytes(512)
+_AFTER = (b"0" + bytes(100) + b"ustar\x0000").ljust(512 - 156, b"\0")  # a plain file, no link, ustar
+
+
+class ShardWriter:
+    """Writes one shard of one part. `foreign_data` is a data file of another dataset that image segments already point into."""
+
+    def __init__(self, root: str, part: int, first_row: int, encoded: bool, foreign_data: Foreign | None = None) -> None:
         self.root, self.part, self.first_row, self.encoded = root, part, first_row, encoded
-        self._index: IndexWriter | None = None
-        self._counts = Counter[str]()
         self._stack = ExitStack()
+        self._index = RowFile(root, INDEX_SCHEMA)
+        self._stack.callback(self._index.close)
+        self._tokens = {"text_tokens": 0, "visual_tokens": 0}
         self._files: dict[str, Building] = {}
         self._seen: dict[tuple[str, bytes], tuple[str | None, int, int]] = {}
         self._digests: dict[int, tuple[bytes, bytes]] = {}
         self._recent = 0
-        self._foreign = foreign_data
+        self._foreign = foreign_data or Foreign("")
         self.stored = 0  # bytes of the data files, or of the text where there is none, so far: what rolls a shard
 
     def __enter__(self) -> ShardWriter:
@@ -110,7 +142,7 @@ class ShardWriter:
     @property
     def records(self) -> int:
         """Records written so far."""
-        return self._counts["records"]
+        return self._index.rows
 
     def add(self, record: Record) -> str:
         """Append one record: its new payloads to the data files, its row to the index. Returns the sha256 of its segments, as the index says it."""
@@ -127,16 +159,17 @@ class ShardWriter:
         row = row_of(record, key, tuple(placed), digest.hexdigest())
         if record.data == "text" and not self.encoded:
             self.stored += row["nbytes"]
-        if self._index is None:
-            self._index = IndexWriter(self._file("index"))
-        self._index.add(row)
-        for name, n in (("records", 1), ("text", row["text_tokens"]), ("visual", row["visual_tokens"])):
-            self._counts[name] += n
+        self.keep(row)
         return str(row["sha256"])
+
+    def keep(self, row: dict[str, Any]) -> None:
+        """Append a row as it is. One of another dataset's index names by its key and members what lies in that dataset's data file."""
+        for name in self._tokens:
+            self._tokens[name] += row[name]
+        self._index.add(row, sum(len(s["text"] or "") for s in row["segments"]) + len(row["fields"] or ""))
 
     def publish(self) -> tuple[Shard, list[dict[str, Any]]]:
         """Make the shard visible: data first, index last. Returns its table row and its files."""
-        assert self._index is not None, "a shard has at least one record"
         if "data" in self._files and not self.encoded:
             self._files["data"].write(b"\0" * TAR_END)
         names: dict[str, tuple[str, Building]] = {}
@@ -146,8 +179,7 @@ class ShardWriter:
                 stem = "data" if not self.encoded else "tokens" if kind == "tokens" else "latents"
                 name = f"{stem}-{self.part:05d}-{b.sha256[:16]}.{'bin' if self.encoded else 'tar'}"
                 names[kind] = (name, b)
-        self._index.finish()
-        index = self._files["index"]
+        index = self._index.finish()
         names["index"] = (f"index-{self.part:05d}-{index.sha256[:16]}.parquet", index)
         for name, b in names.values():
             b.publish(self.root, name)
@@ -163,15 +195,14 @@ class ShardWriter:
             tokens_file=of("tokens", "path"),
             tokens_bytes=of("tokens", "bytes"),
             tokens_sha256=of("tokens", "sha256"),
-            data=of("data", "path") or self._foreign,
-            data_bytes=of("data", "bytes"),
-            data_sha256=of("data", "sha256"),
+            data=of("data", "path") or self._foreign.name or None,
+            data_bytes=of("data", "bytes") or self._foreign.nbytes,
+            data_sha256=of("data", "sha256") or self._foreign.sha256,
             index=of("index", "path"),
             index_bytes=of("index", "bytes"),
             index_sha256=of("index", "sha256"),
-            records=self.records,
-            text_tokens=self._counts["text"],
-            visual_tokens=self._counts["visual"],
+            records=self._index.rows,
+            **self._tokens,
             first_row=self.first_row,
         )
 
@@ -235,10 +266,9 @@ class ShardWriter:
         return out
 
     def _member(self, tar: Building, name: str, payload: bytes) -> int:
-        info = tarfile.TarInfo(name)  # mode 0644, uid and gid 0, empty owner names and mtime 0 are TarInfo's own defaults
-        info.size = len(payload)
-        tar.write(info.tobuf(tarfile.USTAR_FORMAT))
+        tar.write(tar_header(name, len(payload)))
         offset = tar.write(payload)
-        tar.write(b"\0" * (-len(payload) % 512))
-        self.stored += 512 + len(payload) + -len(payload) % 512
+        padding = -len(payload) % 512
+        tar.write(_ZEROS[:padding])
+        self.stored += 512 + len(payload) + padding
         return offset

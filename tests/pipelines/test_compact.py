@@ -17,12 +17,13 @@ from pipelines.compact import STAGE, Compact
 from pipelines.compact_runs import find_runs, weights
 from pipelines.curate import Curate
 from pipelines.engine import open_job
-from pipelines.format import index, storage
+from pipelines.format import rows, storage
 from pipelines.format.dataset import Dataset
 from pipelines.format.document import fingerprint, parse
 from pipelines.format.errors import RecipeError, StorageError, VerifyError
 from pipelines.format.part import PartWriter
 from pipelines.format.record import Image, Record, Text
+from pipelines.format.shard import Foreign
 from pipelines.recipe import Recipe
 from tests import toys
 
@@ -96,7 +97,9 @@ def test_the_same_records_in_the_same_order_and_nothing_else_changed(tmp_path_fa
         slack = 0 if encoded else 1024 + 3 * 1024 * s.records  # a tar's end, and each record's JSON
         assert stored <= sum(len(p) + overhead for p in held) + slack, "each distinct payload once"
     again = compact(after.path, root / "c", shard_bytes)
-    assert told(again) == told(before) and len(again.shards) <= len(after.shards)
+    assert told(again) == told(before)
+    largest = max(w / s.records for w, s in zip(weights(after), after.shards, strict=True))
+    assert shard_bytes < 8 * largest or len(again.shards) <= len(after.shards), "crumbs come only of records that are large for their shards"
 
 
 @pytest.mark.parametrize("data", KINDS)
@@ -214,6 +217,38 @@ def test_frames_that_shards_had_each_for_themselves_are_stored_once(tmp_path):
     (shard,) = after.shards
     assert shard.data_bytes < len(same) + 20 * 2048 + 4096 < sum(s.data_bytes for s in before.shards)
     assert told(after) == told(before)
+
+
+def scored(root, of, each=2):
+    """The rows of a dataset with a score more, `each` in a part, their pictures where they lie: what `pipelines run score` writes."""
+    parent, commits = Dataset.open(str(of)), []
+    for i, s in enumerate(parent.shards):
+        found = list(parent.rows(i))
+        name = storage.relative(f"{parent.path}/{s.data}", str(root))
+        for k in range(0, len(found), each):
+            foreign = Foreign(name, s.data_bytes, s.data_sha256) if s.data else None
+            with PartWriter(str(root), len(commits), fingerprint="x", foreign_data=foreign) as w:
+                for row in found[k : k + each]:
+                    w.emit()
+                    w.keep({**row, "scores": [("aesthetic", 0.5 * k), *row["scores"]]})
+                commits.append(w.commit())
+    return toys.seal(str(root), "toy", parent.data, commits, {})
+
+
+@pytest.mark.parametrize("data", ["text", "vqa", "video"])
+def test_a_scored_dataset_comes_to_stand_alone_and_what_it_points_at_is_left_alone(tmp_path, data):
+    a = Dataset.open(scattered(tmp_path / "a", data, [6, 6]))
+    s = Dataset.open(scored(tmp_path / "deep" / "s", a.path))
+    assert len(s.shards) == 6 and all(x.elsewhere == (data != "text") for x in s.shards)
+    before, theirs = told(s), files(a.path)
+    size = sum(weights(s))
+    assert size == pytest.approx(sum(weights(a)), rel=0.5), "each picture counts once and not each tar"
+    for limit, out in ((10**6, "c"), (max(weights(s)), "one")):
+        c = compact(s.path, tmp_path / out, limit)
+        assert told(c) == before and not any(x.elsewhere for x in c.shards) and check(c.path, {"deep": True}) == []
+    assert files(a.path) == theirs
+    shutil.rmtree(a.path)
+    assert told(Dataset.open(str(tmp_path / "c"))) == before
 
 
 # ---- whoever runs it, and however often it dies ---------------------------------------------------------------------------------------------
@@ -355,10 +390,10 @@ def test_a_later_tombstone_makes_anew_only_the_part_that_holds_what_it_names(tmp
 
 def test_memory_does_not_grow_with_shards(tmp_path, monkeypatch):
     """48 payloads of 1 MiB, of which 16 MiB may stay in memory; and 16 MiB of text, in row groups of 2 MiB."""
-    monkeypatch.setattr(index, "ROW_GROUP", 500)
+    monkeypatch.setattr(rows, "GROUP_BYTES", 2 << 20)
     big = lambda i: Image(i.to_bytes(4, "big") * (1 << 18), atom=0, shape=(1, 1, 3))
     prose = lambda i: Text(f"{i:07d} " * 512)
-    for data, n, parts, one, most in (("image-text", 48, 8, big, 24), ("text", 4_000, 20, prose, 8)):
+    for data, n, parts, one, most in (("image-text", 48, 8, big, 24), ("text", 4_000, 20, prose, 12)):
         commits = []
         for part in range(parts):
             with PartWriter(str(tmp_path / data), part, fingerprint="x") as w:

@@ -1,6 +1,7 @@
 """A dataset made of a dataset: the same records under the same ids, fewer of them, each accounted for, and the way back to the raw file."""
 
 import json
+import shutil
 import tracemalloc
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from pipelines.format.part import PartWriter
 from pipelines.format.record import Image, Record
 from pipelines.recipe import Recipe
 from tests import toys
-from tests.pipelines.test_compact import compact, forget, scattered, told
+from tests.pipelines.test_compact import compact, forget, scattered, scored, told
 
 KINDS = ("text", "image-text", "video", "action-video", "vqa")
 
@@ -97,6 +98,17 @@ def test_pictures_are_resized_under_their_old_ids(tmp_path):
     assert ids(b) == ids(a) and {r.segments[0].shape for r in records(b)} == {(16, 16, 3)}
     same = ("group", "origin", "url", "licence", "phash", "scores", "fields")
     assert [[getattr(r, k) for k in same] for r in records(b)] == [[getattr(r, k) for k in same] for r in records(a)]
+
+
+def test_a_scored_dataset_is_filtered_by_its_scores(tmp_path):
+    a = Dataset.open(scattered(tmp_path / "a", "image-text", [6, 6]))
+    s = Dataset.open(scored(tmp_path / "s", a.path))
+    b = make(s.path, tmp_path / "b", "image-text", filters=[{"score_range": {"scores": {"aesthetic": {"min": 1.0}}}}])
+    wanted = [r.id for r in records(s) if r.scores["aesthetic"] >= 1.0]
+    assert ids(b) == wanted and 0 < len(wanted) < 12 and not any(x.elsewhere for x in b.shards)
+    shutil.rmtree(a.path)
+    shutil.rmtree(s.path)
+    assert check(b.path, {"deep": True}) == [], "its pictures are its own"
 
 
 def test_lineage_and_trace_go_back_to_the_raw_file(tmp_path, capfd):

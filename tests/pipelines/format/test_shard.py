@@ -4,15 +4,14 @@ import io
 import tarfile
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
-from pipelines.format import codec, index, storage
+from pipelines.format import codec
 from pipelines.format.dataset import Dataset
 from pipelines.format.errors import ConflictError, VerifyError
 from pipelines.format.part import PartWriter
 from pipelines.format.record import Image, Record, Segment, Text, atoms
+from pipelines.format.shard import tar_header
 from tests import toys
 
 KINDS = ("text", "image-text", "video", "action-video", "vqa")
@@ -137,20 +136,12 @@ def test_a_changed_shard_table_is_noticed_when_the_dataset_is_opened(tmp_path):
         Dataset.open(root)
 
 
-@pytest.mark.parametrize("n", [1, 999, 1000, 1001, 2500])
-def test_an_index_written_a_row_group_at_a_time_is_the_one_written_at_once(tmp_path, monkeypatch, n):
-    monkeypatch.setattr(index, "ROW_GROUP", 1000)
-    rows = [index.row_of(r, f"{i:06d}", r.segments, "0" * 64) for i, r in enumerate(toys.records("text", n))]
-    with storage.building(str(tmp_path)) as b:
-        writer = index.IndexWriter(b)
-        for row in rows:
-            writer.add(row)
-        writer.finish()
-        b.publish(str(tmp_path), "x.parquet")
-    whole = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist(rows, schema=index.INDEX_SCHEMA), whole, compression="zstd", compression_level=3, row_group_size=1000)
-    assert (tmp_path / "x.parquet").read_bytes() == whole.getvalue().to_pybytes()
-    assert pq.ParquetFile(tmp_path / "x.parquet").metadata.num_row_groups == -(-n // 1000)
+@pytest.mark.parametrize("name", ["00000-000001.json", "x" * 100, "x/" * 60 + "y", "ü.jpg"])
+@pytest.mark.parametrize("size", [0, 1, 16_969, 8**11 - 1])
+def test_a_members_header_is_the_one_that_tarfile_makes(name, size):
+    info = tarfile.TarInfo(name)
+    info.size = size
+    assert tar_header(name, size) == info.tobuf(tarfile.USTAR_FORMAT)
 
 
 def test_records_that_share_a_frame_are_handed_one_object(tmp_path):
