@@ -122,7 +122,7 @@ def _clear(output: str, whole: str, parts: set[int]) -> None:
 
 
 def _compact(dataset: Dataset, runs: list[Run], gone: dict[int, list[int]]) -> bool:
-    apart = dataset.encoding is None and any(s.elsewhere for s in dataset.shards)
+    apart = dataset.encoding is None and any(s.borrowed for s in dataset.shards)
     return not gone and not apart and all(r.stop - r.first == 1 == r.pieces for r in runs)
 
 

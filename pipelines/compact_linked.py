@@ -47,7 +47,7 @@ def link_part(item: dict[str, Any], dataset: tuple[str, str], root: str) -> dict
 
 def moved(shard: Shard, parent: Dataset, root: str) -> Shard:
     """A row of the shard table as it reads below `root`: a file of another dataset is seen from there by another path."""
-    if not shard.elsewhere or shard.data is None:
+    if not shard.borrowed or shard.data is None:
         return shard
     return replace(shard, data=storage.relative(storage.resolve(shard.data, storage.absolute(parent.path)), storage.absolute(root)))
 
@@ -55,5 +55,5 @@ def moved(shard: Shard, parent: Dataset, root: str) -> Shard:
 def _files(s: Shard) -> list[dict[str, Any]]:
     """The shard's own files, data before index."""
     named = [(s.tokens_file, s.tokens_bytes, s.tokens_sha256), (s.index, s.index_bytes, s.index_sha256)]
-    named[1:1] = [] if s.elsewhere else [(s.data, s.data_bytes, s.data_sha256)]
+    named[1:1] = [] if s.borrowed else [(s.data, s.data_bytes, s.data_sha256)]
     return [{"path": path, "bytes": nbytes, "sha256": digest} for path, nbytes, digest in named if path is not None]

@@ -38,7 +38,7 @@ def weights(dataset: Dataset) -> list[int]:
     for i, s in enumerate(dataset.shards):
         if dataset.encoding is not None and (s.tokens_bytes is not None or s.data_bytes is not None):
             sizes[i] = sum(-(-(n or 0) // ALIGN) * ALIGN for n in (s.tokens_bytes, s.data_bytes))  # the next array begins at a multiple
-        elif s.data_bytes is not None and not s.elsewhere:
+        elif s.data_bytes is not None and not s.borrowed:
             sizes[i] = s.data_bytes - TAR_END
     asked = [i for i, size in enumerate(sizes) if size is None]
     with ThreadPoolExecutor(OPEN) as pool:
@@ -51,7 +51,7 @@ def _held(dataset: Dataset, i: int) -> int:
     where = storage.join(dataset.path, dataset.shards[i].index)
     try:
         file = pq.ParquetFile(RangedFile(where, dataset.shards[i].index_bytes))
-        if dataset.encoding is None and dataset.shards[i].elsewhere:
+        if dataset.encoding is None and dataset.shards[i].borrowed:
             leaves = [f"segments.list.element.{name}" for name in ("offset", "nbytes")]
             flat = pc.list_flatten(file.read(leaves, use_threads=False)["segments"].combine_chunks())
             places = set(zip(flat.field("offset").to_pylist(), flat.field("nbytes").to_pylist(), strict=True))

@@ -57,7 +57,7 @@ class Shard:
         return self.data is not None and self.data_sha256 is None
 
     @property
-    def elsewhere(self) -> bool:
+    def borrowed(self) -> bool:
         """Whether `data` lies in another dataset's folder, with a hash of its own here (scores) or without."""
         return self.data is not None and "/" in self.data
 

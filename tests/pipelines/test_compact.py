@@ -239,13 +239,13 @@ def scored(root, of, each=2):
 def test_a_scored_dataset_comes_to_stand_alone_and_what_it_points_at_is_left_alone(tmp_path, data):
     a = Dataset.open(scattered(tmp_path / "a", data, [6, 6]))
     s = Dataset.open(scored(tmp_path / "deep" / "s", a.path))
-    assert len(s.shards) == 6 and all(x.elsewhere == (data != "text") for x in s.shards)
+    assert len(s.shards) == 6 and all(x.borrowed == (data != "text") for x in s.shards)
     before, theirs = told(s), files(a.path)
     size = sum(weights(s))
     assert size == pytest.approx(sum(weights(a)), rel=0.5), "each picture counts once and not each tar"
     for limit, out in ((10**6, "c"), (max(weights(s)), "one")):
         c = compact(s.path, tmp_path / out, limit)
-        assert told(c) == before and not any(x.elsewhere for x in c.shards) and check(c.path, {"deep": True}) == []
+        assert told(c) == before and not any(x.borrowed for x in c.shards) and check(c.path, {"deep": True}) == []
     assert files(a.path) == theirs
     shutil.rmtree(a.path)
     assert told(Dataset.open(str(tmp_path / "c"))) == before

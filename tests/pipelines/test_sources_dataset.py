@@ -105,7 +105,7 @@ def test_a_scored_dataset_is_filtered_by_its_scores(tmp_path):
     s = Dataset.open(scored(tmp_path / "s", a.path))
     b = make(s.path, tmp_path / "b", "image-text", filters=[{"score_range": {"scores": {"aesthetic": {"min": 1.0}}}}])
     wanted = [r.id for r in records(s) if r.scores["aesthetic"] >= 1.0]
-    assert ids(b) == wanted and 0 < len(wanted) < 12 and not any(x.elsewhere for x in b.shards)
+    assert ids(b) == wanted and 0 < len(wanted) < 12 and not any(x.borrowed for x in b.shards)
     shutil.rmtree(a.path)
     shutil.rmtree(s.path)
     assert check(b.path, {"deep": True}) == [], "its pictures are its own"
