@@ -19,6 +19,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from pipelines.build import Build, build
+from pipelines.compact_linked import items, link_part, moved
 from pipelines.compact_runs import Run, find_runs, weights
 from pipelines.format import storage
 from pipelines.format.dataset import Dataset, open_cached
@@ -27,8 +28,8 @@ from pipelines.format.errors import RecipeError, VerifyError
 from pipelines.format.estimate import Estimate
 from pipelines.format.forgotten import REASON, forgotten_rows
 from pipelines.format.index import record_of
-from pipelines.format.manifest import file_entry, parent
-from pipelines.format.part import FORMAT, SHARD_BYTES, PartWriter
+from pipelines.format.manifest import file_entry, parent, refuse_other_recipe
+from pipelines.format.part import FORMAT, SHARD_BYTES, PartWriter, commit_path
 from pipelines.format.shard import Foreign
 from pipelines.recipe import Resources
 from pipelines.stage import Job, Step
@@ -62,23 +63,27 @@ class CompactStage:
         after = [sum(sizes[r.first : r.stop]) // r.pieces for r in runs for _ in range(r.pieces)]
         facts = {"records": dataset.card["records"], "bytes": sum(sizes), "shards": len(sizes), "shards_after": len(after), "parts": len(runs)}
         facts |= {"forgotten": sum(map(len, gone.values())), "output": config.output}
-        said = ["already compact: nothing would be written"] if _compact(runs, gone) else []
+        said = ["already compact: its files would be linked, not copied"] if _compact(dataset, runs, gone) else []
         return Estimate(f"compact {dataset.card['name']}", facts, [_spread("now", sizes), _spread("then", after)], said)
 
     def run(self, config: Compact, job: Job) -> str:
-        """Make the compacted dataset; returns its path, or the parent's when there is nothing to join, split or leave out."""
+        """Make the compacted dataset; returns its path. Where nothing is to be joined, split or left out, the parent's files are linked."""
         dataset, _, runs, gone = _planned(config)
         output = storage.absolute(config.output)
-        if _compact(runs, gone):
-            job.log("already compact", dataset=dataset.path, shards=len(runs))
-            say(f"{dataset.path} is already compact: {len(runs)} shards, none to join or split. Nothing was written; use it as it is", stderr=True)
-            return dataset.path
         if output == dataset.path:
             raise RecipeError("a dataset cannot be compacted into itself", where="output", found=output, next="choose another `output`")
         # No path stands in the fingerprint: the parent is known by how it was made, each part by the hashes of its shards.
         made = {"format": FORMAT, "stage": "compact", "version": VERSION, "shard_bytes": config.shard_bytes}
         whole = fingerprint({**made, "parent": dataset.card.get("recipe_fingerprint") or dataset.fingerprint})
-        chain = [Step(compact_part, {"dataset": (dataset.path, dataset.fingerprint), "root": output}, cpus=config.resources.cpus, name="compact")]
+        kwargs = {"dataset": (dataset.path, dataset.fingerprint), "root": output}
+        if _compact(dataset, runs, gone):
+            job.log("already compact", dataset=dataset.path, shards=len(runs))
+            say(f"{dataset.path} is already compact ({len(runs)} shards): its files are linked, not copied", stderr=True)
+            step, parts = Step(link_part, kwargs, cpus=config.resources.cpus, name="link"), items(dataset, made)
+        else:
+            step = Step(compact_part, kwargs, cpus=config.resources.cpus, name="compact")
+            parts = [_item(dataset, n, run, gone, made) for n, run in enumerate(runs)]
+        _clear(output, whole, {p["part"] for p in parts})
         return build(
             job,
             Build(
@@ -87,8 +92,8 @@ class CompactStage:
                 data=dataset.data,
                 recipe=dump(config),
                 fingerprint=whole,
-                parts=[_item(dataset, n, run, gone, made) for n, run in enumerate(runs)],
-                chain=chain,
+                parts=parts,
+                chain=[step],
                 parents=[parent(dataset.path, output, dataset.fingerprint)],
                 versions={"compact": VERSION},
                 extras=lambda commits: carried(dataset, output),
@@ -106,7 +111,19 @@ def _planned(config: Compact) -> tuple[Dataset, list[int], list[Run], dict[int, 
     return dataset, sizes, find_runs(dataset.shards, sizes, config.shard_bytes), forgotten_rows(dataset)
 
 
-def _compact(runs: list[Run], gone: dict[int, list[int]]) -> bool:
+def _clear(output: str, whole: str, parts: set[int]) -> None:
+    """Remove commit records of an earlier run that had other parts: the parent may come to fewer, or to other numbers, than it did."""
+    refuse_other_recipe(output, "manifest.json", whole)
+    folder = storage.join(output, "parts")
+    there = storage.listing(folder, (".json",)) if storage.exists(folder) else []
+    for number in {int(name.removesuffix(".json")) for name, _, _ in there} - parts:
+        storage.delete(commit_path(output, number))
+
+
+def _compact(dataset: Dataset, runs: list[Run], gone: dict[int, list[int]]) -> bool:
+    """Whether there is nothing to do. Pixels that a scored dataset leaves with its parent are brought home: then it stands alone."""
+    if any(s.borrowed and not s.foreign for s in dataset.shards):
+        return False
     return not gone and all(r.stop - r.first == 1 == r.pieces for r in runs)
 
 
@@ -128,9 +145,8 @@ def compact_part(item: dict[str, Any], dataset: tuple[str, str], root: str) -> d
     """Copy a run of shards into one or several; returns the commit record. Holds one payload and what a ShardWriter holds."""
     parent = open_cached(*dataset)
     first = parent.shards[item["first"]]
-    foreign = None
-    if first.foreign and first.data is not None:
-        foreign = Foreign(storage.relative(storage.resolve(first.data, storage.absolute(parent.path)), storage.absolute(root)))
+    where = moved(first, parent, root).data if first.foreign else None
+    foreign = Foreign(where) if where else None
     kept = {"shard_bytes": item["roll"], "items": item["stop"] - item["first"], "foreign_data": foreign}
     with PartWriter(root, item["part"], fingerprint=item["fingerprint"], encoded=parent.encoding is not None, **kept) as writer:
         for i, gone in zip(range(item["first"], item["stop"]), item["gone"], strict=True):

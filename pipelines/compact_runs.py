@@ -9,11 +9,13 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.format import storage
 from pipelines.format.dataset import Dataset
+from pipelines.format.errors import VerifyError
 from pipelines.format.ranges import RangedFile
 from pipelines.format.shard import ALIGN, TAR_END, Shard
 
@@ -46,8 +48,12 @@ def weights(dataset: Dataset) -> list[int]:
 
 def _held(dataset: Dataset, i: int) -> int:
     """Sum of the flat column `nbytes`: one range for the footer and one a row group, whatever texts the index holds."""
-    file = RangedFile(storage.join(dataset.path, dataset.shards[i].index), dataset.shards[i].index_bytes)
-    return int(pc.sum(pq.ParquetFile(file).read(["nbytes"], use_threads=False)["nbytes"]).as_py() or 0)
+    where = storage.join(dataset.path, dataset.shards[i].index)
+    try:
+        column = pq.ParquetFile(RangedFile(where, dataset.shards[i].index_bytes)).read(["nbytes"], use_threads=False)["nbytes"]
+    except (pa.ArrowInvalid, OSError) as e:
+        raise VerifyError("the index cannot be read", where=where, found=e, next=f"pipelines verify {dataset.path} --deep") from e
+    return int(pc.sum(column).as_py() or 0)
 
 
 def find_runs(shards: list[Shard], sizes: list[int], shard_bytes: int) -> list[Run]:

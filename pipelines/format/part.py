@@ -179,8 +179,10 @@ class PartWriter:
             tokens["loss"] += s.tokens if s.role == "target" else 0
             tokens["all"] += s.tokens
         source = self._sources.setdefault(record.source, Counter())
-        source.update({"records": 1, **tokens})
-        self._tokens.update(tokens)
+        source["records"] += 1
+        for name, n in tokens.items():
+            source[name] += n
+            self._tokens[name] += n
 
     def _note(self, id: str | None, origin: str, stage: str, outcome: str, reason: str, error: str) -> None:
         self._list({"id": id, "origin": origin, "stage": stage, "outcome": outcome, "reason": reason, "error": error[:_ERROR_TEXT]})

@@ -56,6 +56,11 @@ class Shard:
         """Whether `data` is a file of another dataset that this one points into; it is checked, and goes, with that one."""
         return self.data is not None and self.data_sha256 is None
 
+    @property
+    def borrowed(self) -> bool:
+        """Whether `data` lies in another dataset's folder, whoever vouches for it: file names of a dataset's own hold no slash."""
+        return self.data is not None and "/" in self.data
+
     def as_dict(self) -> dict[str, Any]:
         """For the commit record."""
         return asdict(self)
@@ -226,9 +231,8 @@ class ShardWriter:
         if seen not in self._seen:
             f = self._file(kind)
             gap = -f.tell() % ALIGN
-            if gap:
-                f.write(b"\0" * gap)
-            self._seen[seen] = (None, f.write(s.payload), len(s.payload))
+            start = f.write(b"\0" * gap + s.payload if gap else s.payload) + gap
+            self._seen[seen] = (None, start, len(s.payload))
             self.stored += gap + len(s.payload)
         _, offset, nbytes = self._seen[seen]
         return replace(s, payload=None, offset=offset, nbytes=nbytes)

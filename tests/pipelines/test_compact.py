@@ -1,6 +1,8 @@
 """Compacting changes file names and places and nothing else: the same records in the same order, whoever runs it and however often it dies."""
 
+import json
 import os
+import shutil
 import tracemalloc
 from dataclasses import replace
 from itertools import pairwise
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 from pipelines.check_dataset import check
 from pipelines.compact import STAGE, Compact
 from pipelines.compact_runs import find_runs, weights
+from pipelines.curate import Curate
 from pipelines.engine import open_job
 from pipelines.format import rows, storage
 from pipelines.format.dataset import Dataset
@@ -20,6 +23,8 @@ from pipelines.format.document import fingerprint, parse
 from pipelines.format.errors import RecipeError, StorageError, VerifyError
 from pipelines.format.part import PartWriter
 from pipelines.format.record import Image, Record, Text
+from pipelines.format.shard import Foreign
+from pipelines.recipe import Recipe
 from tests import toys
 
 KINDS = ("text", "image-text", "video", "action-video", "vqa")
@@ -91,11 +96,10 @@ def test_the_same_records_in_the_same_order_and_nothing_else_changed(tmp_path_fa
         overhead = 64 if encoded else 1024
         slack = 0 if encoded else 1024 + 3 * 1024 * s.records  # a tar's end, and each record's JSON
         assert stored <= sum(len(p) + overhead for p in held) + slack, "each distinct payload once"
-    if after.path != before.path:
-        again = compact(after.path, root / "c", shard_bytes)
-        assert told(again) == told(before)
-        largest = max(w / s.records for w, s in zip(weights(after), after.shards, strict=True))
-        assert shard_bytes < 8 * largest or len(again.shards) <= len(after.shards), "crumbs come only of records that are large for their shards"
+    again = compact(after.path, root / "c", shard_bytes)
+    assert told(again) == told(before)
+    largest = max(w / s.records for w, s in zip(weights(after), after.shards, strict=True))
+    assert shard_bytes < 8 * largest or len(again.shards) <= len(after.shards), "crumbs come only of records that are large for their shards"
 
 
 @pytest.mark.parametrize("data", KINDS)
@@ -111,9 +115,45 @@ def test_what_was_compacted_is_compact_and_costs_no_second_copy(tmp_path, data, 
     limit = sum(weights(Dataset.open(str(tmp_path / "a")))) // 8
     once = compact(tmp_path / "a", tmp_path / "b", limit)
     assert 8 <= len(once.shards) <= 14
-    again = compact(once.path, tmp_path / "c", limit)
-    assert again.path == once.path and not (tmp_path / "c" / "manifest.json").exists()
+    capfd.readouterr()
+    again = compact(once.path, tmp_path / "deep" / "c", limit)
     assert "already compact" in capfd.readouterr().err
+    assert again.path != once.path and again.shards == once.shards and told(again) == told(once) and check(again.path, {"deep": True}) == []
+    assert again.card["parents"][0]["path"] == "../../b" and again.card["in"] == again.card["written"] == 40
+    for s in again.shards:
+        assert os.path.samefile(f"{again.path}/{s.index}", f"{once.path}/{s.index}"), "linked, not copied"
+    shutil.rmtree(once.path)
+    assert check(again.path, {"deep": True}) == [], "each stands without the other"
+
+
+def test_links_across_stores_are_copies_and_a_damaged_file_is_found(tmp_path, s3_bucket):
+    once = compact(scattered(tmp_path / "a", "text", [1] * 6), tmp_path / "b", 300)
+    far = compact(once.path, f"{s3_bucket}/linked/c", 300)
+    assert far.shards == once.shards and told(far) == told(once) and check(far.path, {"deep": True}) == []
+    victim = tmp_path / "b" / once.shards[0].index
+    raw = bytearray(victim.read_bytes())
+    raw[20] ^= 1
+    for damaged, said in ((bytes(raw), "differs from what its card says"), (bytes(len(raw)), "cannot be read")):
+        victim.write_bytes(damaged)
+        with pytest.raises(VerifyError, match=said):
+            compact(once.path, f"{s3_bucket}/linked/d", 300)
+    assert not storage.exists(f"{s3_bucket}/linked/d/manifest.json")
+
+
+def test_parts_of_an_earlier_run_that_are_no_more_are_cleared(tmp_path):
+    """A dataset that was compact, and so linked part by part, has grown by shards that are joined."""
+    r = {"name": "t", "source": {"jsonl": {"path": str(tmp_path / "in")}}, "output": str(tmp_path / "a"), "engine": "local"}
+    (tmp_path / "in").mkdir()
+    for k, text in enumerate(["long " * 40, "", "long " * 40]):  # the part in the middle has no shard
+        (tmp_path / "in" / f"{k}.jsonl").write_text(json.dumps({"text": text}) + "\n")
+    for more in (0, 5):
+        for k in range(more):
+            (tmp_path / "in" / f"1{k}.jsonl").write_text(json.dumps({"text": f"short {k}"}) + "\n")
+        with open_job("local") as job:
+            Curate("text").run(parse(Recipe, r), job)
+        after = compact(tmp_path / "a", tmp_path / "b", 200)
+        assert told(after) == told(Dataset.open(str(tmp_path / "a"))) and check(after.path, {"deep": True}) == []
+    assert len(after.shards) < 7
 
 
 @pytest.mark.parametrize("data", ["text", "image-text"])
@@ -347,3 +387,21 @@ def test_it_says_what_it_would_do_and_refuses_itself(tmp_path):
     assert "already compact" in STAGE.plan(config.model_copy(update={"dataset": str(tmp_path / "b")})).warnings[0]
     with pytest.raises(RecipeError, match="into itself"):
         compact(tmp_path / "a", tmp_path / "a", 1_000)
+
+
+def test_pictures_that_a_scored_dataset_left_with_its_parent_are_brought_home(tmp_path):
+    before = Dataset.open(scattered(tmp_path / "a", "image-text", [3, 2]))
+    commits = []
+    for part, shard in enumerate(before.shards):
+        there = Foreign(f"../a/{shard.data}", shard.data_bytes, shard.data_sha256)
+        with PartWriter(str(tmp_path / "b"), part, fingerprint="x", foreign_data=there) as w:
+            for row in before.rows(part):
+                w.emit()
+                w.keep({**row, "scores": [("clip", 0.25)]})
+            commits.append(w.commit())
+    toys.seal(str(tmp_path / "b"), "toy", "image-text", commits, {})
+    scored = Dataset.open(str(tmp_path / "b"))
+    for limit in (1, 256 << 20):
+        home = compact(scored.path, tmp_path / f"c{limit}", limit)
+        assert told(home) == told(scored) and check(home.path, {"deep": True}) == []
+        assert not any(s.borrowed for s in home.shards) and all(s.borrowed for s in scored.shards)
