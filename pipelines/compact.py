@@ -122,8 +122,10 @@ def _clear(output: str, whole: str, parts: set[int]) -> None:
 
 
 def _compact(dataset: Dataset, runs: list[Run], gone: dict[int, list[int]]) -> bool:
-    apart = dataset.encoding is None and any(s.borrowed for s in dataset.shards)
-    return not gone and not apart and all(r.stop - r.first == 1 == r.pieces for r in runs)
+    """Whether there is nothing to do. Pixels that a scored dataset leaves with its parent are brought home: then it stands alone."""
+    if any(s.borrowed and not s.foreign for s in dataset.shards):
+        return False
+    return not gone and all(r.stop - r.first == 1 == r.pieces for r in runs)
 
 
 def _spread(when: str, sizes: list[int]) -> dict[str, Any]:
@@ -144,7 +146,8 @@ def compact_part(item: dict[str, Any], dataset: tuple[str, str], root: str) -> d
     """Copy a run of shards into one or several; returns the commit record. Holds one payload and what a ShardWriter holds."""
     parent = open_cached(*dataset)
     first = parent.shards[item["first"]]
-    foreign = Foreign(moved(first, parent, root).data or "") if first.foreign else None
+    where = moved(first, parent, root).data if first.foreign else None
+    foreign = Foreign(where) if where else None
     kept = {"shard_bytes": item["roll"], "items": item["stop"] - item["first"], "foreign_data": foreign}
     with PartWriter(root, item["part"], fingerprint=item["fingerprint"], encoded=parent.encoding is not None, **kept) as writer:
         for i, gone in zip(range(item["first"], item["stop"]), item["gone"], strict=True):

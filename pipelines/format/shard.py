@@ -58,7 +58,7 @@ class Shard:
 
     @property
     def borrowed(self) -> bool:
-        """Whether `data` lies in another dataset's folder, with a hash of its own here (scores) or without."""
+        """Whether `data` lies in another dataset's folder, whoever vouches for it: file names of a dataset's own hold no slash."""
         return self.data is not None and "/" in self.data
 
     def as_dict(self) -> dict[str, Any]:

@@ -34,11 +34,10 @@ def resized(
     upscale: bool,
     max_pixels: int,
     keep: tuple[str, ...] = ("jpeg",),
-    filter: resizing.Filter = "bicubic",
     phash: bool = False,
 ) -> tuple[bytes, tuple[int, int, int], int | None]:
     """`resizing.resized` in the child; the same bytes back when the image is so already in a format of `keep`. Raises `Reject`."""
-    args = {"size": size, "mode": mode, "quality": quality, "upscale": upscale, "max_pixels": max_pixels, "keep": keep, "filter": filter}
+    args = {"size": size, "mode": mode, "quality": quality, "upscale": upscale, "max_pixels": max_pixels, "keep": keep}
     answer = ask(f"{_HERE}:resize_op", {**args, "phash": phash}, data)
     height, width, channels = answer.meta["shape"]
     return bytes(answer.blob) if len(answer.blob) else data, (height, width, channels), answer.meta["phash"]

@@ -25,16 +25,15 @@ _recent: list[tuple[bytes, ResizeImage, Resized]] = []
 
 
 class ResizeImage(Transform):
-    """Antialiased, by `filter` bicubic or hamming (half the time, as sharp as area averaging). `mode`: center_crop → size × size; keep_ratio →
-    shortest side = size; keep_ratio_largest → longest side = size; border → the same on a white square; no → only decoded and, unless JPEG or plain
-    PNG, re-encoded. `upscale: false` leaves small images small (img2dataset's `resize_only_if_bigger`). `quality` is JPEG's, 1 to 95. `phash` notes
-    the perceptual hash of the whole picture for records of one image, for which the pixels are at hand."""
+    """Bicubic, antialiased. `mode`: center_crop → size × size; keep_ratio → shortest side = size; keep_ratio_largest → longest side = size;
+    border → the same on a white square; no → only decoded and, unless JPEG or plain PNG, re-encoded. `upscale: false` leaves small images small
+    (img2dataset's `resize_only_if_bigger`). `quality` is JPEG's, 1 to 95. `phash` notes the perceptual hash of the whole picture for records of one
+    image, for which the pixels are at hand."""
 
     version: ClassVar[int] = 3  # 2: large JPEGs are decoded at reduced scale; PNGs that nothing is done to stay PNGs; 3: perceptual hashes
     size: int = Field(224, ge=1, le=16384)
     mode: resizing.Mode = "center_crop"
     quality: int = Field(92, ge=1, le=95)
-    filter: resizing.Filter = "bicubic"
     upscale: bool = True
     max_pixels: Size = images.MAX_PIXELS
     phash: bool = True
@@ -56,7 +55,7 @@ class ResizeImage(Transform):
             if before == payload and how == self and (known[2] is not None or not phash):
                 return known
         keep = ("jpeg", "png") if self.mode == "no" else ("jpeg",)
-        made = still.resized(payload, self.size, self.mode, self.quality, self.upscale, self.max_pixels, keep, self.filter, phash)
+        made = still.resized(payload, self.size, self.mode, self.quality, self.upscale, self.max_pixels, keep, phash)
         _recent.append((payload, self, made))
         del _recent[:-RECENT]
         return made

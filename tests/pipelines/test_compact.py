@@ -419,3 +419,21 @@ def test_it_says_what_it_would_do_and_refuses_itself(tmp_path):
     assert "already compact" in STAGE.plan(config.model_copy(update={"dataset": str(tmp_path / "b")})).warnings[0]
     with pytest.raises(RecipeError, match="into itself"):
         compact(tmp_path / "a", tmp_path / "a", 1_000)
+
+
+def test_pictures_that_a_scored_dataset_left_with_its_parent_are_brought_home(tmp_path):
+    before = Dataset.open(scattered(tmp_path / "a", "image-text", [3, 2]))
+    commits = []
+    for part, shard in enumerate(before.shards):
+        there = Foreign(f"../a/{shard.data}", shard.data_bytes, shard.data_sha256)
+        with PartWriter(str(tmp_path / "b"), part, fingerprint="x", foreign_data=there) as w:
+            for row in before.rows(part):
+                w.emit()
+                w.keep({**row, "scores": [("clip", 0.25)]})
+            commits.append(w.commit())
+    toys.seal(str(tmp_path / "b"), "toy", "image-text", commits, {})
+    scored = Dataset.open(str(tmp_path / "b"))
+    for limit in (1, 256 << 20):
+        home = compact(scored.path, tmp_path / f"c{limit}", limit)
+        assert told(home) == told(scored) and check(home.path, {"deep": True}) == []
+        assert not any(s.borrowed for s in home.shards) and all(s.borrowed for s in scored.shards)
