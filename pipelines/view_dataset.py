@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from pipelines import look, show_balance, summary
+from pipelines import look, show_balance, summary, view_dropped
 from pipelines.format import page
 from pipelines.format.dataset import Dataset
 from pipelines.format.errors import HeadwaterError, Reject
@@ -40,6 +40,7 @@ def pages(path: str) -> list[tuple[str, str]]:
         _lineage(found),
         tag("h2", f"{min(SHOWN, found['records'])} of {found['records']} records, evenly spaced"),
         tag("div", *_cards(dataset), class_="grid"),
+        *view_dropped.blocks(path, lambda dropped, found: _card(dropped, found, None, None)),
         *_dropped(dataset),
     ]
     return [("index.html", page.page(f"{found['name']}", *blocks))]

@@ -14,7 +14,7 @@ from collections import Counter
 from dataclasses import replace
 from functools import cached_property
 from itertools import groupby
-from typing import Literal
+from typing import ClassVar, Literal
 from urllib.parse import unquote
 
 from pydantic import Field
@@ -44,9 +44,10 @@ _CAMERAS = (
 )
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".svg", ".avif", ".heic", ".ico", ".psd")
 _URLS = ("http://", "https://", "www.", "ftp://")
-_DOMAINS = (".com", ".org", ".net", ".gov", ".edu", ".co.uk", ".de", ".fr", ".io", ".info")
+_DOMAINS: tuple[str, ...] = (".com", ".org", ".net", ".gov", ".edu", ".io", ".info")
+_DOMAINS += (".au", ".br", ".ca", ".ch", ".de", ".es", ".eu", ".fr", ".gr", ".nl", ".pl", ".ru", ".uk")
 _LETTERS, _DIGIT = re.compile(r"[^\W\d_]+"), re.compile(r"\d")
-_TAG = re.compile(r"</?[a-zA-Z][^<>]{0,200}>")
+_TAG = re.compile(r"</?[_|]{0,2}[a-zA-Z][^<>]{0,200}>")  # and other tools' marks of where a picture stands: <__dj__image>, <|image|>
 _ATTRIBUTE = re.compile(r"(?:(?:width|height) ?[-:=] ?\d{1,5}|(?:align|class|style|float|alt|src) ?=)", re.IGNORECASE)
 _TEMPLATES = ("{{", "}}", "${", "<%", "[caption", "[/caption", "[[", "%20")
 _ELLIPSES = ("...", "…")
@@ -66,6 +67,7 @@ class CaptionRules(Filter):
     that is its file's name goes when it has so many words or fewer. `cut_off`: last words after which more was to come, [] for none; `ellipsis`:
     whether an ellipsis at the end counts as such. `require: any` keeps a record for one good caption, and `prune` takes its bad ones out."""
 
+    version: ClassVar[int] = 2  # 2: marks such as <__dj__image> and <|image|>, and bare domains of more countries
     placeholders: tuple[str, ...] = _listed(PLACEHOLDERS)
     extra_placeholders: tuple[str, ...] = ()
     boilerplate: tuple[str, ...] = _listed(BOILERPLATE)

@@ -39,6 +39,7 @@ GOOD = [
     "भारत में एक मंदिर की तस्वीर",
     "Wie heißt die Straße mit dem grünen Haus?",
     "I❤️NY t-shirt",
+    "I <3 cats >_> and dogs <_< a lot",
 ]
 BAD = [
     ("IMG_0231", "file_name"),
@@ -54,6 +55,7 @@ BAD = [
     ("https://example.org/a/b?c=d", "url"),
     ("www.example.org", "url"),
     ("tutorialblog.org", "url"),
+    ("rodosreport.gr", "url"),
     ("Tote bag. http://www.example.com/2015/11/diy-canvas-tote-bag.html", "url"),
     ("image", "placeholder"),
     ("Image 12", "placeholder"),
@@ -67,6 +69,8 @@ BAD = [
     ("", "no_letters"),
     ("(12) 34-56-78 / 90 kg 99", "few_letters"),
     ("<b>Car</b> in the snow", "markup"),
+    ("<__dj__image> A comfortable bed.", "markup"),
+    ("<|image|> A comfortable bed.", "markup"),
     ("width-300px", "markup"),
     ("{{ product.title }} in red", "markup"),
     ("No image available, instead we used the logo", "boilerplate"),
