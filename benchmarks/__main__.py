@@ -43,7 +43,7 @@ def run(name: str) -> list[dict[str, Any]]:
 def line(row: dict[str, Any]) -> str:
     """A row of the table."""
     versions = ", ".join(f"{k} {v}" for k, v in row["versions"].items())
-    runs = len(row["runs"]) if isinstance(row["runs"], list) else row["runs"]
+    runs = max((r.get("run", i) for i, r in enumerate(row["runs"], 1)), default=0) if isinstance(row["runs"], list) else row["runs"]
     cells = [row["name"], _figure(row["ours"]), _figure(row["peer"]), row["unit"], _figure(row["ratio"]), _figure(row["bar"])]
     return "| " + " | ".join([*map(str, cells), "ok" if row["ok"] else "**missed**", str(runs), versions]) + " |\n"
 

@@ -4,9 +4,11 @@ and JPEG quality, in turns.
     python -m benchmarks.download --json
 
 Processor time is that of everything a run starts, until the last of its processes is gone, less that of a run over 40 images: loading
-libraries (theirs take longer) is no part of the rate. Quality is the PSNR of
-what was stored against a float64 bicubic reduction (antialiased, a = -0.5) of the full decode. The pictures are made from a seed: noise of
-every scale, and edges; 1,280 × 960, JPEG quality 88. img2dataset runs with one process and 32 threads, ours with 32 connections.
+libraries (theirs take longer) is no part of the rate. The ratio is the median over pairs of runs. The pictures are made from a seed: noise of
+every scale, and edges; 1,280 × 960 and, in `download.large`, 2,560 × 1,920, JPEG quality 88. img2dataset runs with one process and 32 threads and
+reduces by area averaging; ours with 32 connections. `download.default` also takes a perceptual hash of every picture, as we do unless told
+otherwise and the peer does not. Quality is the PSNR of what was stored against a
+float64 bicubic reduction (antialiased, a = -0.5) of the full decode.
 """
 
 from __future__ import annotations
@@ -29,7 +31,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-WIDTH, HEIGHT, SIZE, QUALITY, DISTINCT = 1280, 960, 256, 95, 40
+from benchmarks.peers import python_of, versions
+
+SIZE, QUALITY, DISTINCT = 256, 95, 40
+SIZES = {"download.speed": (1280, 960, 1.0), "download.large": (2560, 1920, 0.3)}  # width, height, share of the images
 BAR, QUALITY_BAR = 2.0, -0.5  # images a processor second against theirs; dB of the median against theirs
 RUNS = 5
 # Runs a command and says its (wall, processor) seconds. As a subreaper (prctl 36) it inherits and so counts processes that outlive their parent.
@@ -76,15 +81,15 @@ if __name__ == "__main__":
 """
 
 
-def photo(seed: int) -> np.ndarray:
-    """Noise of every scale with the power of natural pictures, and edges: `uint8 [H, W, 3]`."""
+def photo(seed: int, width: int = 1280, height: int = 960) -> np.ndarray:
+    """Noise of every scale with the power of natural pictures, and edges: `uint8 [height, width, 3]`."""
     rng = np.random.Generator(np.random.Philox(seed))
-    out = np.zeros((HEIGHT, WIDTH, 3))
-    for octave in range(8):
+    out = np.zeros((height, width, 3))
+    for octave in range(8 + (width > 2000)):
         small = rng.standard_normal((3 << octave, 4 << octave, 3)).clip(-2, 2) * 40 + 128
-        big = Image.fromarray(small.clip(0, 255).astype(np.uint8)).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC)
+        big = Image.fromarray(small.clip(0, 255).astype(np.uint8)).resize((width, height), Image.Resampling.BICUBIC)
         out += (np.asarray(big, float) - 128) * 0.62**octave
-    y, x = np.mgrid[0:HEIGHT, 0:WIDTH]
+    y, x = np.mgrid[0:height, 0:width]
     for cx, cy, r in rng.integers(50, 900, (6, 3)):
         out[(x - cx) ** 2 + (y - cy) ** 2 < (r // 4) ** 2] += rng.integers(-60, 60, 3)
     return (out + 128).clip(0, 255).astype(np.uint8)
@@ -111,12 +116,12 @@ def psnr(jpeg: bytes, wanted: np.ndarray) -> float:
     return float(10 * np.log10(255**2 / np.mean((found - wanted) ** 2)))
 
 
-def ours(table: str, out: str, port: int) -> list[str]:
+def ours(table: str, out: str, port: int, **how: Any) -> list[str]:
     fetch = {"per_host": 32, "concurrency": 32}
     recipe = {
         "name": "bench",
         "source": {"url_table": {"path": table, "fetch": fetch}},
-        "transforms": [{"resize_image": {"size": SIZE, "mode": "border", "quality": QUALITY}}],
+        "transforms": [{"resize_image": {"size": SIZE, "mode": "border", "quality": QUALITY, **how}}],
         "output": f"{out}/ours",
         "engine": "local",
     }
@@ -129,7 +134,7 @@ def ours(table: str, out: str, port: int) -> list[str]:
 def peer(table: str, out: str, port: int) -> list[str]:
     script = Path(out, "peer.py")
     script.write_text(_PEER)
-    return [sys.executable, str(script), table, f"{out}/peer", str(SIZE), str(QUALITY)]
+    return [python_of("img2dataset"), str(script), table, f"{out}/peer", str(SIZE), str(QUALITY)]
 
 
 def stored_ours(out: str) -> dict[str, bytes]:
@@ -158,58 +163,88 @@ def timed(command: list[str]) -> dict[str, float]:
 
 
 def measure(images: int = 1000, runs: int = RUNS) -> list[dict[str, Any]]:
-    """One object a bar: speed, and quality."""
-    with tempfile.TemporaryDirectory() as scratch:
-        pictures = [photo(i) for i in range(DISTINCT)]
-        for i, array in enumerate(pictures):
-            Image.fromarray(array).save(f"{scratch}/{i:03}.jpg", quality=88)
-        server = subprocess.Popen([sys.executable, "-c", _SERVER, scratch], stdout=subprocess.PIPE, text=True)
-        assert server.stdout is not None
-        try:
-            port = int(server.stdout.readline())
-            return _alternate(scratch, port, images, runs)
-        finally:
-            server.kill()
-            server.wait()
+    """One object a bar: speed at both sizes, speed of the default settings, quality."""
+    out: list[dict[str, Any]] = []
+    for name, (width, height, share) in SIZES.items():
+        with tempfile.TemporaryDirectory() as scratch:
+            pictures = [photo(i, width, height) for i in range(DISTINCT)]
+            for i, array in enumerate(pictures):
+                Image.fromarray(array).save(f"{scratch}/{i:03}.jpg", quality=88)
+            server = subprocess.Popen([sys.executable, "-c", _SERVER, scratch], stdout=subprocess.PIPE, text=True)
+            assert server.stdout is not None
+            try:
+                bench = Comparison(scratch, int(server.stdout.readline()), int(images * share))
+                out += bench.rows(name, runs, default=name == "download.speed")
+            finally:
+                server.kill()
+                server.wait()
+    return out
 
 
-def _alternate(scratch: str, port: int, images: int, runs: int) -> list[dict[str, Any]]:
-    urls = [f"http://127.0.0.1:{port}/picture.jpg?{i}" for i in range(images)]
-    few, many = f"{scratch}/few.parquet", f"{scratch}/many.parquet"
-    for table, n in ((few, DISTINCT), (many, images)):
-        pq.write_table(pa.table({"url": urls[:n], "caption": [f"picture {i}" for i in range(n)]}), table)
-    taken: list[dict[str, Any]] = []
-    for run in range(-1, runs):  # the first is the start
-        here = f"{scratch}/{run}"
+class Comparison:
+    """One size of pictures on one server."""
+
+    def __init__(self, scratch: str, port: int, images: int) -> None:
+        self.scratch, self.port, self.images = scratch, port, images
+        self.urls = [f"http://127.0.0.1:{port}/picture.jpg?{i}" for i in range(images)]
+        for name, n in (("few", DISTINCT), ("many", images)):
+            pq.write_table(pa.table({"url": self.urls[:n], "caption": [f"picture {i}" for i in range(n)]}), f"{scratch}/{name}.parquet")
+        self.taken: list[dict[str, Any]] = []
+
+    def run(self, side: str, table: str, number: int) -> dict[str, Any]:
+        """One run of one side in a folder of its own."""
+        here = f"{self.scratch}/{number}-{table}-{side}"
         Path(here).mkdir()
-        for name, command in (("ours", ours), ("peer", peer)):
-            taken.append({"which": name, "images": images if run >= 0 else DISTINCT, **timed(command(many if run >= 0 else few, here, port))})
-    stored = {"ours": stored_ours(here), "peer": stored_peer(here)}
-    decoded = [np.asarray(Image.open(f"{scratch}/{i:03}.jpg")) for i in range(DISTINCT)]
-    wanted = [ideal(array) for array in decoded]
-    quality = {name: statistics.median(psnr(kept[urls[i]], wanted[i]) for i in range(DISTINCT)) for name, kept in stored.items()}
-    sizes = {name: statistics.fmean(map(len, kept.values())) for name, kept in stored.items()}
-    start = {t["which"]: t for t in taken[:2]}
+        settings = {"ours": {"phash": False}, "default": {}}
+        command = peer(f"{self.scratch}/{table}.parquet", here, self.port) if side == "peer" else None
+        command = command or ours(f"{self.scratch}/{table}.parquet", here, self.port, **settings[side])
+        n = DISTINCT if table == "few" else self.images
+        self.taken.append({"run": number, "which": side, "images": n, "at": here, **timed(command)})
+        return self.taken[-1]
 
-    def rates(name: str, key: str) -> float:
-        return statistics.median((images - DISTINCT) / (t[key] - start[name][key]) for t in taken[2:] if t["which"] == name)
+    def rows(self, name: str, runs: int, default: bool) -> list[dict[str, Any]]:
+        """The rows of this size; quality is judged once, at the first."""
+        sides = ["ours", "peer", *(["default"] if default else [])]
+        start = {side: self.run(side, "few", 0) for side in sides}
+        pairs = [{side: self.run(side, "many", k) for side in sides[:: 1 if k % 2 else -1]} for k in range(1, runs + 1)]
 
-    rate, wall = ({name: rates(name, key) for name in stored} for key in ("cpu_s", "wall_s"))
-    facts = {
-        "images": {name: len(kept) for name, kept in stored.items()},
-        "source_bytes": round(statistics.fmean(Path(f"{scratch}/{i:03}.jpg").stat().st_size for i in range(DISTINCT))),
-        "stored_bytes": {name: round(size) for name, size in sizes.items()},
-        "images_a_wall_second": {name: round(x, 1) for name, x in wall.items()},
-    }
-    versions = {name: metadata.version(name) for name in ("img2dataset", "pillow", "opencv-python-headless")} | {"python": platform.python_version()}
-    complete = all(len(kept) == images for kept in stored.values())
-    ratio = rate["ours"] / rate["peer"]
-    speed = {"name": "download.speed", "ours": round(rate["ours"], 1), "peer": round(rate["peer"], 1), "unit": "images per processor second"}
-    speed |= {"ratio": round(ratio, 3), "bar": BAR, "ok": complete and ratio >= BAR, "facts": facts, "runs": taken, "versions": versions}
-    gain = quality["ours"] - quality["peer"]
-    looks = {"name": "download.quality", "ours": round(quality["ours"], 2), "peer": round(quality["peer"], 2), "unit": "dB, median PSNR"}
-    looks |= {"ratio": round(quality["ours"] / quality["peer"], 3), "bar": QUALITY_BAR, "ok": gain >= QUALITY_BAR}
-    return [speed, {**looks, "facts": {"gain_db": round(gain, 2)}, "versions": versions}]
+        def a_second(side: str, key: str) -> list[float]:
+            return [(self.images - DISTINCT) / (pair[side][key] - start[side][key]) for pair in pairs]
+
+        stored = {side: (stored_peer if side == "peer" else stored_ours)(pairs[-1][side]["at"]) for side in sides}
+        facts = {
+            "images": {side: len(kept) for side, kept in stored.items()},
+            "source_bytes": round(statistics.fmean(p.stat().st_size for p in Path(self.scratch).glob("*.jpg"))),
+            "stored_bytes": {side: round(statistics.fmean(map(len, kept.values()))) for side, kept in stored.items()},
+            "images_a_wall_second": {side: round(statistics.median(a_second(side, "wall_s")), 1) for side in sides},
+        }
+        complete = all(len(kept) == self.images for kept in stored.values())
+        common = {"unit": "images per processor second", "facts": facts, "versions": self.versions(), "runs": self.runs()}
+        out = []
+        for row, side, bar in ((name, "ours", BAR), ("download.default", "default", BAR)):
+            if side in sides:
+                rates, theirs = a_second(side, "cpu_s"), a_second("peer", "cpu_s")
+                ratio = statistics.median(a / b for a, b in zip(rates, theirs, strict=True))
+                mean = {"ours": round(statistics.median(rates), 1), "peer": round(statistics.median(theirs), 1)}
+                out.append({"name": row, **mean, "ratio": round(ratio, 3), "bar": bar, "ok": complete and ratio >= bar, **common})
+        return [*out, *(self.quality(stored) if default else [])]
+
+    def quality(self, stored: dict[str, dict[str, bytes]]) -> list[dict[str, Any]]:
+        """Median PSNR of what each side stored."""
+        wanted = [ideal(np.asarray(Image.open(f"{self.scratch}/{i:03}.jpg"))) for i in range(DISTINCT)]
+        found = {side: statistics.median(psnr(kept[self.urls[i]], wanted[i]) for i in range(DISTINCT)) for side, kept in stored.items()}
+        gain = {side: round(dB - found["peer"], 2) for side, dB in found.items()}
+        about = {"name": "download.quality", "ours": round(found["ours"], 2), "peer": round(found["peer"], 2), "unit": "dB, median PSNR"}
+        ok = {"ratio": round(found["ours"] / found["peer"], 3), "bar": f"{QUALITY_BAR} dB", "ok": gain["ours"] >= QUALITY_BAR}
+        return [{**about, **ok, "facts": {"gain_db": gain}, "versions": self.versions(), "runs": self.runs()}]
+
+    def runs(self) -> list[dict[str, Any]]:
+        """What was timed, without the folders."""
+        return [{k: v for k, v in taken.items() if k != "at"} for taken in self.taken]
+
+    def versions(self) -> dict[str, str]:
+        theirs = versions("img2dataset", ["img2dataset", "opencv-python-headless"])
+        return {**theirs, "pillow": metadata.version("pillow"), "python": platform.python_version()}
 
 
 def main() -> None:

@@ -5,8 +5,8 @@ corpus's. In the table this follows (Table 1 of "Beyond Language Modeling"; the 
 from the language model's text left it with worse perplexity. Vectors are hashed word n-grams, or a sentence model's.
 
 Beside each figure stand what it is not: `within`, the distance of one half of the set from the other (what chance alone gives at this number of
-texts), and `error`, the standard error over eight parts of the captions. A dataset with several captions an image gives a row for each name.
-Texts are sampled by a draw on the record's id, so neither sharding nor order shows.
+texts), and `error`, the standard error over eight parts of the captions. A dataset with several captions an image gives a row for each name, and one
+for all of them. Texts are sampled by a draw on the record's id, so neither sharding nor order shows. The figures stand in the card, free of paths.
 """
 
 from __future__ import annotations
@@ -95,22 +95,34 @@ def opened(paths: list[str]) -> list[Dataset]:
 
 
 def measured(config: CaptionDistance, captions: list[Dataset], text: list[Dataset], job: Job) -> dict[str, Any]:
-    """The figures by set of captions, and what is known of the corpus."""
+    """The figures of each set of captions, and what is known of the corpus."""
     corpus = sum((sets for d in text for sets in directions(config, d, job).values()), Sums(config.vectors))
     if not corpus.texts:
         raise InputError("the corpus holds no text", where=", ".join(config.text))
     out: dict[str, Any] = {}
-    for dataset in captions:
-        for name, found in directions(config, dataset, job).items():
-            label = f"{dataset.card['name']}: {name}" if name else str(dataset.card["name"])
-            label = label if label not in out else f"{label} ({dataset.path})"
-            apart = [distance(part, corpus.total) for part in found.parts if part.any()]
-            error = float(np.std(apart, ddof=1) / np.sqrt(len(apart))) if len(apart) > 1 else None
-            figures = {"distance": distance(found.total, corpus.total), "error": error, **found.facts()}
-            out[label] = {k: round(v, 6) if isinstance(v, float) else v for k, v in figures.items()}
+    names = [str(d.card["name"]) for d in captions]
+    for dataset, name in zip(captions, names, strict=True):
+        # The same name twice is told apart by what the data are: a path would say where this machine keeps them.
+        told = name if names.count(name) == 1 else f"{name} {dataset.fingerprint[:8]}"
+        found = directions(config, dataset, job)
+        if len(found) > 1:
+            out[f"{told}: all"] = figures_of(sum(found.values(), Sums(config.vectors)), corpus)
+        out |= {f"{told}: {caption}" if caption else told: figures_of(sums, corpus) for caption, sums in found.items()}
     if not out:
         raise InputError("these datasets hold no captions", where=", ".join(config.captions))
-    return {**out, "corpus": {k: round(v, 6) if isinstance(v, float) else v for k, v in corpus.facts().items()}}
+    return {"captions": out, "corpus": rounded(corpus.facts())}
+
+
+def figures_of(found: Sums, corpus: Sums) -> dict[str, Any]:
+    """Distance, its error and what stands beside them."""
+    apart = [distance(part, corpus.total) for part in found.parts if part.any()]
+    error = float(np.std(apart, ddof=1) / np.sqrt(len(apart))) if len(apart) > 1 else None
+    return rounded({"distance": distance(found.total, corpus.total), "error": error, **found.facts()})
+
+
+def rounded(figures: dict[str, Any]) -> dict[str, Any]:
+    """To six digits, beyond which nothing is known."""
+    return {k: round(v, 6) if isinstance(v, float) else v for k, v in figures.items()}
 
 
 class Sums:

@@ -26,6 +26,7 @@ from pipelines.format.errors import Reject
 from pipelines.format.index import record_of
 from pipelines.format.part import PartWriter
 from pipelines.format.record import Record, Segment
+from pipelines.format.shard import Foreign
 from pipelines.media import images
 
 Lost = tuple[str, str, str, str]  # origin, id, reason, detail of a record that cannot be kept
@@ -102,7 +103,7 @@ def write(item: dict[str, Any], root: str, codec_name: str, shard_bytes: int, sh
     latents: list[bytes] = item.get("latents", [])
     slots: dict[Place, int] = item["slots"]
     used: dict[int, None] = {}  # in order of first use, so that statistics do not depend on anything else
-    foreign = item["foreign"] and storage.relative(item["foreign"], storage.absolute(root))
+    foreign = None if item["foreign"] is None else Foreign(storage.relative(item["foreign"], storage.absolute(root)))
     with PartWriter(root, item["part"], fingerprint=item["fingerprint"], encoded=True, shard_bytes=shard_bytes, foreign_data=foreign) as writer:
         writer.emit(len(item["records"]) + len(item["lost"]))
         for origin, id, reason, detail in item["lost"]:

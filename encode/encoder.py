@@ -53,6 +53,33 @@ class Machine:
     kind: str
 
 
+def machine_for(dtype: str, device: str | None = None) -> Machine:
+    """The device to use (`cuda` when there is one) and its arithmetic: `auto` is bf16 on a GPU; f32 on a CPU, where bf16 is 8 times slower."""
+    import torch
+
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = dtype if dtype != "auto" else ("bf16" if device == "cuda" else "f32")
+    kind = torch.cuda.get_device_name() if device == "cuda" else f"cpu {torch.backends.cpu.get_cpu_capability()}"
+    return Machine(device, dtype, kind)
+
+
+def in_batches(network: Network, rows: np.ndarray, batch: int) -> Iterator[np.ndarray]:
+    """Rows of any kind through a network, in order and in batches of one size: results [<= batch, ...]; the next computes while one is used.
+
+    The last batch is filled up with zeros (black pictures), whose results are dropped."""
+    started = deque[tuple[int, Pending]]()
+    for first in range(0, len(rows), batch):
+        some = rows[first : first + batch]
+        if len(some) < batch:
+            some = np.concatenate([some, np.zeros((batch - len(some), *some.shape[1:]), some.dtype)])
+        started.append((min(batch, len(rows) - first), network(some)))
+        if len(started) > AHEAD:
+            count, pending = started.popleft()
+            yield pending()[:count]
+    for count, pending in started:
+        yield pending()[:count]
+
+
 class LoadedTokenizer:
     """A tokenizer ready for work: `encode` texts -> ids in `dtype`, `decode` ids -> text, and what the card says about it."""
 
@@ -112,13 +139,8 @@ class ImageEncoder(Part):
         return None
 
     def machine(self, device: str | None = None) -> Machine:
-        """The device to use (`cuda` when there is one) and its arithmetic: bf16 on a GPU; f32 on a CPU, where bf16 is 8 times slower."""
-        import torch
-
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        dtype = self.dtype if self.dtype != "auto" else ("bf16" if device == "cuda" else "f32")
-        kind = torch.cuda.get_device_name() if device == "cuda" else f"cpu {torch.backends.cpu.get_cpu_capability()}"
-        return Machine(device, dtype, kind)
+        """Where the network runs: see `machine_for`."""
+        return machine_for(self.dtype, device)
 
     def pictures(self, latents: np.ndarray) -> np.ndarray:
         """float32 [n, tokens, channels] -> uint8 [n, height, width, 3], for encoders that can be inverted."""
@@ -157,26 +179,12 @@ class ImageEncoding:
         self.fingerprint = encoder.fingerprint(self.machine)
 
     def batches(self, pictures: np.ndarray) -> Iterator[np.ndarray]:
-        """uint8 [n, height, width, 3] -> float32 [<= batch, tokens, channels], in order; the next batch computes while one is used.
-
-        The last batch is filled up with black pictures, whose latents are dropped. Values that are not finite are an InputError: they
+        """uint8 [n, height, width, 3] -> float32 [<= batch, tokens, channels], in order. Values that are not finite are an InputError: they
         would poison every statistic downstream."""
-        batch, started = self.encoder.batch, deque[tuple[int, Pending]]()
-        for first in range(0, len(pictures), batch):
-            some = pictures[first : first + batch]
-            if len(some) < batch:
-                some = np.concatenate([some, np.zeros((batch - len(some), *some.shape[1:]), np.uint8)])
-            started.append((min(batch, len(pictures) - first), self.network(some)))
-            if len(started) > AHEAD:
-                yield self.finished(*started.popleft())
-        while started:
-            yield self.finished(*started.popleft())
-
-    def finished(self, count: int, pending: Pending) -> np.ndarray:
-        latents = pending()[:count]
-        if not np.isfinite(latents).all():
-            raise InputError(f"{part_name(self.encoder)} gave latents that are not finite", next="try `dtype: f32`, and check the weights")
-        return latents
+        for latents in in_batches(self.network, pictures, self.encoder.batch):
+            if not np.isfinite(latents).all():
+                raise InputError(f"{part_name(self.encoder)} gave latents that are not finite", next="try `dtype: f32`, and check the weights")
+            yield latents
 
     def encode(self, pictures: np.ndarray) -> np.ndarray:
         """uint8 [n, height, width, 3] -> float32 [n, tokens, channels]."""

@@ -7,6 +7,8 @@ loses nothing, and a batch travels to the device as bytes, a quarter of the floa
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +18,18 @@ from pipelines.format.errors import InputError
 from pipelines.media import images
 
 FILTERS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # Pillow's numbering, which the files use
+
+_HALVES = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+_CLIP = {"image_mean": [0.48145466, 0.4578275, 0.40821073], "image_std": [0.26862954, 0.26130258, 0.27577711], "do_center_crop": True}
+# Processors whose steps are resize, perhaps a centre crop, rescale and normalise, with what a file that leaves a key out means by it. Other kinds
+# crop by a ratio, pad, or rescale by an offset under the same names.
+KINDS: dict[str, dict[str, Any]] = {
+    "CLIP": {"resample": 3, "size": {"shortest_edge": 224}, "crop_size": 224, **_CLIP},
+    "Bit": {"resample": 3, "size": {"shortest_edge": 224}, "crop_size": 224, **_CLIP},
+    "Siglip": {"resample": 3, "size": 224, **_HALVES},
+    "ViT": {"resample": 2, "size": 224, **_HALVES},
+    "Beit": {"resample": 3, "size": 224, "crop_size": 224, **_HALVES},
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +54,18 @@ class Processor:
         pixels = images.stretch(pixels, *new, self.filter)
         top, left = (new[0] - self.height) // 2, (new[1] - self.width) // 2
         return pixels[top : top + self.height, left : left + self.width]
+
+    def numbers(self, device: str) -> Callable[[Any], Any]:
+        """The other half, on the device: a function from a uint8 tensor [B, height, width, 3] to float32 [B, 3, height, width]."""
+        import torch
+
+        mean, std = (torch.tensor(v, device=device).view(3, 1, 1) for v in (self.mean, self.std))
+
+        def normalised(pictures: Any) -> Any:
+            # Rescaled in float64 and rounded once, as the processor does, so that the input is the same to the last bit.
+            return ((pictures.permute(0, 3, 1, 2).double() * self.scale).float() - mean) / std
+
+        return normalised
 
     def describe(self) -> dict[str, Any]:
         """For the fingerprint."""
@@ -69,3 +95,17 @@ def read_processor(settings: dict[str, Any], size: int | None, where: str) -> Pr
     mean, std = (tuple(settings[k]) if normalise else (fill,) * 3 for k, fill in (("image_mean", 0.0), ("image_std", 1.0)))
     scale = settings.get("rescale_factor", 1 / 255) if settings.get("do_rescale", True) else 1.0
     return Processor(height, width, short, FILTERS[int(settings.get("resample", 3))], scale, mean, std)
+
+
+def published(settings: dict[str, Any], where: str) -> Processor:
+    """The processor that a model of any kind comes with, known by its class's name. InputError for a kind whose steps are not known exactly."""
+    settings = settings.get("image_processor", settings)
+    kind = str(settings.get("image_processor_type") or settings.get("feature_extractor_type") or "none is named")
+    stem = re.sub("(ImageProcessor|FeatureExtractor)(Fast|Pil)?$", "", kind)
+    if stem not in KINDS or settings.get("do_resize") is False:
+        names = ", ".join(f"{name}ImageProcessor" for name in KINDS)
+        raise InputError("the steps of this image processor are not known exactly", where=where, found=kind, allowed=names)
+    settings = KINDS[stem] | {key: value for key, value in settings.items() if value is not None}
+    if isinstance(settings["size"], int) and "shortest_edge" in str(KINDS[stem]["size"]):
+        settings["size"] = {"shortest_edge": settings["size"]}  # as files from before 2023 say it
+    return read_processor(settings, None, where)

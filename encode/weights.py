@@ -1,4 +1,4 @@
-"""Published weights, from a local folder or a hub id: JSON and safetensors only, never code, never pickle.
+"""Published weights, from a local folder or a hub id: JSON, safetensors and tokenizers' word lists only, never code, never pickle.
 
 In: what a recipe names. Out: a local folder, its JSON files, and one hash of what the network is, without loading a tensor.
 """
@@ -11,6 +11,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from encode.encoder import Machine
 from pipelines.format.document import fingerprint
 from pipelines.format.errors import InputError
 
@@ -24,7 +25,7 @@ def folder(weights: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(weights, allow_patterns=["*.json", "*.safetensors"]))
+        return Path(snapshot_download(weights, allow_patterns=["*.json", "*.safetensors", "merges.txt", "spiece.model", "tokenizer.model"]))
     except Exception as e:  # no network, no such repository, a gated one: the hub has a dozen classes for it
         raise InputError(
             "these weights are neither a local folder nor a hub id that can be fetched",
@@ -58,3 +59,22 @@ def file_sha256(path: Path, size: int, mtime_ns: int) -> str:
         while block := f.read(1 << 22):
             digest.update(block)
     return digest.hexdigest()
+
+
+def pretrained(name: str, weights: str, machine: Machine) -> Any:
+    """A frozen model of the class `name` of transformers on its device, from safetensors alone. InputError when a tensor it needs is not in
+    the files: the library would put random numbers there and go on."""
+    import torch
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()  # loading takes a second; stderr belongs to our own progress
+    options = {"use_safetensors": True, "local_files_only": True, "trust_remote_code": False, "output_loading_info": True}
+    dtype = torch.bfloat16 if machine.dtype == "bf16" else torch.float32
+    try:
+        model, told = getattr(transformers, name).from_pretrained(str(folder(weights)), dtype=dtype, **options)
+    except (OSError, ValueError, RuntimeError) as e:
+        raise InputError("these weights cannot be loaded", where=weights, found=f"{type(e).__name__}: {e}"[:300]) from None
+    lacking = sorted(told["missing_keys"]) + sorted(str(k) for k in told["mismatched_keys"])
+    if lacking:
+        raise InputError(f"the weights lack tensors of a {name}", where=weights, found=", ".join(lacking[:5]))
+    return model.to(machine.device).eval().requires_grad_(False)

@@ -22,12 +22,12 @@ from mixtures.mixture import Mixture
 from mixtures.plan_file import ROWS_PER_FILE, RowFile, RowWriter, list_files, row_path, table_of
 from mixtures.rows import held_out_rows, train_rows
 from mixtures.span import Row, SourceRules, Span, Specials
-from mixtures.table import tombstones
 from mixtures.tally import Tally, describe
 from pipelines.format import storage
 from pipelines.format.dataset import Dataset
 from pipelines.format.document import dump, fingerprint
 from pipelines.format.errors import InputError, RecipeError, Stopped
+from pipelines.format.forgotten import tombstone_entry
 from pipelines.format.index import record_of
 from pipelines.format.manifest import card, parent, publish_card, read_card, refuse_other_recipe
 from pipelines.format.part import FORMAT
@@ -88,7 +88,7 @@ def plan_fingerprint(mixture: Mixture, datasets: dict[str, Dataset], records_fro
     said = {k: v for k, v in dump(mixture).items() if k not in ("name", "output", "engine")}
     said["sources"] = {k: {f: v for f, v in s.items() if f != "dataset"} for k, s in said["sources"].items()}
     used = {name: datasets[s.dataset].fingerprint for name, s in mixture.sources.items()}
-    forgotten = {d.fingerprint: entry["sha256"] for d in datasets.values() if (entry := tombstones(d))}
+    forgotten = {d.fingerprint: entry["sha256"] for d in datasets.values() if (entry := tombstone_entry(d))}
     normalised = sorted({d.fingerprint for d in datasets.values() if latent_stats.has_latents(d)})
     parts: dict[str, Any] = {"datasets": used, "latent_stats": normalised, "tombstones": forgotten}
     if records_from is not None:

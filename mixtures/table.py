@@ -16,21 +16,17 @@ from typing import Any, TypeAlias
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from mixtures.mixture import HeldOut, Where
-from pipelines.format import storage
 from pipelines.format.chance import held_out
 from pipelines.format.dataset import Dataset
-from pipelines.format.manifest import read_card
-from pipelines.format.storage import join
+from pipelines.format.forgotten import NAMED_BY, forgotten, tombstone_entry, tombstones
 
 I32: TypeAlias = NDArray[np.int32]
 I64: TypeAlias = NDArray[np.int64]
 Bool: TypeAlias = NDArray[np.bool_]
 _FLAT = ["h", "group", "text_tokens", "visual_tokens", "loss_tokens", "nbytes", "atoms", "atom_segments", "atom_images"]
-_NAMED_BY = ["id", "url", "sha256", "phash"]  # what a tombstone may say
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,7 +69,7 @@ class Table:
 def read_table(dataset: Dataset, held: HeldOut | None, where: Where, named_captions: bool = False) -> Table:
     """The planner's view of `dataset`. Reads every index once; opens no data file."""
     conversation = dataset.data in ("vqa", "action-video")
-    columns = _FLAT + (["scores"] if where.scores else []) + (_NAMED_BY if tombstones(dataset) else [])
+    columns = _FLAT + (["scores"] if where.scores else []) + (list(NAMED_BY) if tombstone_entry(dataset) else [])
     shards = [dataset.index(i, columns) for i in range(len(dataset.shards))]
     table = pa.concat_tables(shards) if shards else pa.table({c: [] for c in columns})
     rows = [t.num_rows for t in shards]
@@ -169,21 +165,7 @@ def _where(table: pa.Table, where: Where) -> Bool | None:
     return keep
 
 
-def tombstones(dataset: Dataset) -> dict[str, Any] | None:
-    """The card's entry for what must be forgotten: {file, sha256, n}. It is read from the newest card, whatever snapshot is pinned."""
-    entry: dict[str, Any] | None = read_card(dataset.path).get("tombstones")
-    return entry
-
-
 def _remembered(table: pa.Table, dataset: Dataset) -> Bool | None:
     """False for what a tombstone names by id, url, sha256 or phash."""
-    entry = tombstones(dataset)
-    if entry is None:
-        return None
-    stones = pq.read_table(pa.BufferReader(storage.read(join(dataset.path, entry["file"]))))
-    keep = np.ones(table.num_rows, np.bool_)
-    for name in _NAMED_BY:
-        if name in stones.column_names and stones[name].null_count < len(stones):
-            named = stones[name].drop_null().cast(table[name].type)
-            keep &= ~np.asarray(pc.is_in(table[name], value_set=named.combine_chunks()))
-    return keep
+    stones = tombstones(dataset)
+    return None if stones is None else ~forgotten(table, stones)

@@ -171,7 +171,7 @@ def _files(card: dict[str, Any], shards: list[Shard]) -> Iterator[tuple[str, int
     for s in shards:
         for name, size, digest in (
             (s.tokens_file, s.tokens_bytes, s.tokens_sha256),
-            (s.data, s.data_bytes, s.data_sha256),  # without a hash: another dataset's file, checked there
+            (s.data, s.data_bytes, s.data_sha256),  # another dataset's file may be named without a hash: it is checked there
             (s.index, s.index_bytes, s.index_sha256),
         ):
             if name is not None:

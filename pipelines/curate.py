@@ -19,6 +19,7 @@ from pipelines.format import storage
 from pipelines.format.document import dump, fingerprint, parse, part_name, sha256_hex
 from pipelines.format.errors import HeadwaterError, RecipeError, Reject
 from pipelines.format.estimate import Estimate
+from pipelines.format.manifest import parent, parent_path
 from pipelines.format.part import PartWriter, dropped_path
 from pipelines.format.record import Record
 from pipelines.format.storage import join
@@ -40,7 +41,9 @@ class Curate:
         self._expect(config)
         parts = config.source.parts()
         inputs = {tuple(i[:2]) for p in parts for i in p.inputs}
-        facts = {"parts": len(parts), "files": len(inputs), "bytes_in": sum(size for _, size in inputs), "output": config.output}
+        unknown = sum(size is None for _, size in inputs)  # files on the web: what they weigh is not known before they are fetched
+        facts: dict[str, Any] = {"parts": len(parts), "files": len(inputs), **({"to_fetch": unknown} if unknown else {})}
+        facts |= {"bytes_in": sum(size or 0 for _, size in inputs), "output": config.output}
         stages = [config.source, *config.filters, *config.transforms, *config.across]
         return Estimate(f"{self.kind} {config.name}", facts, [{"step": part_name(s), **_short(s)} for s in stages])
 
@@ -59,7 +62,8 @@ class Curate:
             for i, p in enumerate(config.source.parts())
         ]
         chain = [Step(curate_part, {"recipe": dump(config)}, cpus=config.resources.cpus, name="curate")]
-        made = Build(output, config.name, self.kind, recipe, whole, items, chain, versions=versions)
+        above = [parent(path, output, found) for path, found in config.source.parents()]
+        made = Build(output, config.name, self.kind, recipe, whole, items, chain, parents=above, versions=versions)
         if config.retry or retry.any_there(config.source, output):
             made = self._with_retries(config, job, made)
         return self._across(config, job, made) if config.across else _build(job, made, config.keep_dropped)
@@ -73,7 +77,8 @@ class Curate:
         if config.retry:
             commit_parts(job, made)
             new = retry.fresh(config.source, made.output, made.fingerprint, made.parts, retry.REASONS[config.retry])
-            made = replace(made, parts=[*made.parts, *new])
+            # By number, as the next run will find them: a card is made of its parts in that order.
+            made = replace(made, parts=sorted([*made.parts, *new], key=lambda item: item["part"]))
         return made
 
     def _across(self, config: Recipe, job: Job, final: Build) -> str:
@@ -86,7 +91,7 @@ class Curate:
             return build(job, final)
         candidates = join(rounds.work(final.output), "candidates")
         root = [{**p, "root": candidates} for p in items]
-        _build(job, replace(final, output=candidates, name=f"{config.name} (candidates)", parts=root), config.keep_dropped)
+        _build(job, replace(_at(final, candidates), name=f"{config.name} (candidates)", parts=root), config.keep_dropped)
         drops, figures = rounds.find_drops(job, config, final.output, candidates, _beside(config))
         kwargs = {"candidates": candidates, "drops": drops, "shard_bytes": config.shard_bytes, "keep_dropped": config.keep_dropped}
         chain = [Step(rounds.rewrite_part, kwargs, cpus=config.resources.cpus, name="rewrite")]
@@ -120,7 +125,13 @@ def _build(job: Job, made: Build, keep_dropped: bool) -> str:
 
 
 def _dropped(made: Build) -> Build:
-    return replace(made, output=dropped_path(made.output), name=f"{made.name} (dropped)", extras=None)
+    return replace(_at(made, dropped_path(made.output)), name=f"{made.name} (dropped)", extras=None)
+
+
+def _at(made: Build, output: str) -> Build:
+    """The same build in another place, from where its parents are seen otherwise."""
+    above = [parent(parent_path({"path": made.output}, p), output, p["fingerprint"]) for p in made.parents]
+    return replace(made, output=output, parents=above)
 
 
 def _beside(config: Recipe) -> list[list[str]]:

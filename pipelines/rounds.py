@@ -13,9 +13,9 @@ inputs, so a killed job goes on where it was. A worker holds the ids that a last
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice, pairwise
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pyarrow as pa
@@ -73,16 +73,17 @@ def find_drops(job: Job, config: Recipe, output: str, candidates: str, files: li
         for r, (_, reduce) in enumerate(rounds):
             over = parts if r == 0 or r in stage.again else [{"in": [path], "unit": n} for n, path in enumerate(made[-1])]
             kwargs = {**common, "round": r, "candidates": candidates, "gone": gone, "told": made if r in stage.again else []}
-            mapped = _run(job, _map_unit, over, kwargs, join(place, f"{r}-map"))
+            mapped = _run(job, config, _map_unit, over, kwargs, join(place, f"{r}-map"))
             if reduce is None:
                 assert r == len(rounds) - 1 and r in stage.again, "only a last round over the records may do without a reduce"
                 gone = Drops(gone.every, [*gone.own, mapped])
                 break
             spans = [{"in": mapped, "unit": n, "buckets": span} for n, span in enumerate(_spans(stage.buckets, _size(place, mapped)))]
-            made.append(_run(job, _reduce_unit, spans, {**common, "round": r, "last": r == len(rounds) - 1}, join(place, f"{r}-reduce")))
+            kwargs = {**common, "round": r, "last": r == len(rounds) - 1}
+            made.append(_run(job, config, _reduce_unit, spans, kwargs, join(place, f"{r}-reduce")))
         else:
             gone = Drops([*gone.every, *made.pop()], gone.own)
-        said = stage.report([_told(tuple(paths)) for paths in made])
+        said = stage.report(cast(list[list[Any]], _Told(made)))
         if said is not None:
             reports[name if name not in reports else f"{name} {i}"] = said
     return gone, reports
@@ -94,16 +95,29 @@ def _spans(buckets: int, nbytes: int) -> list[list[int]]:
     return [[k * buckets // n, (k + 1) * buckets // n] for k in range(n)]
 
 
+class _Told(Sequence[list[Any]]):
+    """What each round gave, read when it is asked for: a report looks at one or two rounds, and the others may hold a row for every record."""
+
+    def __init__(self, made: list[list[str]]) -> None:
+        self._made = made
+
+    def __len__(self) -> int:
+        return len(self._made)
+
+    def __getitem__(self, r: Any) -> Any:
+        return [_told(tuple(paths)) for paths in self._made[r]] if isinstance(r, slice) else _told(tuple(self._made[r]))
+
+
 def _size(place: str, paths: list[str]) -> int:
     sizes = {join(place, name): size for name, size, _ in storage.listing(place)} if paths else {}
     return sum(sizes[path] for path in paths)
 
 
-def _run(job: Job, fn: Any, units: list[dict[str, Any]], kwargs: dict[str, Any], prefix: str) -> list[str]:
+def _run(job: Job, config: Recipe, fn: Any, units: list[dict[str, Any]], kwargs: dict[str, Any], prefix: str) -> list[str]:
     """Run the units whose file is not there yet; returns all the files, in order."""
     paths = [f"{prefix}-{u['unit']:05d}.parquet" for u in units]
     todo = [{**u, "out": path} for u, path in zip(units, paths, strict=True) if not storage.exists(path)]
-    for _ in job.map([Step(fn, kwargs, name=fn.__name__.strip("_"))], todo):
+    for _ in job.map([Step(fn, kwargs, cpus=config.resources.cpus, name=fn.__name__.strip("_"))], todo):
         pass
     return paths
 

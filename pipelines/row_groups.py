@@ -26,11 +26,12 @@ BATCH = 64  # rows in memory at a time, fewer where they are large:
 BATCH_BYTES = 64 << 20
 
 
-def group_runs(path: str, item: Input, columns: list[str]) -> list[SourcePart]:
-    """Parts of one file. A column that is not there is an `InputError`; a file that cannot be read is one part, whose reading says so."""
+def group_runs(path: str, item: Input, columns: list[str], where: str | None = None) -> list[SourcePart]:
+    """Parts of one file, which lies below `path` or at `where`. A column that is not there is an `InputError`; a file that cannot be read is one
+    part, whose reading says so."""
     out: list[dict[str, Any]] = []
     try:
-        with _opened(place(path, item.path)) as file:
+        with _opened(where or place(path, item.path)) as file:
             known = file.schema_arrow.names
             for column in columns:
                 if column not in known:
@@ -48,14 +49,16 @@ def group_runs(path: str, item: Input, columns: list[str]) -> list[SourcePart]:
     return [SourcePart(spec, [item.as_list()]) for spec in out]
 
 
-def numbered_rows(path: str, spec: dict[str, Any], columns: list[str]) -> Iterator[tuple[str, dict[str, Any] | Reject]]:
+def numbered_rows(
+    path: str, spec: dict[str, Any], columns: list[str], where: str | None = None
+) -> Iterator[tuple[str, dict[str, Any] | Reject]]:
     """(origin `file#row`, row) of a part; in place of a row group that cannot be read, one `Reject` under its first row not read."""
     rel, row = spec["file"], spec["row"]
     if "reject" in spec:
         yield rel, Reject(*spec["reject"])
         return
     try:
-        with _opened(place(path, rel)) as file:
+        with _opened(where or place(path, rel)) as file:
             for group in range(*spec["groups"]):
                 after = row + file.metadata.row_group(group).num_rows
                 try:

@@ -60,6 +60,10 @@ class Source(Part):
         """The spec of a part that takes up only these items of `spec`, which could not be read before; None where asking again cannot help."""
         return None
 
+    def parents(self) -> list[tuple[str, str]]:
+        """Artifacts that this source reads, as (path, fingerprint): the card names them, and lineage goes on through them."""
+        return []
+
     def hashed(self, fields: dict[str, Any]) -> dict[str, Any]:
         """What of this source's resolved fields says what the records are. The rest may change without another dataset coming of it."""
         return fields

@@ -71,18 +71,44 @@ def show_stats(found: dict[str, Any]) -> None:
     if found.get("sources"):
         _show_sources(found["sources"])
     for name, figures in (found.get("figures") or {}).items():
-        table(name, ["", ""], _flat(figures))
+        _show_figures(name, found, figures)
     for parent in found.get("lineage") or []:
         note = {"yes": "", "missing": "  (no longer there)", "changed": "  (has changed since)"}[parent["found"]]
         say(f"from {parent.get('kind') or '?'} {parent['path']} {parent['fingerprint'][:16]}{note}")
 
 
-def _flat(figures: dict[str, Any]) -> list[list[Any]]:
+def _show_figures(name: str, found: dict[str, Any], figures: dict[str, Any]) -> None:
+    if is_balance(figures):
+        from pipelines import show_balance
+
+        show_balance.show(name, found, figures)
+    elif rows := side_by_side(figures):
+        table(name, rows[0], rows[1:])
+    else:
+        table(name, ["", ""], [[label, _figure(value)] for label, value in flat(figures)])
+
+
+def side_by_side(figures: dict[str, Any]) -> list[list[Any]]:
+    """A header and a row for each, where every value is a mapping of the same keys to plain values; else nothing."""
+    rows = list(figures.values())
+    if not rows or not all(isinstance(r, dict) and r and r.keys() == rows[0].keys() for r in rows):
+        return []
+    if any(isinstance(v, dict | list) for r in rows for v in r.values()):
+        return []
+    return [["", *rows[0]], *([name, *(_figure(v) for v in r.values())] for name, r in figures.items())]
+
+
+def is_balance(figures: dict[str, Any]) -> bool:
+    """Whether these are what a `metaclip` stage reports."""
+    return {"texts_with_entries", "matches", "entries", "t"} <= figures.keys()
+
+
+def flat(figures: dict[str, Any]) -> list[list[Any]]:
     """Nested figures as rows: `matches_a_text` of {mean, 0, 1} becomes "matches a text: mean" and so on."""
     rows: list[list[Any]] = []
     for key, value in figures.items():
         label = key.replace("_", " ")
-        rows += [[f"{label}: {k}", v] for k, v in _flat(value)] if isinstance(value, dict) else [[label, value]]
+        rows += [[f"{label}: {k}", v] for k, v in flat(value)] if isinstance(value, dict) else [[label, value]]
     return rows
 
 

@@ -21,7 +21,7 @@ from pipelines.columns import Columns, numbers, widths
 from pipelines.format.document import Size
 from pipelines.format.errors import Reject
 from pipelines.format.record import Record, Segment
-from pipelines.media.images import Mode
+from pipelines.media.resizing import Mode
 from pipelines.media.video import Limits
 from pipelines.stage import Rejected, Source
 

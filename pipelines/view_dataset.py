@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from pipelines import dropped, look, summary
+from pipelines import look, show_balance, summary, view_dropped
 from pipelines.format import page
 from pipelines.format.dataset import Dataset
 from pipelines.format.errors import HeadwaterError, Reject
@@ -24,7 +24,6 @@ SHOWN = 48  # records on the sheet
 SIDE = 160  # pixels of a thumbnail's longest side
 FRAMES = 8  # pictures shown of one record
 REJECTS = 20  # dropped records listed by name
-REASONS, EXAMPLES = 30, 6  # reasons shown, and dropped records of each, where they were kept
 
 
 def pages(path: str) -> list[tuple[str, str]]:
@@ -37,10 +36,11 @@ def pages(path: str) -> list[tuple[str, str]]:
         _counts(found),
         tag("h2", "What came of what came in"),
         page.bars({"written": found["written"], **found.get("filtered", {}), **found.get("rejected", {})}),
+        *_figures(found),
         _lineage(found),
         tag("h2", f"{min(SHOWN, found['records'])} of {found['records']} records, evenly spaced"),
         tag("div", *_cards(dataset), class_="grid"),
-        *_examples(dataset),
+        *view_dropped.blocks(path, lambda dropped, found: _card(dropped, found, None, None)),
         *_dropped(dataset),
     ]
     return [("index.html", page.page(f"{found['name']}", *blocks))]
@@ -50,6 +50,17 @@ def _counts(found: dict[str, Any]) -> Html:
     rows: list[list[Any]] = [["records", found["records"]], ["shards", found["shards"]], ["bytes", found["bytes"]]]
     rows += [[f"{kind} tokens", n] for kind, n in (found.get("tokens") or {}).items() if n]
     return page.table(["", ""], rows)
+
+
+def _figures(found: dict[str, Any]) -> list[Html]:
+    """What whole-dataset stages reported."""
+    out: list[Html] = []
+    for name, figures in (found.get("figures") or {}).items():
+        if summary.is_balance(figures):
+            out += show_balance.blocks(name, found, figures)
+        else:
+            out += [tag("h2", f"What {name} reports"), page.table(["", ""], summary.flat(figures))]
+    return out
 
 
 def _lineage(found: dict[str, Any]) -> Html:
@@ -64,15 +75,16 @@ def _cards(dataset: Dataset) -> list[Html]:
 
 
 def _parent(dataset: Dataset) -> Dataset | None:
-    """The curated dataset that an encoded one was made from, if it can still be read as it was."""
+    """The nearest curated dataset that an encoded one was made from, if it can still be read as it was."""
     if not dataset.encoding:
         return None
     card = read_card(dataset.path)
     for entry in card.get("parents") or []:
         try:
-            return Dataset.open(parent_path(card, entry), entry["fingerprint"])
+            above = Dataset.open(parent_path(card, entry), entry["fingerprint"])
         except HeadwaterError:
             continue
+        return above if above.encoding is None else _parent(above)  # a compacted one was made from an encoded one
     return None
 
 
@@ -87,7 +99,8 @@ def _card(dataset: Dataset, found: look.Found, words: Any, above: Dataset | None
     texts = [_text(s) for s in told["segments"] if s["kind"] in ("text", "tokens")]
     name = tag("code", record.id[:12])
     where = tag("div", name, " ", record.origin, class_="soft")
-    return tag("div", tag("div", *pictures[:FRAMES], hidden, class_="strip"), *texts, _questions(record), where, class_="card")
+    scores = tag("div", " · ".join(f"{k} {v:.3g}" for k, v in sorted(record.scores.items())), class_="soft") if record.scores else ""
+    return tag("div", tag("div", *pictures[:FRAMES], hidden, class_="strip"), *texts, _questions(record), scores, where, class_="card")
 
 
 def _text(s: dict[str, Any]) -> Html:
@@ -117,7 +130,7 @@ def _thumbnail(payload: bytes, size: tuple[int, ...]) -> Html:
     """Decoded in the guarded child, as dropped records hold what strangers sent, and encoded anew."""
     from pipelines.media import images, still
 
-    jpeg, (_, width, _) = still.resized(payload, SIDE, "keep_ratio_largest", 80, upscale=False, max_pixels=images.MAX_PIXELS, keep=())
+    jpeg, (_, width, _), _ = still.resized(payload, SIDE, "keep_ratio_largest", 80, upscale=False, max_pixels=images.MAX_PIXELS, keep=())
     return page.picture(jpeg, "×".join(map(str, size[1::-1])), width=max(64, width))
 
 
@@ -129,18 +142,6 @@ def _latents(x: np.ndarray) -> Html:
     side = int(np.ceil(np.sqrt(len(x))))
     squares = "".join(f'<rect x="{i % side}" y="{i // side}" width="1" height="1" fill="rgb({g},{g},{g})"/>' for i, g in enumerate(grey))
     return Html(f'<svg width="96" height="96" viewBox="0 0 {side} {side}" shape-rendering="crispEdges" role="img">{squares}</svg>')
-
-
-def _examples(dataset: Dataset) -> list[Html]:
-    """Where what filters dropped was kept: some of it for each reason, as the sheet shows what stayed."""
-    gone = dropped.beside(dataset)
-    if gone is None:
-        return []
-    out = [tag("h2", "What filters dropped, by reason")]
-    for r in dropped.by_reason(gone, EXAMPLES)[:REASONS]:
-        shown = f": {r.dropped} records" + (f", {len(r.examples)} of them here" if r.dropped > len(r.examples) else "")
-        out += [tag("h3", tag("code", r.reason), shown), tag("div", *(_card(gone, found, None, None) for found in r.examples), class_="grid")]
-    return out
 
 
 def _dropped(dataset: Dataset) -> list[Html]:

@@ -24,25 +24,38 @@ LIFE = 600.0  # seconds after which a server that nobody closed lets go of its r
 
 @dataclass(frozen=True)
 class Seen:
-    """One request: the Host header, the path with its query, and how often this path of this host was asked before."""
+    """One request: the Host header, the path with its query, how often this path of this host was asked before, and all header fields."""
 
     host: str
     path: str
     attempt: int
+    fields: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Answer:
     """What is sent. `how`: whole; short (ends after half the body); reset (RST before a byte); stall (half the body, then silence);
-    drip and drip_head (a byte every 0.2 s); endless (a body without end); chunked; raw (`body` is the whole answer)."""
+    break (half the body, then RST); drip and drip_head (a byte every 0.2 s); endless (a body without end); chunked; raw (`body` is the whole
+    answer). A whole body is sent `times` times, so that a server of gigabytes holds one block."""
 
     body: bytes = b""
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
     how: str = "whole"
+    times: int = 1
 
 
 Script = Callable[[Seen], Answer | None]
+
+
+def ranged(seen: Seen, body: bytes, how: str = "whole", tag: str = '"v1"', **headers: str) -> Answer:
+    """A file as a good server gives it: the rest that was asked for, if it is still that file, else the whole."""
+    said = {"ETag": tag, "Accept-Ranges": "bytes", **headers}
+    asked = seen.fields.get("Range", "")
+    if asked and seen.fields.get("If-Range") in (None, tag):
+        start = int(asked.removeprefix("bytes=").rstrip("-"))
+        return Answer(body[start:], 206, {**said, "Content-Range": f"bytes {start}-{len(body) - 1}/{len(body)}"}, how)
+    return Answer(body, headers=said, how=how)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -60,7 +73,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.seen[host, self.path] += 1
             self.server.log.append((host, self.path))
             self.server.agents.add(self.headers.get("User-Agent", ""))
-        answer = self.server.script(Seen(host, self.path, attempt))
+        answer = self.server.script(Seen(host, self.path, attempt, dict(self.headers.items())))
         with contextlib.suppress(OSError):
             self._send(answer or Answer(b"no", 404))
 
@@ -81,13 +94,14 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(head.encode() + b"Transfer-Encoding: chunked\r\n\r\n" + chunked)
             return
         if a.how != "endless":
-            head += f"Content-Length: {len(a.body)}\r\n"
+            head += f"Content-Length: {len(a.body) * a.times}\r\n"
         if a.how == "drip_head":
             self._drip((head + "X: " + "x" * 100_000).encode())
             return
         self.wfile.write(head.encode() + b"\r\n")
         if a.how == "whole":
-            self.wfile.write(a.body)
+            for _ in range(a.times):
+                self.wfile.write(a.body)
             return
         self.close_connection = True
         if a.how == "drip":
@@ -99,6 +113,10 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(a.body[: len(a.body) // 2])
             if a.how == "stall":
                 self.server.over.wait(LIFE)
+            elif a.how == "break":
+                time.sleep(0.05)  # an RST overtakes what the other side has not read yet
+                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                self.connection.close()
 
     def _drip(self, data: bytes) -> None:
         for i in range(len(data)):

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 from pipelines.format import storage
@@ -26,10 +27,15 @@ MARK = "HEADWATER_SOAK"
 
 
 def start(run: tiny.Run, mark: str) -> subprocess.Popen[bytes]:
-    """The command, in a session and process group of its own; its output goes to a file beside the config."""
+    """The command of a stage; its output goes to a file beside the config."""
+    return launch(["pipelines.commands", *run.argv()], run.config + ".log", mark)
+
+
+def launch(module: list[str], log: str, mark: str) -> subprocess.Popen[bytes]:
+    """A Python module with its arguments, in a session and process group of its own."""
     env = {**os.environ, MARK: mark, "OMP_NUM_THREADS": "1"}
-    with open(run.config + ".log", "ab") as log:
-        return subprocess.Popen([sys.executable, "-m", "pipelines.commands", *run.argv()], env=env, stdout=log, stderr=log, start_new_session=True)
+    with open(log, "ab") as file:
+        return subprocess.Popen([sys.executable, "-m", *module], env=env, stdout=file, stderr=file, start_new_session=True)
 
 
 def marked(mark: str) -> list[int]:
@@ -65,15 +71,31 @@ def kill_all(child: subprocess.Popen[bytes], mark: str) -> None:
 
 def finish(run: tiny.Run, timeout: float = 600) -> float:
     """Run to the end; returns the seconds it took. A failure shows the end of the log."""
+    return waited(lambda mark: start(run, mark), run.config + ".log", timeout)
+
+
+def waited(begin: Callable[[str], subprocess.Popen[bytes]], log: str, timeout: float = 600) -> float:
+    """Begin, wait for the end and reap what is left; returns the seconds it took."""
     mark, began = uuid.uuid4().hex, time.monotonic()
-    child = start(run, mark)
+    child = begin(mark)
     try:
         status = child.wait(timeout)
     finally:
         kill_all(child, mark)
     if status != 0:
-        raise RuntimeError(f"{run.stage} ended with {status}:\n{Path(run.config + '.log').read_text()[-3000:]}")
+        raise RuntimeError(f"{child.args!r} ended with {status}:\n{Path(log).read_text()[-3000:]}")
     return time.monotonic() - began
+
+
+def killed(begin: Callable[[str], subprocess.Popen[bytes]], wait: float) -> tuple[float, bool]:
+    """Begin, and kill -9 all of it after `wait` seconds. Returns when it was killed, and whether it had ended by itself."""
+    mark, began = uuid.uuid4().hex, time.monotonic()
+    child = begin(mark)
+    while child.poll() is None and time.monotonic() - began < wait:
+        time.sleep(0.02)
+    ended = child.poll() is not None
+    kill_all(child, mark)
+    return time.monotonic() - began, ended
 
 
 def digest(output: str) -> dict[str, str]:
@@ -105,14 +127,9 @@ def _one(run: tiny.Run, twin: tiny.Run, kills: int, random_: random.Random) -> l
     """Kill one stage so many times, let it finish, and compare. The first run says how long it takes; kills fall anywhere in that time."""
     long = 12.0  # seconds: start-up, work and shutdown of a small stage on Ray; grows to what is seen
     for _ in range(kills):
-        wait, mark, began = random_.uniform(0, long * 1.1), uuid.uuid4().hex, time.monotonic()
-        child = start(run, mark)
-        while child.poll() is None and time.monotonic() - began < wait:
-            time.sleep(0.02)
-        ended = child.poll() is not None
-        kill_all(child, mark)
-        long = min(long, time.monotonic() - began) if ended else long
-        print(f"killed {run.stage:14s} after {time.monotonic() - began:5.1f} s{'  (had ended)' if ended else ''}", flush=True)
+        after, ended = killed(lambda mark: start(run, mark), random_.uniform(0, long * 1.1))
+        long = min(long, after) if ended else long
+        print(f"killed {run.stage:14s} after {after:5.1f} s{'  (had ended)' if ended else ''}", flush=True)
     finish(run)
     mine, theirs = digest(run.output), digest(twin.output)
     leftovers = len(set(mine) - set(theirs))  # files of lost attempts are rubbish for gc; no card names them, as the fingerprint shows

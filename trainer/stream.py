@@ -24,9 +24,9 @@ from mixtures.layout import LATENT, TEXT, Layout, layout
 from mixtures.span import Span
 from pipelines.format import codec, storage
 from pipelines.format.dataset import Dataset
+from pipelines.format.forgotten import NAMED_BY, forgotten, tombstones
 from pipelines.format.record import Record, Segment
 from trainer.batch import IGNORED, Batch, Document, collate
-from trainer.forgotten import NAMED_BY, forgotten, tombstones
 
 if TYPE_CHECKING:
     from mixtures.plan import Plan

@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from encode.encoder import Grid, ImageEncoder, Machine, Network
-from pipelines.media import images
+from pipelines.media import resizing
 
 
 class Pixels(ImageEncoder):
@@ -33,7 +33,7 @@ class Pixels(ImageEncoder):
         return Grid(self.size, self.size, (self.size // self.patch) ** 2, self.patch * self.patch * 3)
 
     def picture(self, pixels: np.ndarray) -> np.ndarray:
-        return images.resize(pixels, self.size, "center_crop")
+        return resizing.resize(pixels, self.size, "center_crop")
 
     def preprocessing(self) -> dict[str, Any]:
         return {"resize": "center_crop", "filter": "bicubic", "size": self.size, "range": [-1, 1]}

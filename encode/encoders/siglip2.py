@@ -77,11 +77,9 @@ class Siglip2(ImageEncoder):
         tower.use_head = False  # attention pooling, which nothing here reads
         processor, grid = self.processor, self.grid()
         native = (grid.height, grid.width) == (self.tower()["image_size"],) * 2
-        mean, std = (torch.tensor(v, device=machine.device).view(3, 1, 1) for v in (processor.mean, processor.std))
+        numbers = processor.numbers(machine.device)
 
         def forward(pictures: Any) -> Any:
-            # Rescaled in float64 and rounded once, as the processor does, so that the input is the same to the last bit.
-            x = ((pictures.permute(0, 3, 1, 2).double() * processor.scale).float() - mean) / std
-            return model(pixel_values=x.to(dtype), interpolate_pos_encoding=not native).last_hidden_state
+            return model(pixel_values=numbers(pictures).to(dtype), interpolate_pos_encoding=not native).last_hidden_state
 
         return TorchNetwork(forward, machine)

@@ -18,6 +18,11 @@ from pipelines.format.record import Record
 from pipelines.stage import Across, Row
 
 
+def folded(text: str) -> str:
+    """The text as copies are compared: NFKC, lower case, single spaces."""
+    return " ".join(unicodedata.normalize("NFKC", text).lower().split())
+
+
 class ExactText(Across):
     """`seed` decides which copy survives."""
 
@@ -30,8 +35,7 @@ class ExactText(Across):
     def _hashed(self, records: Iterable[Record]) -> Iterator[Row]:
         for r in records:
             text = "\n".join(s.text for s in r.segments if s.text is not None)
-            folded = " ".join(unicodedata.normalize("NFKC", text).lower().split())
-            digest = blake2b(folded.encode(), digest_size=16).digest()
+            digest = blake2b(folded(text).encode(), digest_size=16).digest()
             yield int.from_bytes(digest[:4], "little"), digest, [f"{draw(r.h, self.seed, 'survivor'):020d}", r.id]
 
     def _others(self, rows: Iterable[Row]) -> Iterator[tuple[str, str]]:

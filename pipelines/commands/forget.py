@@ -4,7 +4,7 @@
 
 Writes `tombstones-HASH.parquet` and a card that names it; plans that pin this dataset see them from then on. Lists the shards that hold
 the records, and every dataset, plan and run below `--in` that descends from this one, with the number of its uses. The bytes themselves
-stay until the dataset is made anew.
+stay; `pipelines run compact` makes a dataset without them, and only the parts that hold them when it has run before.
 """
 
 from __future__ import annotations

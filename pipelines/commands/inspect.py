@@ -1,8 +1,8 @@
-"""Show single records: texts, picture sizes, token ids; what filters dropped and why; a plan's sequences; a run's last figures.
+"""Show single records: texts, picture sizes, token ids; what was dropped and why; a plan's sequences; a run's last figures; entries of a list.
 
 pipelines inspect PATH [-n 5] [--skip 0] [--chars 160]
 pipelines inspect PATH --id ID
-pipelines inspect PATH --dropped [--reason gopher_quality] [-n 10]      some dropped for each reason, then as many that stayed (keep_dropped: true)
+pipelines inspect PATH --dropped [--reason gopher_quality] [-n 10]      some dropped for each reason, then some that stayed (keep_dropped: true)
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import json
 from typing import Any
 
 from pipelines import dropped, look
+from pipelines.entries import read_entries
 from pipelines.format import storage
 from pipelines.format.dataset import Dataset
 from pipelines.format.errors import InputError
@@ -25,8 +26,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-n", type=int, default=5, metavar="N", help="how many (default: 5)")
     parser.add_argument("--skip", type=int, default=0, metavar="K", help="pass over the first K")
     parser.add_argument("--chars", type=int, default=160, metavar="C", help="characters shown of a text (default: 160)")
-    parser.add_argument("--dropped", action="store_true", help="what filters dropped, N for each reason, and N of what they kept")
-    parser.add_argument("--reason", metavar="R", help="with --dropped: this reason, or all those of a filter (`c4`, `c4.curly_bracket`)")
+    parser.add_argument("--dropped", action="store_true", help="what the recipe dropped, N for each reason, and N of what it kept")
+    parser.add_argument("--reason", metavar="R", help="of that only this reason, or all those of a filter (`c4`, `c4.curly_bracket`)")
 
 
 def answer(args: argparse.Namespace) -> dict[str, Any]:
@@ -34,10 +35,8 @@ def answer(args: argparse.Namespace) -> dict[str, Any]:
     head = {"kind": card["kind"], "path": args.path}
     if args.id is not None and card["kind"] != "dataset":
         raise InputError("--id finds records of a dataset", where=args.path, found=card["kind"], next=f"pipelines trace {args.id} {args.path}")
-    if (args.dropped or args.reason) and card["kind"] != "dataset":
-        raise InputError("--dropped is of a dataset", where=args.path, found=card["kind"])
-    if args.dropped or args.reason:
-        return head | {"chars": args.chars, **_dropped(args)}
+    if args.dropped or args.reason is not None:
+        return head | {"chars": args.chars, **_dropped(args, card)}
     if card["kind"] == "dataset":
         return head | {"chars": args.chars, "records": _records(args)}
     if card["kind"] == "plan":
@@ -46,6 +45,8 @@ def answer(args: argparse.Namespace) -> dict[str, Any]:
         return head | {"metrics": _last_lines(card, args.n)}
     if card["kind"] == "ablation":
         return head | {"results": _rows(card, "results", args)}
+    if card["kind"] == "entries":
+        return head | {"entries": read_entries(card["path"])[args.skip : args.skip + args.n]}
     return head | {"card": {key: value for key, value in card.items() if key not in ("path", "card_file")}}
 
 
@@ -60,17 +61,22 @@ def _records(args: argparse.Namespace) -> list[dict[str, Any]]:
     return [look.plain(dataset, found, words)]
 
 
-def _dropped(args: argparse.Namespace) -> dict[str, Any]:
+def _dropped(args: argparse.Namespace, card: dict[str, Any]) -> dict[str, Any]:
     """Reasons with their examples, and kept records from all over the dataset beside them."""
-    kept = Dataset.open(args.path)
-    gone = dropped.beside(kept)
+    if card["kind"] != "dataset":
+        raise InputError("only a dataset has dropped records", where=args.path, found=card["kind"], next="give the path of a curated dataset")
+    gone = dropped.beside(args.path)
     if gone is None:
-        next = "run the recipe again with keep_dropped=true: only what is missing is made"
-        raise InputError("what was dropped here was not kept", where=args.path, next=next)
+        lost = ", ".join(f"{reason} {n}" for reason, n in sorted((card.get("filtered") or {}).items()))
+        if not lost:
+            raise InputError("nothing was dropped from this dataset", where=args.path, next=f"what was rejected: pipelines stats {args.path}")
+        next = "run its recipe again with keep_dropped=true: the dataset stays as it is, only what is missing is made"
+        raise InputError("what was dropped from this dataset was not kept", where=args.path, found=lost, next=next)
     told = [
         {"reason": r.reason, "dropped": r.dropped, "examples": [look.plain(gone, f) for f in r.examples]}
         for r in dropped.by_reason(gone, args.n, args.reason)
     ]
+    kept = Dataset.open(args.path)
     return {"dropped": told, "kept": [look.plain(kept, found) for found in look.spread(kept, args.n)]}
 
 
@@ -105,13 +111,16 @@ def show(answer: dict[str, Any]) -> None:
                 _show_record(record, answer["chars"])
         say(f"── kept: {len(answer['kept'])} shown\n")
     if answer["kind"] == "dataset":
-        for record in answer.get("records") or answer.get("kept") or []:
+        for record in answer["records"] if "records" in answer else answer["kept"]:
             _show_record(record, answer["chars"])
     elif answer["kind"] == "plan":
         for row in answer["sequences"]:
             say(f"sequence {row['seq']}: {row['length']} positions, {row['payload']} payload tokens, {len(row['spans'])} spans")
             columns = ["dataset", "source", "shard", "row", "first", "count", "start", "stop", "epoch"]
             table("", columns, [[span[c] for c in columns] for span in row["spans"]])
+    elif answer["kind"] == "entries":
+        for entry in answer["entries"]:
+            say(short(entry))
     elif "card" in answer:
         table(answer["path"], ["", ""], [[key, short(value, 100)] for key, value in answer["card"].items()])
     else:
@@ -124,11 +133,15 @@ def _figure(x: Any) -> Any:
     return f"{x:.4g}" if isinstance(x, float) else x
 
 
+def _scores(scores: dict[str, float]) -> str:
+    return " · ".join(f"{name} {value:.4g}" for name, value in sorted(scores.items()))
+
+
 def _show_record(record: dict[str, Any], chars: int) -> None:
     say(f"{record['id']}  {record['data']} from {record['source']}: {short(record['origin'])}")
     for key in ("group", "licence", "url", "scores", "fields"):
         if key in record and not (key == "group" and record["group"] == record["id"]):
-            say(f"  {key}: {short(record[key], 160)}")
+            say(f"  {key}: {_scores(record[key]) if key == 'scores' else short(record[key], 160)}")
     for i, s in enumerate(record["segments"]):
         what = [s["kind"], s["role"]]
         what += [f"atom {s['atom']}"] if "atom" in s else []

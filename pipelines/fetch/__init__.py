@@ -9,6 +9,9 @@ body never ends, or comes one byte a second, or unpacks to a thousand times its 
     robots      RFC 9309                                             opt_out     X-Robots-Tag, TDM-Reservation
     hosts       manners towards one host                             client      one URL → one outcome, with retries
     policy      the recipe's block `fetch:`                          fetcher     many URLs, in order, for synchronous callers
+    packing     bodies packed unasked                                digests     the hashes that lists give
+    download    a body of gigabytes into a file, resumed             scratch     where that file lies meanwhile
+    kept        and where it stays, if it is to
 
     with Fetcher(Policy(contact="https://example.org/bot")) as fetcher:
         for ask, found in zip(asks, fetcher.ordered(asks)): …        found.status, .body, .detail, .evidence

@@ -5,7 +5,7 @@
 
 Nothing is raised for what a server does: the outcome's `status` is `ok`, `opt_out`, `fetch_permanent`, `fetch_transient`, `too_large`, `not_allowed`,
 `timeout` or `hash_mismatch`. A lasting fault costs one request. Waits are drawn from the URL's own hash ("full jitter": uniform below an
-exponentially growing bound), or are what Retry-After asks; then the whole host rests.
+exponentially growing bound), or are what Retry-After asks; then the whole host rests. `download` goes the same way with a body that goes to a file.
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ import ssl
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
-from hashlib import md5, sha256, sha512
+from hashlib import sha256
 from typing import Any, TypeVar
 
 from pipelines.fetch import opt_out, robots
+from pipelines.fetch.digests import agrees
+from pipelines.fetch.download import Download
 from pipelines.fetch.exchange import REDIRECTS, Exchange
 from pipelines.fetch.faults import Fault
 from pipelines.fetch.hosts import Hosts
@@ -31,6 +33,7 @@ from pipelines.format.chance import draw, group_hash, uniform
 from pipelines.format.errors import Reject
 
 T = TypeVar("T")
+Get = Callable[[Target, Callable[[int], None], float], Awaitable[tuple[Head, bytes, float]]]  # target, count of requests, seconds
 
 
 @dataclass(frozen=True)
@@ -54,11 +57,13 @@ class Fetched:
 
 @dataclass
 class _Trip:
-    """What one URL may still cost, in seconds of trying and of its own waits, and what it has cost. `h` is what its waits are drawn from."""
+    """What one URL may still cost, in seconds of trying and of its own waits, and what it has cost. `h` is what its waits are drawn from.
+    `renewed` says that the last attempt, though it failed, brought so much that the next one is as good as a first."""
 
     h: int
     left: float
     requests: int = 0
+    renewed: Callable[[], bool] = lambda: False
 
     def sent(self, n: int) -> None:
         self.requests += n
@@ -77,28 +82,47 @@ class Client:
     async def fetch(self, ask: Ask) -> Fetched:
         """The outcome of one URL."""
         trip = _Trip(group_hash(ask.url), self.policy.patience)
+        return await self._told(trip, partial(self._whole, ask, trip))
+
+    async def download(self, ask: Ask, into: Download) -> Fetched:
+        """The outcome of one URL whose body goes to a file. It is never held, so `body` is empty."""
+        trip = _Trip(group_hash(ask.url), self.policy.patience, renewed=into.renewed)
+        return await self._told(trip, partial(self._poured, ask, trip, into))
+
+    async def _told(self, trip: _Trip, get: Callable[[], Awaitable[Fetched]]) -> Fetched:
         try:
-            head, body, final = await self._get(parse_url(ask.url), trip)
+            return replace(await get(), requests=trip.requests)
         except Reject as refused:
             return Fetched(refused.reason, redact(refused.detail), requests=trip.requests)
         except Fault as fault:
             return Fetched(fault.status, redact(fault.detail), requests=trip.requests)
+
+    async def _whole(self, ask: Ask, trip: _Trip) -> Fetched:
+        head, body, final = await self._get(parse_url(ask.url), trip, self._exchange.get)
         digest = sha256(body).hexdigest()
+        found = self._found(ask, head, final, digest, not ask.digest or agrees(ask.digest, body))
+        return replace(found, body=body if found.status == "ok" else b"")
+
+    async def _poured(self, ask: Ask, trip: _Trip, into: Download) -> Fetched:
+        head, _, final = await self._get(parse_url(ask.url), trip, lambda target, sent, left: self._exchange.pour(target, sent, into, left))
+        found = self._found(ask, head, final, into.sha256, into.agrees)
+        return replace(found, evidence={**found.evidence, "bytes": into.size})
+
+    def _found(self, ask: Ask, head: Head, final: Target, digest: str, agreed: bool) -> Fetched:
+        """What is said of a file that came whole."""
         said = {"url": final.url, **opt_out.evidence(head)}
         evidence = {key: redact(value) for key, value in said.items()} | {"http": head.status, "sha256": digest}
         evidence |= {"type": kind[:100]} if (kind := head.get("content-type")) else {}
         evidence |= {"robots": "allowed"} if self.policy.robots else {}
-        if ask.digest and not _agrees(ask.digest, digest, body):
-            detail = f"sha256 {digest}, expected {ask.digest[:128]}"
-            return Fetched("hash_mismatch", detail, evidence=evidence, requests=trip.requests)
-        evidence |= {"verified": True} if ask.digest else {}
-        return Fetched("ok", body=body, evidence=evidence, requests=trip.requests)
+        if not agreed:
+            return Fetched("hash_mismatch", f"sha256 {digest}, expected {(ask.digest or '')[:128]}", evidence=evidence)
+        return Fetched("ok", evidence=evidence | ({"verified": True} if ask.digest else {}))
 
-    async def _get(self, target: Target, trip: _Trip) -> tuple[Head, bytes, Target]:
+    async def _get(self, target: Target, trip: _Trip, get: Get) -> tuple[Head, bytes, Target]:
         host = self._hosts.of(target.host)
         host.refuse_if_failing()
         try:
-            found = await self._tries(trip, lambda: self._follow(target, trip))
+            found = await self._tries(trip, lambda: self._follow(target, trip, get))
         except Fault as fault:
             host.ended(fault)
             raise
@@ -115,19 +139,21 @@ class Client:
                 bound = min(self.policy.max_wait, self.policy.backoff * 2**n)
                 wait = max(fault.wait, uniform(draw(trip.h, 0, "backoff", n)) * bound)
                 n += 1
+                if fault.again and trip.renewed():
+                    n, trip.left = 0, self.policy.patience
                 if not fault.again or n >= self.policy.attempts or wait > min(trip.left, self.policy.max_wait):
                     raise
             trip.left -= wait
             await asyncio.sleep(wait)
 
-    async def _follow(self, target: Target, trip: _Trip) -> tuple[Head, bytes, Target]:
+    async def _follow(self, target: Target, trip: _Trip, get: Get) -> tuple[Head, bytes, Target]:
         """One attempt: the target and its redirects, each judged from the start, within one deadline."""
         left = min(self.policy.deadline, trip.left)
         seen = {target.url}
         for _ in range(self.policy.max_redirects + 1):
             if self.policy.robots:
                 await self._respect_robots(target)
-            head, body, left = await self._timed(trip, left, partial(self._exchange.get, target, trip.sent))
+            head, body, left = await self._timed(trip, left, partial(get, target, trip.sent))
             if head.status not in REDIRECTS:
                 return head, body, target
             target = redirected(target, head)
@@ -136,9 +162,7 @@ class Client:
             seen.add(target.url)
         raise Fault("fetch_permanent", f"more than {self.policy.max_redirects} redirects")
 
-    async def _timed(
-        self, trip: _Trip, left: float, get: Callable[[float], Awaitable[tuple[Head, bytes, float]]]
-    ) -> tuple[Head, bytes, float]:
+    async def _timed(self, trip: _Trip, left: float, get: Callable[[float], Awaitable[tuple[Head, bytes, float]]]) -> tuple[Head, bytes, float]:
         """One exchange; what it took is off this attempt's time and off the URL's. A timeout has taken all there was to take."""
         began = asyncio.get_running_loop().time()
         try:
@@ -203,12 +227,3 @@ def redirected(target: Target, head: Head) -> Target:
     if (target.scheme, there.scheme) == ("https", "http"):
         raise Reject("not_allowed", f"a redirect from https to http: {target.url} to {there.url}")
     return there
-
-
-def _agrees(wanted: str, digest: str, body: bytes) -> bool:
-    wanted = wanted.strip().lower()
-    if len(wanted) == 32:
-        return md5(body, usedforsecurity=False).hexdigest() == wanted
-    if len(wanted) == 128:
-        return sha512(body).hexdigest() == wanted
-    return digest == wanted

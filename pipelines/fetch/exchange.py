@@ -12,6 +12,7 @@ import ssl
 import time
 from collections.abc import Callable
 from email.utils import parsedate_to_datetime
+from typing import Protocol
 
 from pipelines.fetch import opt_out
 from pipelines.fetch.connections import Connection, Connections
@@ -29,6 +30,26 @@ _SMALL = 64 << 10  # an unwanted body is read to its end only to use its connect
 _LARGE_AT_ONCE = 16  # bodies that may grow beyond `wire.LARGE` at once: 128 endless ones would fill 2.5 GB
 
 
+class Into(Protocol):
+    """Where a body goes that is too large to hold (`download.Download`)."""
+
+    def asks(self) -> list[str]:
+        """The header lines that ask for what is still missing."""
+        ...
+
+    def judge(self, head: Head) -> int | None:
+        """How many bytes this answer may bring, or None when it is none that brings any. Raises `Fault`."""
+        ...
+
+    def write(self, piece: bytes) -> None:
+        """One piece of the body."""
+        ...
+
+    def end(self) -> None:
+        """The body came to its end. Raises `Fault` when it should not have."""
+        ...
+
+
 class Exchange:
     """Requests over shared connections, hosts and addresses. `requests` counts what was sent."""
 
@@ -41,11 +62,18 @@ class Exchange:
         """A file: an owner's no in the head is a fault before the body is read."""
         return await self._get(target, seconds, sent, self.policy.max_bytes, True)
 
+    async def pour(self, target: Target, sent: Callable[[int], None], into: Into, seconds: float) -> tuple[Head, bytes, float]:
+        """A file that goes `into` a place of its own, or what is still missing of it; the same no is looked for. `seconds` are for what comes
+        before the body, which lives by its rate."""
+        return await self._get(target, seconds, sent, self.policy.max_bytes, True, into)
+
     async def get_start(self, target: Target, sent: Callable[[int], None], limit: int, seconds: float) -> tuple[Head, bytes, float]:
         """The first `limit` bytes of a robots.txt, whatever its head says about files."""
         return await self._get(target, seconds, sent, limit, False)
 
-    async def _get(self, target: Target, seconds: float, sent: Callable[[int], None], limit: int, file: bool) -> tuple[Head, bytes, float]:
+    async def _get(
+        self, target: Target, seconds: float, sent: Callable[[int], None], limit: int, file: bool, into: Into | None = None
+    ) -> tuple[Head, bytes, float]:
         self._resolver.check_port(target, (80, 443, *self.policy.ports))
         host = self._hosts.of(target.host)
         async with host.turn(), self._total:
@@ -53,7 +81,7 @@ class Exchange:
             began = loop.time()
             try:
                 async with asyncio.timeout(max(seconds, 0.0)) as clock:
-                    head, body = await self._exchange(target, sent, clock, limit, file)
+                    head, body = await self._exchange(target, sent, clock, limit, file, into)
             except TimeoutError:
                 raise Fault("timeout", f"{target.origin}: too slow, given up after {loop.time() - began:.1f} s") from None
             except Fault as fault:
@@ -61,16 +89,18 @@ class Exchange:
                 raise
             return head, body, loop.time() - began
 
-    async def _exchange(self, target: Target, sent: Callable[[int], None], clock: asyncio.Timeout, limit: int, file: bool) -> tuple[Head, bytes]:
+    async def _exchange(
+        self, target: Target, sent: Callable[[int], None], clock: asyncio.Timeout, limit: int, file: bool, into: Into | None
+    ) -> tuple[Head, bytes]:
         addresses = await self._resolver.addresses(target)
         # A server may close an idle connection at the moment it is used again; that costs an attempt like any reset.
         connection = self._connections.take(target, addresses) or await self._connections.open(target, addresses, self.policy.connect)
         keep = False
         try:
             sent(1)
-            connection.writer.write(request(target, self.policy, ACCEPT))
+            connection.writer.write(request(target, self.policy, ACCEPT if into is None else "*/*", into.asks() if into else ()))
             head = await read_head(connection.reader)
-            body = await self._body(target, head, connection, clock, limit, file)
+            body = await self._body(target, head, connection, clock, limit, file, into)
             keep = head.keep
             return head, body
         except OSError as error:
@@ -81,13 +111,19 @@ class Exchange:
             else:
                 connection.close()
 
-    async def _body(self, target: Target, head: Head, connection: Connection, clock: asyncio.Timeout, limit: int, file: bool) -> bytes:
+    async def _body(
+        self, target: Target, head: Head, connection: Connection, clock: asyncio.Timeout, limit: int, file: bool, into: Into | None
+    ) -> bytes:
         good = 200 <= head.status < 300
         if file and (good or head.status in REDIRECTS):
             refused = opt_out.opt_out(head, self.policy)
             if refused:
                 raise Fault("opt_out", f"{refused} at {target.url}")
-        if head.status == 200:
+        if into is not None and (most := into.judge(head)) is not None:
+            await Body(connection.reader, head, self.policy, most, clock, sink=into.write).pour()
+            into.end()
+            return b""
+        if into is None and head.status == 200:
             return await Body(connection.reader, head, self.policy, limit, clock, whole=file, large=self._large).read()
         await self._pass_over(head, connection)
         if head.status in REDIRECTS:

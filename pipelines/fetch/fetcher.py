@@ -15,6 +15,7 @@ from functools import lru_cache
 from types import TracebackType
 
 from pipelines.fetch.client import Ask, Client, Fetched
+from pipelines.fetch.download import Download
 from pipelines.fetch.policy import Policy, private_pairs
 from pipelines.fetch.resolve import Resolve, Resolver, system
 from pipelines.fetch.robots import Known
@@ -77,6 +78,10 @@ class Fetcher:
     def fetch(self, url: str, digest: str | None = None) -> Fetched:
         """One URL."""
         return asyncio.run_coroutine_threadsafe(self._client.fetch(Ask(url, digest)), self._loop).result()
+
+    def download(self, ask: Ask, into: Download) -> Fetched:
+        """One URL whose body goes to a file as it comes; the outcome holds none of it."""
+        return asyncio.run_coroutine_threadsafe(self._client.download(ask, into), self._loop).result()
 
     def ordered(self, asks: Sequence[Ask], window: int | None = None, buffer: int = BUFFER) -> Iterator[Fetched]:
         """The outcomes of all questions, in their order."""

@@ -58,6 +58,20 @@ class Policy(Document):
         return f"{self.agent}/{code_version()}{about}"
 
 
+class FilePolicy(Policy):
+    """The same for files of gigabytes, which go to a scratch file. `deadline` holds for what comes before a body. The body itself may take as long
+    as it earns: `min_rate` bytes/s, with `grace` s of silence at most. `patience` and `attempts` begin anew with every 8 MiB that a fresh attempt
+    adds to what the last one left. `max_bytes` is of one file, and so of the scratch space that one worker needs."""
+
+    min_rate: int = Field(50_000, ge=0)
+    grace: float = Field(30.0, gt=0)
+    patience: float = Field(600.0, gt=0)
+    attempts: int = Field(8, ge=1, le=20)
+    backoff: float = Field(1.0, ge=0)
+    max_bytes: Size = 5_000_000_000
+    opt_outs: tuple[str, ...] = ("noai", "noindex", "noml", "none")
+
+
 @cache
 def _pairs(text: str) -> frozenset[tuple[str, int]]:
     found = set()

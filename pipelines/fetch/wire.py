@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import re
-import zlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from pipelines.fetch.faults import Fault
+from pipelines.fetch.packing import unpacked
 from pipelines.fetch.policy import Policy
 from pipelines.fetch.urls import Target
 
@@ -21,7 +22,6 @@ MAX_HEAD = 64 << 10
 MAX_FIELDS = 200
 CHUNK = 256 << 10
 LARGE = 4 << 20  # what one body may hold before it must wait for one of the few places for large ones
-MAX_RATIO, FREE = 100, 1 << 20  # bytes out for each byte in, once FREE bytes are out
 _STATUS = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9]{2})(?: |$)")
 _FIELD = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _SIZE = re.compile(rb"[0-9a-fA-F]{1,8}")
@@ -44,10 +44,10 @@ class Head:
         return next(iter(self.all(name)), None)
 
 
-def request(target: Target, policy: Policy, accept: str) -> bytes:
-    """The bytes of a GET: no cookies, no credentials, no referrer, no compression."""
+def request(target: Target, policy: Policy, accept: str, more: Sequence[str] = ()) -> bytes:
+    """The bytes of a GET: no cookies, no credentials, no referrer, no compression. `more` are header lines of our own making."""
     lines = [f"GET {target.path} HTTP/1.1", f"Host: {target.authority}", f"User-Agent: {policy.user_agent}", f"Accept: {accept}"]
-    return ("\r\n".join([*lines, "Accept-Encoding: identity", "Connection: keep-alive"]) + "\r\n\r\n").encode("ascii")
+    return ("\r\n".join([*lines, "Accept-Encoding: identity", "Connection: keep-alive", *more]) + "\r\n\r\n").encode("ascii")
 
 
 async def read_head(reader: asyncio.StreamReader) -> Head:
@@ -82,7 +82,10 @@ def _parse_head(data: bytes) -> Head:
 
 class Body:
     """Reads one body against its caps. `whole=False` takes the first `limit` bytes of a longer one instead of refusing it; `large` are the
-    places for bodies beyond LARGE."""
+    places for bodies beyond LARGE.
+
+    With `sink` nothing is held here: pieces go there as they come, and the body has as long as its rate earns it instead of a wall. Each byte is
+    worth 1/`min_rate` seconds and no more than `grace` are ever saved up, so that neither a fast start nor a trickle buys a stall."""
 
     def __init__(
         self,
@@ -93,16 +96,25 @@ class Body:
         clock: asyncio.Timeout,
         whole: bool = True,
         large: asyncio.Semaphore | None = None,
+        sink: Callable[[bytes], None] | None = None,
     ) -> None:
         self._reader, self._head, self._policy, self._limit, self._clock, self._whole = reader, head, policy, limit, clock, whole
-        self._start, self._end = asyncio.get_running_loop().time(), clock.when() or 0.0
+        self._loop = asyncio.get_running_loop()
+        self._start, self._end = self._loop.time(), clock.when() or 0.0
+        self._alarm = self._start + policy.grace
         self._large, self._placed = large, False
         self._pieces, self._size = list[bytes](), 0
+        self._sink, self._poured = sink or self._pieces.append, sink is not None
         self._cut = False
 
     async def read(self) -> bytes:
         """The body as sent, unpacked if the server packed it unasked."""
-        self._pace()
+        await self.pour()
+        return unpacked(b"".join(self._pieces), self._head.get("content-encoding"), self._limit)
+
+    async def pour(self) -> None:
+        """Every piece of the body to the sink, as it was sent."""
+        self._pace(0)
         try:
             await self._read()
         except asyncio.IncompleteReadError:
@@ -113,7 +125,6 @@ class Body:
             if self._placed and self._large:
                 self._large.release()
         self._head.keep &= not self._cut
-        return unpacked(b"".join(self._pieces), self._head.get("content-encoding"), self._limit)
 
     async def _read(self) -> None:
         encodings, lengths = self._head.all("transfer-encoding"), set(self._head.all("content-length"))
@@ -174,41 +185,21 @@ class Body:
                 raise self._too_large()
             piece = piece[: self._limit - self._size]
             self._cut = True
-        self._pieces.append(piece)
+        self._sink(piece)
         self._size += len(piece)
-        self._pace()
+        self._pace(len(piece))
         return len(piece)
 
     def _too_large(self) -> Fault:
         return Fault("too_large", f"more than {self._limit:,} bytes on the wire")
 
-    def _pace(self) -> None:
-        """Move the alarm to when the mean rate would fall below the least allowed, if nothing more came; never beyond the deadline."""
-        if self._policy.min_rate:
+    def _pace(self, n: int) -> None:
+        """`n` bytes came. Move the alarm to when too little would have come, if nothing more did: of a body in memory, when its mean rate would
+        fall below the least allowed, and never beyond the deadline; of a poured one, when what it has saved up is spent."""
+        if self._poured:
+            rate = self._policy.min_rate
+            self._alarm = min(self._alarm + n / rate, self._loop.time() + self._policy.grace) if rate else self._loop.time() + self._policy.grace
+            self._clock.reschedule(self._alarm)
+        elif self._policy.min_rate:
             earned = max(self._policy.grace, self._size / self._policy.min_rate)
             self._clock.reschedule(min(self._end, self._start + earned))
-
-
-def unpacked(data: bytes, encoding: str | None, limit: int) -> bytes:
-    """A body that a server packed although it was asked not to. Raises `Fault` for bombs, damage and encodings that nobody should need."""
-    kind = (encoding or "identity").strip().lower()
-    if kind in ("identity", ""):
-        return data
-    if kind not in ("gzip", "x-gzip", "deflate"):
-        raise Fault("fetch_permanent", f"content encoding {kind[:40]!r}, though none was accepted")
-    cap = min(limit, max(FREE, MAX_RATIO * len(data)))
-    wrap = zlib.MAX_WBITS if kind == "deflate" else zlib.MAX_WBITS | 16
-    if kind == "deflate" and data[:1] and data[0] & 0x0F != 8:
-        wrap = -zlib.MAX_WBITS  # raw deflate, as some servers mean it
-    machine = zlib.decompressobj(wrap)
-    try:
-        out = machine.decompress(data, cap + 1)
-    except zlib.error as error:
-        raise Fault("fetch_permanent", f"damaged {kind}: {error}") from None
-    if len(out) > cap:
-        raise Fault("too_large", f"{len(data):,} bytes of {kind} became more than {cap:,}")
-    if not machine.eof:
-        raise Fault("fetch_transient", f"the {kind} body ended early")
-    if machine.unused_data:
-        raise Fault("fetch_permanent", f"something follows the {kind} body")
-    return out

@@ -1,14 +1,14 @@
 """Reading a dataset: card → shard table → index rows → the bytes they point at. Nothing is listed and nothing is guessed.
 
 What comes in: the path of a dataset and, to pin a snapshot, its fingerprint. What goes out: index tables for planners, records for people and
-stages, arrays for the trainer. Local files are mapped once and shared; remote ones are read by range.
+stages, arrays for the trainer. Local files are mapped once and shared; remote ones are read by range. Who goes through a dataset record by
+record holds 1,024 rows at a time and, with `release`, the files of one shard.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -24,10 +24,10 @@ from pipelines.format.index import record_of
 from pipelines.format.manifest import read_card
 from pipelines.format.ranges import Ranges
 from pipelines.format.record import Record, Segment
-from pipelines.format.shard import Shard, read_shard_table
+from pipelines.format.shard import RECENT_BYTES, Shard, read_shard_table
 from pipelines.format.storage import join
 
-_BATCH_BYTES = 4 << 20  # of a packed index, read as rows at a time
+BATCH_ROWS, BATCH_BYTES = 1024, 4 << 20  # of a packed index: what is in memory as Python values at a time
 
 
 class Dataset:
@@ -42,6 +42,8 @@ class Dataset:
         self._maps: dict[str, memoryview] = {}
         self._ranges = Ranges()
         self._opened: dict[tuple[int, str], tuple[str, memoryview | None]] = {}
+        self._recent: dict[tuple[int, str, int, int], bytes] = {}
+        self._recent_bytes = 0
 
     @classmethod
     def open(cls, path: str, fingerprint: str | None = None) -> Dataset:
@@ -73,16 +75,41 @@ class Dataset:
 
     def index(self, i: int, columns: list[str] | None = None) -> pa.Table:
         """The index of shard i, or some of its columns; a leaf such as "segments.list.element.turn" can be asked for alone."""
-        with self._index_file(i) as file:
-            return file.read(columns=columns)
-
-    @contextmanager
-    def _index_file(self, i: int) -> Iterator[pq.ParquetFile]:
-        path = join(self.path, self.shards[i].index)
         try:
-            yield pq.ParquetFile(pa.BufferReader(pa.py_buffer(self._map(path))))
+            return self._parquet(i).read(columns=columns)
         except (pa.ArrowInvalid, OSError) as e:
-            raise VerifyError("the index cannot be read", where=path, found=e, next=f"pipelines verify {self.path} --deep") from e
+            raise self._unreadable(i, e) from e
+
+    def rows(self, i: int, columns: list[str] | None = None) -> Iterator[dict[str, Any]]:
+        """The rows of shard i's index as plain values, in written order, some megabytes of them in memory at a time."""
+        shard = self.shards[i]  # its bytes are packed; text unpacks to two to five times as many
+        rows = max(1, min(BATCH_ROWS, BATCH_BYTES * shard.records // max(1, shard.index_bytes)))
+        try:
+            for batch in self._parquet(i).iter_batches(rows, columns=columns, use_threads=False):
+                yield from batch.to_pylist()
+        except (pa.ArrowInvalid, OSError) as e:
+            raise self._unreadable(i, e) from e
+
+    def take(self, i: int, rows: Iterable[int]) -> Iterator[tuple[int, dict[str, Any]]]:
+        """(row, its values) of some rows of shard i's index, in order; only the row groups that hold them are read."""
+        wanted, start = sorted(rows), 0
+        try:
+            file = self._parquet(i)
+            for group in range(file.num_row_groups):
+                stop = start + file.metadata.row_group(group).num_rows
+                if here := [row for row in wanted if start <= row < stop]:
+                    table = file.read_row_group(group, use_threads=False)
+                    yield from ((row, table.slice(row - start, 1).to_pylist()[0]) for row in here)
+                start = stop
+        except (pa.ArrowInvalid, OSError) as e:
+            raise self._unreadable(i, e) from e
+
+    def _parquet(self, i: int) -> pq.ParquetFile:
+        return pq.ParquetFile(pa.BufferReader(pa.py_buffer(self._map(join(self.path, self.shards[i].index)))))
+
+    def _unreadable(self, i: int, error: Exception) -> VerifyError:
+        where = join(self.path, self.shards[i].index)
+        return VerifyError("the index cannot be read", where=where, found=error, next=f"pipelines verify {self.path} --deep")
 
     def records(self, i: int, payloads: bool = False) -> Iterator[Record]:
         """The records of shard i in written order; with `payloads`, their bytes too."""
@@ -90,29 +117,30 @@ class Dataset:
             record = record_of(row)
             yield self.with_payloads(i, record) if payloads else record
 
-    def rows(self, i: int, columns: list[str] | None = None) -> Iterator[dict[str, Any]]:
-        """The index rows of shard i in order, a few megabytes of them in memory at a time."""
-        with self._index_file(i) as file:
-            each = self.shards[i].index_bytes  # packed; text unpacks two to five times
-            batch = max(1, min(1024, _BATCH_BYTES * max(1, self.shards[i].records) // max(1, each)))
-            for some in file.iter_batches(batch_size=batch, columns=columns, use_threads=False):
-                yield from some.to_pylist()
-
-    def take(self, i: int, rows: Iterable[int]) -> Iterator[tuple[int, dict[str, Any]]]:
-        """(row, its values) of some index rows of shard i, in order; only the row groups that hold them are read."""
-        wanted, start = sorted(rows), 0
-        with self._index_file(i) as file:
-            for group in range(file.num_row_groups):
-                stop = start + file.metadata.row_group(group).num_rows
-                if here := [row for row in wanted if start <= row < stop]:
-                    table = file.read_row_group(group)
-                    yield from ((row, table.slice(row - start, 1).to_pylist()[0]) for row in here)
-                start = stop
-
     def with_payloads(self, i: int, record: Record) -> Record:
-        """The record with the bytes of its stored segments in memory."""
-        filled = (replace(s, payload=bytes(self.payload(i, s))) if s.offset is not None else s for s in record.segments)
+        """The record with the bytes of its segments in memory, apart from those that lie in another dataset's file. Records that share a
+        payload get one object, so that a trajectory's frames are read and hashed once and not for every sample."""
+        foreign = self.shards[i].foreign
+        own = (s.offset is not None and not (foreign and s.kind != "tokens") for s in record.segments)
+        filled = (replace(s, payload=self._shared(i, s)) if mine else s for mine, s in zip(own, record.segments, strict=True))
         return replace(record, segments=tuple(filled))
+
+    def _shared(self, i: int, s: Segment) -> bytes:
+        key = (i, "tokens" if s.kind == "tokens" else "data", s.offset or 0, s.nbytes or 0)
+        found = self._recent.get(key)
+        if found is None:
+            found = self._recent[key] = bytes(self.payload(i, s))
+            self._recent_bytes += len(found)
+            while self._recent_bytes > RECENT_BYTES and len(self._recent) > 1:
+                self._recent_bytes -= len(self._recent.pop(next(iter(self._recent))))
+        return found
+
+    def release(self, i: int) -> None:
+        """Let go of what is held of shard i's files: for who goes through thousands of shards and comes back to none."""
+        names = [join(self.path, self.shards[i].index)]
+        names += [self._opened.pop(key)[0] for key in [k for k in self._opened if k[0] == i]]
+        for name in names:
+            self._maps.pop(name, None)
 
     def payload(self, i: int, segment: Segment) -> memoryview:
         """The stored bytes of a segment of shard i."""
@@ -165,7 +193,7 @@ class Dataset:
         return self._maps[path]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_maps": {}, "_opened": {}}  # maps do not travel between processes
+        return {**self.__dict__, "_maps": {}, "_opened": {}, "_recent": {}, "_recent_bytes": 0}  # maps do not travel between processes
 
 
 @functools.lru_cache(maxsize=16)

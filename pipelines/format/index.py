@@ -30,6 +30,7 @@ _SEGMENT = pa.struct(
         ("text", pa.large_string()),
     ]
 )
+_SEGMENT_FIELDS = tuple(f.name for f in _SEGMENT)
 INDEX_SCHEMA = pa.schema(
     [
         *((name, pa.string()) for name in ("id", "key", "source", "origin", "group", "data")),
@@ -91,7 +92,7 @@ def row_of(record: Record, key: str, segments: tuple[Segment, ...], digest: str)
 
 
 def _segment(s: Segment) -> dict[str, Any]:
-    return {f.name: list(s.shape) if f.name == "shape" else getattr(s, f.name) for f in _SEGMENT}
+    return {name: getattr(s, name) for name in _SEGMENT_FIELDS}
 
 
 def record_of(row: dict[str, Any]) -> Record:

@@ -19,11 +19,13 @@ _STYLE = """
 @media(prefers-color-scheme:dark){:root{--ink:#e6e8ec;--soft:#9aa3b0;--line:#343a45;--paper:#14171c;--card:#1b1f26;--mark:#7fb8da}}
 *{box-sizing:border-box}
 body{font:15px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--paper);max-width:1180px;margin:2rem auto;padding:0 1.2rem}
-h1{font-size:1.6rem;margin:0 0 .2rem}h2{font-size:1.15rem;margin:2rem 0 .6rem}p{max-width:75ch}.soft{color:var(--soft)}
+h1{font-size:1.6rem;margin:0 0 .2rem}h2{font-size:1.15rem;margin:2rem 0 .6rem}h3{font-size:.95rem;margin:1.3rem 0 .4rem}
+p{max-width:75ch}.soft{color:var(--soft)}
 table{border-collapse:collapse;font-size:.9rem;font-variant-numeric:tabular-nums}
 th,td{text-align:left;padding:.25rem .8rem .25rem 0;border-bottom:1px solid var(--line);vertical-align:top}
 td.n,th.n{text-align:right}.wide{overflow-x:auto}
 .grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(230px,1fr));gap:.9rem}
+.side{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,440px),1fr));gap:0 2.5rem}
 .card{background:var(--card);border:1px solid var(--line);border-radius:8px;padding:.7rem;font-size:.85rem;overflow-wrap:anywhere}
 .card img{max-width:100%;border-radius:3px}
 .strip{display:flex;flex-wrap:wrap;gap:3px;margin-bottom:.4rem}.strip figure{margin:0}.strip figcaption{font-size:.7rem;color:var(--soft)}
@@ -45,8 +47,9 @@ def esc(x: Any) -> Html:
 
 
 def tag(name: str, *inside: Any, **attributes: Any) -> Html:
-    """An element; `class_` is written `class`. Attribute values and plain text are escaped."""
-    words = "".join(f' {key.rstrip("_")}="{html.escape(str(value), quote=True)}"' for key, value in attributes.items() if value is not None)
+    """An element; `class_` is written `class`, `stroke_width` `stroke-width`. Attribute values and plain text are escaped."""
+    given = ((key.rstrip("_").replace("_", "-"), value) for key, value in attributes.items() if value is not None)
+    words = "".join(f' {key}="{html.escape(str(value), quote=True)}"' for key, value in given)
     return Html(f"<{name}{words}>{''.join(map(esc, inside))}</{name}>")
 
 

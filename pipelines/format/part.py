@@ -22,9 +22,10 @@ import pyarrow as pa
 from pipelines.format import storage
 from pipelines.format.document import canon
 from pipelines.format.errors import ConflictError
+from pipelines.format.index import record_of
 from pipelines.format.record import Record
 from pipelines.format.rows import RowFile
-from pipelines.format.shard import Shard, ShardWriter
+from pipelines.format.shard import Foreign, Shard, ShardWriter
 from pipelines.format.storage import join
 
 FORMAT = "headwater/1"
@@ -58,7 +59,7 @@ class PartWriter:
         encoded: bool = False,
         shard_bytes: int = SHARD_BYTES,
         items: int = 1,
-        foreign_data: str | None = None,
+        foreign_data: Foreign | None = None,
         keep_dropped: bool = False,
     ) -> None:
         self.dropped: PartWriter | None = None
@@ -91,16 +92,21 @@ class PartWriter:
         """Count `n` more records (or unreadable items) that came in."""
         self.emitted += n
 
-    def add(self, record: Record) -> None:
-        """Write one record, rolling to a new shard when the present one is full."""
-        if self._shard is None:
-            self._shard = ShardWriter(self.root, self.part, self.written, self.encoded, self.foreign_data)
-            self._stack.enter_context(self._shard)
-        self._shard.add(record)
+    def add(self, record: Record) -> str:
+        """Write one record, rolling to a new shard when the present one is full. Returns the sha256 of its segments."""
+        shard = self._open()
+        digest = shard.add(record)
         self.written += 1
         self._count(record)
-        if self._shard.stored >= self.shard_bytes:
+        if shard.stored >= self.shard_bytes:
             self._roll()
+        return digest
+
+    def keep(self, row: dict[str, Any]) -> None:
+        """Write a row of another dataset's index as it is now, while its bytes stay in the data file that `foreign_data` names."""
+        self._open().keep(row)
+        self.written += 1
+        self._count(record_of(row))
 
     def drop(self, record: Record, stage: str, reason: str) -> None:
         """A record that a filter did not want."""
@@ -151,6 +157,12 @@ class PartWriter:
         }
         return publish_commit(self.root, record)
 
+    def _open(self) -> ShardWriter:
+        if self._shard is None:
+            self._shard = ShardWriter(self.root, self.part, self.written, self.encoded, self.foreign_data)
+            self._stack.enter_context(self._shard)
+        return self._shard
+
     def _roll(self) -> None:
         if self._shard is not None:
             shard, files = self._shard.publish()
@@ -167,8 +179,10 @@ class PartWriter:
             tokens["loss"] += s.tokens if s.role == "target" else 0
             tokens["all"] += s.tokens
         source = self._sources.setdefault(record.source, Counter())
-        source.update({"records": 1, **tokens})
-        self._tokens.update(tokens)
+        source["records"] += 1
+        for name, n in tokens.items():
+            source[name] += n
+            self._tokens[name] += n
 
     def _note(self, id: str | None, origin: str, stage: str, outcome: str, reason: str, error: str) -> None:
         self._list({"id": id, "origin": origin, "stage": stage, "outcome": outcome, "reason": reason, "error": error[:_ERROR_TEXT]})

@@ -6,6 +6,7 @@ Data files are named by their content and never change, so a block that was read
 
 from __future__ import annotations
 
+import io
 from collections import OrderedDict
 from threading import Lock
 
@@ -46,3 +47,30 @@ class Ranges:
 
     def __reduce__(self) -> tuple[type[Ranges], tuple[int, int]]:
         return Ranges, (self.block, self.kept)
+
+
+class RangedFile(io.RawIOBase):
+    """A file of known length as a seekable one that fetches exactly what is read: for readers that jump, such as Parquet's of one flat column."""
+
+    def __init__(self, path: str, nbytes: int) -> None:
+        super().__init__()
+        self._path, self._nbytes, self._at = path, nbytes, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = offset + (0 if whence == io.SEEK_SET else self._at if whence == io.SEEK_CUR else self._nbytes)
+        return self._at
+
+    def read(self, size: int | None = -1) -> bytes:
+        stop = self._nbytes if size is None or size < 0 else min(self._at + size, self._nbytes)
+        data = storage.read(self._path, self._at, stop) if stop > self._at else b""
+        self._at += len(data)
+        return data

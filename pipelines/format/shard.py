@@ -5,6 +5,8 @@ plain ustar tar that any WebDataset reader opens; curated text lies in the index
 files whose arrays start at multiples of 64, read by mmap or ranged GET. **Each distinct payload is stored once**: frames that serve a hundred
 navigation samples, or an image that serves ten questions, cost index rows and no pixels. The index keeps what planners read in flat columns
 (flat reads are an order of magnitude faster than nested ones) and everything else in one list of segments.
+
+A writer holds 10,000 index rows, 16 MiB of recent payloads and a hash of each distinct one, whatever the size of the shard.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ from pipelines.format.rows import ROW_GROUP, ZSTD, RowFile
 from pipelines.format.storage import Building
 
 ALIGN = 64
-_DIGESTS = 64 << 20  # bytes of payloads whose hashes are remembered
+TAR_END = 1024  # the two empty blocks that end a tar
+RECENT_BYTES = 16 << 20  # payloads whose hash is remembered by object: some hundred frames of a trajectory
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +51,29 @@ class Shard:
     visual_tokens: int
     first_row: int
 
+    @property
+    def foreign(self) -> bool:
+        """Whether `data` is a file of another dataset that this one points into; it is checked, and goes, with that one."""
+        return self.data is not None and self.data_sha256 is None
+
+    @property
+    def borrowed(self) -> bool:
+        """Whether `data` lies in another dataset's folder, whoever vouches for it: file names of a dataset's own hold no slash."""
+        return self.data is not None and "/" in self.data
+
     def as_dict(self) -> dict[str, Any]:
         """For the commit record."""
         return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Foreign:
+    """A data file of another dataset that segments point into; `name` is relative to the dataset that points. With size and hash the records'
+    own sha256 cover its bytes and `verify` reads them (scores); without, that is left to the other dataset (`storage: none`, reused latents)."""
+
+    name: str
+    nbytes: int | None = None
+    sha256: str | None = None
 
 
 SHARD_SCHEMA = pa.schema(
@@ -78,10 +101,26 @@ def parquet_bytes(table: pa.Table) -> bytes:
     return cast(bytes, sink.getvalue().to_pybytes())
 
 
-class ShardWriter:
-    """Writes one shard of one part. `foreign_data` names a data file of another dataset that image segments already point into."""
+def tar_header(name: str, size: int) -> bytes:
+    """The 512 bytes before a member: ustar, mode 0644, owner 0, no owner names, mtime 0. `tarfile` makes the same ones in ten times the time."""
+    raw = name.encode()
+    if len(raw) > 100 or size >= 8**11:  # a prefix or a longer number: not with the names given here, but then by the book
+        info = tarfile.TarInfo(name)
+        info.size = size
+        return info.tobuf(tarfile.USTAR_FORMAT)
+    head = raw.ljust(100, b"\0") + b"0000644\0" + b"0000000\0" * 2 + b"%011o\0" % size + b"00000000000\0"
+    sum_ = sum(head) + sum(_AFTER) + 8 * 32
+    return head + b"%06o\0 " % sum_ + _AFTER
 
-    def __init__(self, root: str, part: int, first_row: int, encoded: bool, foreign_data: str | None = None) -> None:
+
+_ZEROS = bytes(512)
+_AFTER = (b"0" + bytes(100) + b"ustar\x0000").ljust(512 - 156, b"\0")  # a plain file, no link, ustar
+
+
+class ShardWriter:
+    """Writes one shard of one part. `foreign_data` is a data file of another dataset that image segments already point into."""
+
+    def __init__(self, root: str, part: int, first_row: int, encoded: bool, foreign_data: Foreign | None = None) -> None:
         self.root, self.part, self.first_row, self.encoded = root, part, first_row, encoded
         self._stack = ExitStack()
         self._index = RowFile(root, INDEX_SCHEMA)
@@ -90,9 +129,9 @@ class ShardWriter:
         self._files: dict[str, Building] = {}
         self._seen: dict[tuple[str, bytes], tuple[str | None, int, int]] = {}
         self._digests: dict[int, tuple[bytes, bytes]] = {}
-        self._digested = 0
-        self._foreign = foreign_data
-        self.stored = 0  # bytes of distinct payload and text so far: what rolls a shard
+        self._recent = 0
+        self._foreign = foreign_data or Foreign("")
+        self.stored = 0  # bytes of the data files, or of the text where there is none, so far: what rolls a shard
 
     def __enter__(self) -> ShardWriter:
         return self
@@ -105,9 +144,9 @@ class ShardWriter:
         """Records written so far."""
         return self._index.rows
 
-    def add(self, record: Record) -> None:
-        """Append one record: its new payloads to the data files, its row to the index."""
-        key = f"{self.part:05d}-{self.first_row + self._index.rows:06d}"
+    def add(self, record: Record) -> str:
+        """Append one record: its new payloads to the data files, its row to the index. Returns the sha256 of its segments, as the index says it."""
+        key = f"{self.part:05d}-{self.first_row + self.records:06d}"
         digest = sha256()
         for s in record.segments:
             digest.update(s.payload if s.payload is not None else (s.text or "").encode())
@@ -118,16 +157,21 @@ class ShardWriter:
         else:
             placed = self._place_members(key, record)
         row = row_of(record, key, tuple(placed), digest.hexdigest())
-        for name in self._tokens:
-            self._tokens[name] += row[name]
         if record.data == "text" and not self.encoded:
             self.stored += row["nbytes"]
-        self._index.add(row, sum(len(s.text or "") for s in placed) + len(row["fields"] or ""))
+        self.keep(row)
+        return str(row["sha256"])
+
+    def keep(self, row: dict[str, Any]) -> None:
+        """Append a row as it is. One of another dataset's index names by its key and members what lies in that dataset's data file."""
+        for name in self._tokens:
+            self._tokens[name] += row[name]
+        self._index.add(row, sum(len(s["text"] or "") for s in row["segments"]) + len(row["fields"] or ""))
 
     def publish(self) -> tuple[Shard, list[dict[str, Any]]]:
         """Make the shard visible: data first, index last. Returns its table row and its files."""
         if "data" in self._files and not self.encoded:
-            self._files["data"].write(b"\0" * 1024)  # the two empty blocks that end a tar
+            self._files["data"].write(b"\0" * TAR_END)
         names: dict[str, tuple[str, Building]] = {}
         for kind in ("tokens", "data"):
             if kind in self._files:
@@ -151,9 +195,9 @@ class ShardWriter:
             tokens_file=of("tokens", "path"),
             tokens_bytes=of("tokens", "bytes"),
             tokens_sha256=of("tokens", "sha256"),
-            data=of("data", "path") or self._foreign,
-            data_bytes=of("data", "bytes"),
-            data_sha256=of("data", "sha256"),
+            data=of("data", "path") or self._foreign.name or None,
+            data_bytes=of("data", "bytes") or self._foreign.nbytes,
+            data_sha256=of("data", "sha256") or self._foreign.sha256,
             index=of("index", "path"),
             index_bytes=of("index", "bytes"),
             index_sha256=of("index", "sha256"),
@@ -172,9 +216,9 @@ class ShardWriter:
         known = self._digests.get(id(payload))
         if known is None or known[0] is not payload:
             known = self._digests[id(payload)] = (payload, sha256(payload).digest())
-            self._digested += len(payload)
-            while len(self._digests) > 1 and (len(self._digests) > 64 or self._digested > _DIGESTS):
-                self._digested -= len(self._digests.pop(next(iter(self._digests)))[0])
+            self._recent += len(payload)
+            while self._recent > RECENT_BYTES and len(self._digests) > 1:
+                self._recent -= len(self._digests.pop(next(iter(self._digests)))[0])
         return known[1]
 
     def _place_array(self, s: Segment) -> Segment:
@@ -187,9 +231,8 @@ class ShardWriter:
         if seen not in self._seen:
             f = self._file(kind)
             gap = -f.tell() % ALIGN
-            if gap:
-                f.write(b"\0" * gap)
-            self._seen[seen] = (None, f.write(s.payload), len(s.payload))
+            start = f.write(b"\0" * gap + s.payload if gap else s.payload) + gap
+            self._seen[seen] = (None, start, len(s.payload))
             self.stored += gap + len(s.payload)
         _, offset, nbytes = self._seen[seen]
         return replace(s, payload=None, offset=offset, nbytes=nbytes)
@@ -223,10 +266,9 @@ class ShardWriter:
         return out
 
     def _member(self, tar: Building, name: str, payload: bytes) -> int:
-        info = tarfile.TarInfo(name)  # mode 0644, uid and gid 0, empty owner names and mtime 0 are TarInfo's own defaults
-        info.size = len(payload)
-        tar.write(info.tobuf(tarfile.USTAR_FORMAT))
+        tar.write(tar_header(name, len(payload)))
         offset = tar.write(payload)
-        tar.write(b"\0" * (-len(payload) % 512))
-        self.stored += 1024 + len(payload)
+        padding = -len(payload) % 512
+        tar.write(_ZEROS[:padding])
+        self.stored += 512 + len(payload) + padding
         return offset

@@ -23,7 +23,7 @@ import numpy as np
 from av.video.frame import VideoFrame
 
 from pipelines.format.errors import Reject
-from pipelines.media import images
+from pipelines.media import images, resizing
 from pipelines.media.timeline import Table, Want, every, nearest, numbered, plan
 
 CODECS = ("h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "mjpeg")
@@ -173,7 +173,7 @@ def _pixels(frame: VideoFrame, stream: Any, args: dict[str, Any]) -> np.ndarray:
     _check_size(width, frame.height, args)
     pixels = frame.to_ndarray(format="rgb24", width=width, height=frame.height)
     turned = np.rot90(pixels, round(frame.rotation / 90) % 4)  # both count counterclockwise
-    return np.ascontiguousarray(images.resize(turned, args["size"], args["mode"]) if args.get("size") else turned)
+    return np.ascontiguousarray(resizing.resize(turned, args["size"], args["mode"]) if args.get("size") else turned)
 
 
 # ---- opening -----------------------------------------------------------------------------------------------------------------------------

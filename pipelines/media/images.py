@@ -16,21 +16,18 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import cast
 
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError, features
 
 from pipelines.format.errors import Reject
+from pipelines.media import jpeg
 from pipelines.media.endings import has_end
 
 ImageFile.LOAD_TRUNCATED_IMAGES = False
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF") + (("AVIF",) if features.check("avif") else ())
 MAX_PIXELS = 50_000_000  # larger than any photo sensor in common use, and 150 MB decoded; Pillow itself refuses from 89 million on
-Mode = Literal["center_crop", "keep_ratio", "keep_ratio_largest", "border", "no"]
-# A JPEG of 3 times its target and more is decoded at a half, quarter or eighth, to no less than 1.25 times the target. Against a float64 bicubic
-# reduction of 50 photos that is 0.3 to 0.8 dB (of 37) below the full decode, and 3 to 5 dB above OpenCV's area reduction of the full decode.
-REDUCE_FROM, REDUCE_TO = 3.0, 1.25
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -61,12 +58,17 @@ class ImageInfo:
 
 def probe(data: bytes, max_pixels: int = MAX_PIXELS) -> ImageInfo:
     """Reads the header only. Raises `Reject`; the pixel cap is not applied here when `max_pixels` is 0."""
-    with _reading(data) as image:
+    plain = jpeg.header(data) if data.startswith(b"\xff\xd8") else None
+    if plain is not None:
+        if max_pixels:
+            check_size(plain.width, plain.height, max_pixels)
+        return ImageInfo("jpeg", plain.width, plain.height, "L" if plain.components == 1 else "RGB", 1)
+    with reading(data) as image:
         name = "JPEG" if image.format == "MPO" else str(image.format)  # MPO: a JPEG with a second picture behind it
         width, height = image.size
         if max_pixels:
-            _check_size(width, height, max_pixels)
-        turn = _orientation(image)
+            check_size(width, height, max_pixels)
+        turn = orientation(image)
         if turn >= 5 and name != "TIFF":  # Pillow turns TIFFs itself, size and pixels
             width, height = height, width
         animated = bool(getattr(image, "is_animated", False))
@@ -85,57 +87,20 @@ def verify(data: bytes, max_pixels: int = MAX_PIXELS) -> ImageInfo:
 
 def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """The first frame as `uint8 [H, W, 3]`, C-contiguous. Raises `Reject`."""
-    with _reading(data) as image:
-        return np.ascontiguousarray(np.asarray(_pixels(image, max_pixels)))
+    with reading(data) as image:
+        return np.ascontiguousarray(np.asarray(pixels(image, max_pixels)))
 
 
 def encode_jpeg(array: np.ndarray, quality: int = 92) -> bytes:
     """`uint8 [H, W, 3]` → baseline JPEG, 4:2:0 chroma, no metadata. Equal arrays give equal bytes with one libjpeg build."""
-    return _as_jpeg(_as_image(array), quality)
+    return as_jpeg(as_image(array), quality)
 
 
 def encode_png(array: np.ndarray) -> bytes:
     """`uint8 [H, W, 3]` → PNG, zlib level 6, no metadata. Lossless; equal arrays give equal bytes with one zlib build."""
     out = io.BytesIO()
-    _as_image(array).save(out, "PNG", compress_level=6, optimize=False)
+    as_image(array).save(out, "PNG", compress_level=6, optimize=False)
     return out.getvalue()
-
-
-def resize(array: np.ndarray, size: int, mode: Mode = "center_crop", upscale: bool = True) -> np.ndarray:
-    """Bicubic with antialiasing (the kernel grows with the reduction, as in CLIP's preprocessing). `uint8 [H, W, 3]` in and out.
-
-    center_crop: shortest side to `size`, the middle square of it → [size, size, 3].   keep_ratio: shortest side to `size`, the rest kept.
-    keep_ratio_largest: longest side to `size`, the rest kept.   border: the same, centred on a white square.   no: unchanged.
-    `upscale=False` leaves an image that is already small enough at its size (center_crop still crops to a square, border still pads)."""
-    image = _as_image(array)
-    fitted = _fitted(image, size, mode, upscale)
-    return array if fitted is image else cast(np.ndarray, np.asarray(fitted))
-
-
-def resized(
-    data: bytes,
-    size: int,
-    mode: Mode = "center_crop",
-    quality: int = 92,
-    upscale: bool = True,
-    max_pixels: int = MAX_PIXELS,
-    keep: tuple[str, ...] = ("jpeg",),
-) -> tuple[bytes, tuple[int, ...]]:
-    """(JPEG, its shape) of an image file after `resize`. A file of a format in `keep` that is of that size already, upright, in colour and one
-    frame, keeps its bytes: a second compression would only lose detail. A JPEG of three times the target and more is decoded at reduced scale,
-    which costs a third of the time and moves no edge: the window that is resized is that of the whole picture. Raises `Reject`."""
-    with _reading(data) as image:
-        name = "jpeg" if image.format in ("JPEG", "MPO") else str(image.format).lower()
-        upright = _orientation(image) == 1
-        stays = name in keep and image.mode == "RGB" and upright and (name == "jpeg" or not getattr(image, "is_animated", False))
-        _check_size(*image.size, max_pixels)
-        whole = image.size if name == "jpeg" and upright else None  # turned ones are decoded whole: their rounding would change sides
-        if whole:
-            _reduce(image, size, mode, upscale)
-        before = _pixels(image, max_pixels)
-        after = _fitted(before, size, mode, upscale, whole)
-        width, height = after.size
-        return (data if stays and after is before else _as_jpeg(after, quality)), (height, width, 3)
 
 
 def stretch(array: np.ndarray, height: int, width: int, filter: str = "bicubic") -> np.ndarray:
@@ -143,13 +108,19 @@ def stretch(array: np.ndarray, height: int, width: int, filter: str = "bicubic")
     name of the kernel: nearest, box, bilinear, hamming, bicubic, lanczos."""
     if array.shape[:2] == (height, width):
         return array
-    return cast(np.ndarray, np.asarray(_as_image(array).resize((width, height), Image.Resampling[filter.upper()])))
+    return cast(np.ndarray, np.asarray(as_image(array).resize((width, height), Image.Resampling[filter.upper()])))
 
 
 def phash(array: np.ndarray) -> int:
     """64-bit perceptual hash: grey, 32 × 32, DCT-II, the 8 × 8 lowest frequencies against their median, row by row, first bit highest
     (Zauner, "Implementation and Benchmarking of Perceptual Image Hash Functions", 2010). Integers only: no machine differs by rounding."""
-    grey = _as_image(array).convert("L").resize((32, 32), Image.Resampling.LANCZOS)
+    return phash_of(as_image(array))
+
+
+def phash_of(image: Image.Image) -> int:
+    """`phash` of an upright RGB picture, which may be a reduced decode. Pixels are averaged by whole numbers first and the kernel does the rest:
+    a tenth of the time of the kernel alone."""
+    grey = image.convert("L").resize((32, 32), Image.Resampling.LANCZOS, reducing_gap=2.0)
     pixels = np.asarray(grey, dtype=np.int64)
     low = (_DCT @ pixels @ _DCT.T).ravel()
     ordered = np.sort(low)
@@ -161,7 +132,7 @@ _DCT = np.rint(np.cos(np.pi * np.arange(8)[:, None] * (2 * np.arange(32)[None, :
 
 
 @contextmanager
-def _reading(data: bytes) -> Iterator[Image.Image]:
+def reading(data: bytes) -> Iterator[Image.Image]:
     """Opens by the allow-list, lazily; whatever Pillow raises inside becomes a `Reject`."""
     if not data:
         raise Reject("truncated", "0 bytes")
@@ -188,14 +159,14 @@ def _reading(data: bytes) -> Iterator[Image.Image]:
         raise Reject("truncated" if short else "invalid_image", f"{type(error).__name__}: {text}"[:300]) from None
 
 
-def _check_size(width: int, height: int, max_pixels: int) -> None:
+def check_size(width: int, height: int, max_pixels: int) -> None:
     if width < 1 or height < 1:
         raise Reject("invalid_image", f"{width} × {height} pixels")
     if width * height > max_pixels:
         raise Reject("too_large", f"{width} × {height} = {width * height} pixels, allowed {max_pixels}")
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation(image: Image.Image) -> int:
     try:
         value = Image.Image.getexif(image).get(_ORIENTATION, 1)  # not PNG's own, which decodes the whole image to look behind it
     except Exception:  # EXIF is a format of its own with its own damage; without it the picture is upright
@@ -215,71 +186,27 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, rgba).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _as_image(array: np.ndarray) -> Image.Image:
+def as_image(array: np.ndarray) -> Image.Image:
     assert array.dtype == np.uint8 and array.ndim == 3 and array.shape[2] == 3, (array.dtype, array.shape)
     return Image.fromarray(np.ascontiguousarray(array), "RGB")
 
 
-def _as_jpeg(image: Image.Image, quality: int) -> bytes:
+def as_jpeg(image: Image.Image, quality: int) -> bytes:
+    """`encode_jpeg` of a picture; a comment that its file had is not handed on."""
     out = io.BytesIO()
-    image.save(out, "JPEG", quality=quality, subsampling=2, optimize=False, progressive=False)
+    if isinstance(image, ImageFile.ImageFile):
+        image = image.copy()  # what Pillow opened it asks the file system about, and the guarded child has none
+    image.save(out, "JPEG", quality=quality, subsampling=2, optimize=False, progressive=False, comment="")
     return out.getvalue()
 
 
-def _pixels(image: Image.Image, max_pixels: int) -> Image.Image:
+def pixels(image: Image.Image, max_pixels: int) -> Image.Image:
     """The opened image as upright RGB; the size is checked before any pixel is decoded."""
-    _check_size(*image.size, max_pixels)
+    check_size(*image.size, max_pixels)
     image.load()
-    turn = _TURNS.get(_orientation(image))
+    turn = _TURNS.get(orientation(image))  # asked now: Pillow has turned a TIFF itself by here
     rgb = _to_rgb(image)
     return rgb if turn is None else rgb.transpose(turn)
-
-
-def _reduce(image: Image.Image, size: int, mode: Mode, upscale: bool) -> None:
-    """Ask for a smaller decode of an opened JPEG where its target is smaller still."""
-    if mode == "no":
-        return
-    width, height = image.size
-    of, side = _sides(width, height, size, mode, upscale)
-    step = next((s for s in (8, 4, 2) if of / side >= max(REDUCE_FROM, REDUCE_TO * s)), 1)
-    if step > 1:
-        image.draft(None, (width // step, height // step))
-
-
-def _sides(width: int, height: int, size: int, mode: Mode, upscale: bool) -> tuple[int, int]:
-    """The side that decides, and what it becomes."""
-    of = max(width, height) if mode in ("border", "keep_ratio_largest") else min(width, height)
-    return of, size if upscale else min(size, of)
-
-
-def _fitted(image: Image.Image, size: int, mode: Mode, upscale: bool, whole: tuple[int, int] | None = None) -> Image.Image:
-    """`whole` is the picture's own size where `image` was decoded smaller."""
-    width, height = whole or image.size
-    of, side = _sides(width, height, size, mode, upscale)
-    if mode == "center_crop":
-        left, top = (width - of) // 2, (height - of) // 2
-        return _scaled(image, (side, side), (left, top, left + of, top + of), (width, height))
-    if mode == "no":
-        return image
-    new = (max(1, round(width * side / of)), max(1, round(height * side / of)))
-    _check_size(*new, MAX_PIXELS)  # a line of pixels grows without limit when its short side does
-    inner = _scaled(image, new, (0, 0, width, height), (width, height))
-    if mode in ("keep_ratio", "keep_ratio_largest") or new == (size, size):
-        return inner
-    framed = Image.new("RGB", (size, size), (255, 255, 255))
-    framed.paste(inner, ((size - new[0]) // 2, (size - new[1]) // 2))
-    return framed
-
-
-def _scaled(image: Image.Image, new: tuple[int, int], box: tuple[int, int, int, int], whole: tuple[int, int]) -> Image.Image:
-    """The window `box` of the whole picture at a new size."""
-    step = round(max(whole) / max(image.size))  # 2, 4 or 8 when the image was decoded smaller, to whole pixels rounded up
-    if step > 1:
-        left, top, right, bottom = (x / step for x in box)
-        return image.resize(new, Image.Resampling.BICUBIC, box=(left, top, right, bottom))
-    if (box[2] - box[0], box[3] - box[1]) == new:
-        return image if image.size == new else image.crop(box)
-    return image.resize(new, Image.Resampling.BICUBIC, box=box)

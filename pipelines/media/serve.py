@@ -1,14 +1,15 @@
 """The inside of the guarded child (`child.py`): take limits upon oneself, then answer calls until the parent goes.
 
-What comes in: on a socket, a JSON header {op, args, cpu_s} with one file descriptor beside it. What goes out: per thing the function yields
-a JSON header {kind: answer, meta, blob: bytes} and the raw buffer; then {kind: end}, or {kind: reject, reason, detail}. A function is
-`op(args: dict, file: BinaryIO) -> Iterator[(meta, buffer)]`, or `-> (meta, buffer)` where there is one answer, which then goes out together
-with the end: one wake-up of the parent instead of four. The parent names the function, so only trusted code chooses what runs here.
+What comes in: on a socket, a JSON header {op, args, cpu_s}, and behind it `inline` raw bytes or beside it one file descriptor. What goes out: per
+thing the function yields a JSON header {kind: answer, meta, blob: bytes} and the raw buffer; then {kind: end}, or {kind: reject, reason,
+detail}. A function is `op(args: dict, file: BinaryIO) -> Iterator[(meta, buffer)]`, or `-> (meta, buffer)` where there is one answer, which then
+goes out together with the end: one wake-up of the parent instead of four. The parent names the function, so only trusted code chooses what runs here.
 """
 
 import contextlib
 import fcntl
 import importlib
+import io
 import json
 import os
 import resource
@@ -16,7 +17,7 @@ import signal
 import socket
 import sys
 import tempfile
-from typing import Any
+from typing import Any, BinaryIO
 
 import pipelines
 from pipelines.format.errors import Reject
@@ -42,8 +43,8 @@ def serve(socket_fd: int, lifeline_fd: int, memory: int) -> None:
         call = _receive(connection)
         if call is None:
             return
-        head, fd = call
-        with os.fdopen(fd, "rb") as file:
+        head, file = call
+        with file:
             end = _run(connection, head, file)
         if end is not None:
             _send(connection, end)
@@ -101,22 +102,26 @@ def _nowhere() -> None:
     os.rmdir(folder)
 
 
-def _receive(connection: socket.socket) -> tuple[dict[str, Any], int] | None:
+def _receive(connection: socket.socket) -> tuple[dict[str, Any], BinaryIO] | None:
     first, fds, _, _ = socket.recv_fds(connection, 4, 1)
     if not first:
         return None
     size = int.from_bytes(first + _exactly(connection, 4 - len(first)), "big")
-    return json.loads(_exactly(connection, size)), fds[0]
+    head = json.loads(_exactly(connection, size))
+    if fds:
+        return head, os.fdopen(fds[0], "rb")
+    return head, io.BytesIO(_exactly(connection, head["inline"]))
 
 
 def _exactly(connection: socket.socket, n: int) -> bytes:
-    out = bytearray()
-    while len(out) < n:
-        more = connection.recv(n - len(out))
+    out, got = b"", 0
+    while got < n:
+        more = connection.recv(n - got, socket.MSG_WAITALL)
         if not more:
             os._exit(0)
-        out += more
-    return bytes(out)
+        out = out + more if out else more
+        got = len(out)
+    return out
 
 
 def _send(connection: socket.socket, head: dict[str, Any], blob: Any = b"") -> None:

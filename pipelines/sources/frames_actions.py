@@ -93,7 +93,7 @@ class FramesActions(ActionSource):
         except HeadwaterError as e:
             raise Reject("unreadable", e.what) from None
         mode = self.mode if self.size else "no"
-        payload, shape = still.resized(data, self.size or 1, mode, self.quality, True, self.max_pixels)
+        payload, shape, _ = still.resized(data, self.size or 1, mode, self.quality, True, self.max_pixels)
         return Image(payload, shape=shape)
 
 

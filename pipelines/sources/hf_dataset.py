@@ -12,13 +12,13 @@ import re
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
-from pipelines.bounded import COMPRESSIONS, compression
+from pipelines.bounded import COMPRESSIONS
+from pipelines.file_source import FileSource
 from pipelines.format import storage
 from pipelines.format.errors import HeadwaterError, InputError
 from pipelines.format.record import Record
 from pipelines.format.yaml_text import read_yaml
-from pipelines.listing import Input, byte_ranges, list_files
-from pipelines.row_groups import group_runs
+from pipelines.listing import Input, list_files, place
 from pipelines.sources.jsonl import Jsonl
 from pipelines.sources.parquet_text import ParquetText
 from pipelines.stage import Rejected, Source, SourcePart
@@ -46,19 +46,10 @@ class HfDataset(Source):
 
     def parts(self) -> list[SourcePart]:
         """As `parquet_text` and `jsonl` would cut each shard."""
-        out = []
-        for item in self.files():
-            if item.path.endswith(".parquet"):
-                out += group_runs(self.path, item, self._parquet._columns())
-            else:
-                whole = compression(item.path) is not None
-                for start, stop in [(0, None)] if whole else byte_ranges(item):
-                    out.append(SourcePart({"file": item.path, "start": start, "stop": stop}, [item.as_list()]))
-        return out
+        return [part for item in self.files() for part in self._reader(item.path).cut(item, place(self.path, item.path))]
 
     def read(self, spec: dict[str, Any], source: str) -> Iterator[Record | Rejected]:
-        reader = self._parquet if spec["file"].endswith(".parquet") else self._jsonl
-        yield from reader.read(spec, source)
+        yield from self._reader(spec["file"]).read(spec, source)
 
     def files(self) -> list[Input]:
         """The split's shards, sorted by path bytes."""
@@ -104,13 +95,8 @@ class HfDataset(Source):
             raise InputError("the dataset has no such configuration", where=self.path, found=wanted, allowed=", ".join(names[:20]))
         return _globs(known[names.index(wanted)]["data_files"], self.split)
 
-    @property
-    def _parquet(self) -> ParquetText:
-        return ParquetText(**self._shared())
-
-    @property
-    def _jsonl(self) -> Jsonl:
-        return Jsonl(**self._shared())
+    def _reader(self, file: str) -> FileSource:
+        return (ParquetText if file.endswith(".parquet") else Jsonl)(**self._shared())
 
     def _shared(self) -> dict[str, Any]:
         return {k: v for k, v in self.model_dump().items() if k not in ("config", "split")}

@@ -1,8 +1,8 @@
 """Text documents from JSON Lines: what most corpora are shipped as (C4, Dolma, FineWeb exports).
 
-A file or folder of `.jsonl` or `.json` files, plain or gzip or zstd. Plain files are cut into byte ranges of 256 MiB (a line belongs where its first
-byte lies), so one huge file is read by many workers; a compressed file is one part. A line that is no JSON, has no text or is longer
-than 16 MiB costs one record; an archive that is cut or unpacks beyond reason costs its rest.
+A file, a folder or a list of `.jsonl` or `.json` files, plain or gzip or zstd. Plain files are cut into byte ranges of 256 MiB (a line belongs
+where its first byte lies), so one huge file is read by many workers; a compressed file is one part, and so is one that has to be fetched. A line
+that is no JSON, has no text or is longer than 16 MiB costs one record; an archive that is cut or unpacks beyond reason costs its rest.
 """
 
 from __future__ import annotations
@@ -13,22 +13,23 @@ from itertools import islice
 from typing import Any, ClassVar
 
 from pipelines.bounded import COMPRESSIONS, MAX_LINE, compression, lines, opened
+from pipelines.file_source import FileSource
 from pipelines.format.errors import InputError, Reject
 from pipelines.format.record import Record, Text
 from pipelines.json_list import parse
-from pipelines.listing import byte_ranges, list_files, place
+from pipelines.listing import Input, byte_ranges
 from pipelines.pictures import sound
-from pipelines.stage import Rejected, Source, SourcePart
+from pipelines.stage import Rejected, SourcePart
 
 SUFFIXES = tuple(kind + end for kind in (".jsonl", ".ndjson", ".json") for end in ("", *COMPRESSIONS))
 
 
-class Jsonl(Source):
+class Jsonl(FileSource):
     """Fields are named by key, with dots into nested objects (`metadata.url`). `keep` copies keys into the record's `fields`; `id_field` is kept
     there as `source_id` (a record's own id comes from its place). `licence` holds for every document without one of its own."""
 
     data: ClassVar[str] = "text"
-    path: str
+    suffixes: ClassVar[tuple[str, ...]] = SUFFIXES
     text_field: str = "text"
     id_field: str | None = None
     url_field: str | None = None
@@ -36,23 +37,18 @@ class Jsonl(Source):
     licence: str | None = None
     keep: tuple[str, ...] = ()
 
-    def parts(self) -> list[SourcePart]:
-        """Every byte range of every plain file, every compressed file whole."""
-        out = []
-        files = list_files(self.path, SUFFIXES)
-        self._expect([files[i].path for i in sorted({0, len(files) // 2, len(files) - 1})])
-        for item in files:
-            whole = compression(item.path) is not None
-            for start, stop in [(0, None)] if whole else byte_ranges(item):
-                out.append(SourcePart({"file": item.path, "start": start, "stop": stop}, [item.as_list()]))
-        return out
+    def cut(self, item: Input, where: str) -> list[SourcePart]:
+        """Every byte range of a plain file, a compressed one whole."""
+        whole = compression(item.path) is not None
+        ranges = [(0, None)] if whole else byte_ranges(item)
+        return [SourcePart({"file": item.path, "start": start, "stop": stop}, [item.as_list()]) for start, stop in ranges]
 
-    def read(self, spec: dict[str, Any], source: str) -> Iterator[Record | Rejected]:
-        rel, packed = spec["file"], compression(spec["file"]) is not None
+    def read_file(self, where: str, spec: dict[str, Any], source: str) -> Iterator[Record | Rejected]:
+        rel, packed = spec["file"], compression(where) is not None
         number = mark = 0
         try:
-            with opened(place(self.path, rel)) as stream:
-                for at, line in lines(stream, spec["start"], spec["stop"]):
+            with opened(where) as stream:
+                for at, line in lines(stream, spec.get("start", 0), spec.get("stop")):
                     if line is not None and not line.strip():
                         continue
                     mark = number if packed else at
@@ -61,11 +57,11 @@ class Jsonl(Source):
         except Reject as reject:
             yield Rejected(f"{rel}#{mark}", reject.reason, reject.detail)
 
-    def _expect(self, some: list[str]) -> None:
+    def expect(self, places: list[tuple[str, str]]) -> None:
         """A text field that none of the first lines has is an error of the recipe, told before anything runs."""
         found = None
-        for rel in some:
-            with suppress(Reject), opened(place(self.path, rel)) as stream:
+        for rel, where in [places[i] for i in sorted({0, len(places) // 2, len(places) - 1})] if places else []:
+            with suppress(Reject), opened(where) as stream:
                 for _, line in islice(lines(stream), 20):
                     item = self._record("", rel, line)
                     if isinstance(item, Record) or item.reason == "empty":

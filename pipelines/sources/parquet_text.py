@@ -10,19 +10,20 @@ from collections.abc import Iterator
 from typing import Any, ClassVar
 
 from pipelines.bounded import MAX_LINE
-from pipelines.format.errors import Reject
+from pipelines.file_source import FileSource
+from pipelines.format.errors import InputError, Reject
 from pipelines.format.record import Record, Text
-from pipelines.listing import list_files
+from pipelines.listing import Input
 from pipelines.pictures import sound
 from pipelines.row_groups import group_runs, numbered_rows, plain
-from pipelines.stage import Rejected, Source, SourcePart
+from pipelines.stage import Rejected, SourcePart
 
 
-class ParquetText(Source):
+class ParquetText(FileSource):
     """`text_field`, `url_field`, `licence_field` and `keep` name columns; `licence` holds for rows without one of their own."""
 
     data: ClassVar[str] = "text"
-    path: str
+    suffixes: ClassVar[tuple[str, ...]] = (".parquet",)
     text_field: str = "text"
     url_field: str | None = None
     licence_field: str | None = None
@@ -33,11 +34,11 @@ class ParquetText(Source):
         named = [self.text_field, self.url_field, self.licence_field, *self.keep]
         return list(dict.fromkeys(c for c in named if c))
 
-    def parts(self) -> list[SourcePart]:
-        return [part for item in list_files(self.path, (".parquet",)) for part in group_runs(self.path, item, self._columns())]
+    def cut(self, item: Input, where: str) -> list[SourcePart]:
+        return group_runs(self.path, item, self._columns(), where)
 
-    def read(self, spec: dict[str, Any], source: str) -> Iterator[Record | Rejected]:
-        for origin, row in numbered_rows(self.path, spec, self._columns()):
+    def read_file(self, where: str, spec: dict[str, Any], source: str) -> Iterator[Record | Rejected]:
+        for origin, row in self._rows(where, spec):
             try:
                 if isinstance(row, Reject):
                     raise row
@@ -51,3 +52,15 @@ class ParquetText(Source):
             url = row[self.url_field] if self.url_field else None
             fields = {key: plain(row[key]) for key in self.keep}
             yield Record.make(source, origin, self.data, [Text(text)], url=url, licence=licence or self.licence, fields=fields)
+
+    def _rows(self, where: str, spec: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any] | Reject]]:
+        """(origin, row) of a part; of every row group where the part is a file whose footer nobody has seen yet."""
+        if "groups" in spec:
+            runs = [spec]
+        else:
+            try:
+                runs = [part.spec for part in group_runs(self.path, Input(spec["file"], 0, ""), self._columns(), where)]
+            except InputError as error:  # one file of a list without the column is no reason to stop them all
+                raise Reject("unreadable", f"{error.what}: {error.found}; found: {error.allowed}") from None
+        for run in runs:
+            yield from numbered_rows(self.path, run, self._columns(), where)

@@ -22,7 +22,7 @@ from pipelines.format.document import Size
 from pipelines.format.errors import Reject
 from pipelines.format.record import Image, Record
 from pipelines.listing import Input, list_files, place, runs
-from pipelines.media.images import Mode
+from pipelines.media.resizing import Mode
 from pipelines.media.video import SUFFIXES, Limits, Still, probe, stills
 from pipelines.stage import Rejected, Source, SourcePart
 

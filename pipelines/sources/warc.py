@@ -1,7 +1,7 @@
 """Web pages from WARC, WET and ARC archives: what crawlers write and Common Crawl publishes.
 
-A file is a part (`.warc`, `.arc`, `.wet`, each plain or `.gz`). Responses of status 200 that hold HTML become their main text
-(trafilatura), conversion records (WET) are text already; other record types are no documents and are passed over, other responses are
+A file, of a folder or a list, is a part (`.warc`, `.arc`, `.wet`, each plain or `.gz`). Responses of status 200 that hold HTML become their main
+text (trafilatura), conversion records (WET) are text already; other record types are no documents and are passed over, other responses are
 counted as rejects by reason. A record's origin is `file#byte` of the unpacked file, its group the page's URL, so that two captures of a
 page stand on one side of every split.
 
@@ -17,12 +17,13 @@ from typing import Any, ClassVar
 
 from pipelines.bounded import opened
 from pipelines.extra import need
+from pipelines.file_source import FileSource
 from pipelines.format.document import Size
 from pipelines.format.errors import Reject
 from pipelines.format.record import Record, Text
 from pipelines.html_text import page_text
-from pipelines.listing import list_files, place
-from pipelines.stage import Rejected, Source, SourcePart
+from pipelines.listing import Input
+from pipelines.stage import Rejected, SourcePart
 from pipelines.warc_records import records
 
 SUFFIXES = tuple(kind + end for kind in (".warc", ".arc", ".wet") for end in ("", ".gz"))
@@ -30,25 +31,25 @@ _HTML = ("text/html", "application/xhtml+xml")
 _OPENINGS = (b"<!doctype html", b"<html", b"<head", b"<body")
 
 
-class Warc(Source):
+class Warc(FileSource):
     """`favour_precision` and `deduplicate` are trafilatura's (within a page). `statuses` are the HTTP statuses that count as a page.
     Rejects: `not_html`, `http_status`, `empty`, `unreadable`, `truncated`, `too_large`, `timeout`."""
 
     data: ClassVar[str] = "text"
-    path: str
+    suffixes: ClassVar[tuple[str, ...]] = SUFFIXES
     favour_precision: bool = True
     deduplicate: bool = True
     statuses: tuple[int, ...] = (200,)
     max_record: Size = 16_000_000
     licence: str | None = None
 
-    def parts(self) -> list[SourcePart]:
-        return [SourcePart({"file": item.path}, [item.as_list()]) for item in list_files(self.path, SUFFIXES)]
+    def cut(self, item: Input, where: str) -> list[SourcePart]:
+        return [SourcePart({"file": item.path}, [item.as_list()])]
 
-    def read(self, spec: dict[str, Any], source: str) -> Iterator[Record | Rejected]:
+    def read_file(self, where: str, spec: dict[str, Any], source: str) -> Iterator[Record | Rejected]:
         rel, after = spec["file"], 0
         try:
-            with opened(place(self.path, rel)) as stream:
+            with opened(where) as stream:
                 for at, found in records(stream, self.max_record):
                     origin, after = f"{rel}#{at}", at + 1
                     try:

@@ -10,39 +10,52 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from functools import lru_cache
 from typing import ClassVar
 
 from pydantic import Field
 
 from pipelines.format.document import Size
-from pipelines.format.record import Record, Segment
-from pipelines.media import images, still
+from pipelines.format.record import Record
+from pipelines.media import images, resizing, still
 from pipelines.stage import Transform
+
+Resized = tuple[bytes, tuple[int, int, int], int | None]  # JPEG, its shape, the perceptual hash
+RECENT = 8  # frames and question images shared by neighbouring records are done once
+_recent: list[tuple[bytes, ResizeImage, Resized]] = []
 
 
 class ResizeImage(Transform):
     """Bicubic, antialiased. `mode`: center_crop → size × size; keep_ratio → shortest side = size; keep_ratio_largest → longest side = size;
     border → the same on a white square; no → only decoded and, unless JPEG or plain PNG, re-encoded. `upscale: false` leaves small images small
-    (img2dataset's `resize_only_if_bigger`). `quality` is JPEG's, 1 to 95."""
+    (img2dataset's `resize_only_if_bigger`). `quality` is JPEG's, 1 to 95. `phash` notes the perceptual hash of the whole picture for records of one
+    image, for which the pixels are at hand."""
 
-    version: ClassVar[int] = 2  # 2: large JPEGs are decoded at reduced scale; PNGs that nothing is done to stay PNGs
+    version: ClassVar[int] = 3  # 2: large JPEGs are decoded at reduced scale; PNGs that nothing is done to stay PNGs; 3: perceptual hashes
     size: int = Field(224, ge=1, le=16384)
-    mode: images.Mode = "center_crop"
+    mode: resizing.Mode = "center_crop"
     quality: int = Field(92, ge=1, le=95)
     upscale: bool = True
     max_pixels: Size = images.MAX_PIXELS
+    phash: bool = True
 
     def apply(self, record: Record) -> Iterable[Record]:
-        yield replace(record, segments=tuple(self._resized(s) if s.kind == "image" else s for s in record.segments))
+        one = sum(s.kind == "image" for s in record.segments) == 1 and record.phash is None
+        segments, hashed = [], record.phash
+        for s in record.segments:
+            if s.kind == "image":
+                assert s.payload is not None
+                payload, shape, found = self._resized(s.payload, self.phash and one)
+                s = replace(s, payload=payload, shape=shape, dtype=s.dtype if payload == s.payload else "jpeg")
+                hashed = found if one else hashed
+            segments.append(s)
+        yield replace(record, segments=tuple(segments), phash=hashed)
 
-    def _resized(self, segment: Segment) -> Segment:
-        assert segment.payload is not None
-        payload, shape = _resize(segment.payload, self)
-        return replace(segment, payload=payload, shape=shape, dtype=segment.dtype if payload == segment.payload else "jpeg")
-
-
-@lru_cache(maxsize=8)  # frames and question images shared by neighbouring records are done once; small after resizing
-def _resize(payload: bytes, how: ResizeImage) -> tuple[bytes, tuple[int, ...]]:
-    keep = ("jpeg", "png") if how.mode == "no" else ("jpeg",)
-    return still.resized(payload, how.size, how.mode, how.quality, how.upscale, how.max_pixels, keep)
+    def _resized(self, payload: bytes, phash: bool) -> Resized:
+        for before, how, known in _recent:
+            if before == payload and how == self and (known[2] is not None or not phash):
+                return known
+        keep = ("jpeg", "png") if self.mode == "no" else ("jpeg",)
+        made = still.resized(payload, self.size, self.mode, self.quality, self.upscale, self.max_pixels, keep, phash)
+        _recent.append((payload, self, made))
+        del _recent[:-RECENT]
+        return made

@@ -19,7 +19,7 @@ from pipelines.format.manifest import read_card
 from pipelines.format.part import PartWriter
 from pipelines.format.record import Record, Text
 from pipelines.recipe import Recipe
-from pipelines.summary import stats
+from pipelines.summary import show_stats, stats
 from tests.toys import seal
 
 PROSE = ["the", "old", "road", "runs", "along", "the", "river", "and", "past", "the", "mill", "where", "nobody", "has", "lived", "for", "years"]
@@ -88,7 +88,8 @@ def test_captions_nearer_the_corpus_get_the_smaller_figure_and_chance_is_told_ap
     near = curated(tmp_path, "near", texts(PROSE * 3 + SHOP, 300, 5))
     far = curated(tmp_path, "far", texts(PROSE + SHOP * 3, 300, 6))
     path = measure(tmp_path, [near, far], [corpus])
-    f = stats(path)["figures"]
+    figures = stats(path)["figures"]
+    f = figures["captions"] | {"corpus": figures["corpus"]}
     assert f["near"]["distance"] + 5 * f["near"]["error"] < f["far"]["distance"]
     assert f["near"]["within"] < f["near"]["distance"] and f["corpus"]["within"] < 0.05
     assert f["near"]["texts"] == 300 and f["corpus"]["pieces"] == 400 * 4
@@ -102,7 +103,7 @@ def test_sharding_does_not_show_and_a_second_run_does_nothing(tmp_path):
         (tmp_path / str(k)).mkdir()
         captions = curated(tmp_path / str(k), "captions", texts(SHOP, 100, 5), shard_bytes)
         figures.append(stats(measure(tmp_path, [captions], [corpus], f"out{k}", max_records=50))["figures"])
-    assert figures[0] == figures[1] and 20 < figures[0]["captions"]["texts"] < 80
+    assert figures[0] == figures[1] and 20 < figures[0]["captions"]["captions"]["texts"] < 80
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "out1").rglob("*")}
     measure(tmp_path, [captions], [corpus], "out1", max_records=50)
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "out1").rglob("*")} == before
@@ -119,9 +120,31 @@ def test_a_set_with_several_captions_an_image_gets_a_row_for_each_name(tmp_path)
         commit = writer.commit()
     seal(root, "pairs", "image-text", [commit], {})
     corpus = curated(tmp_path, "corpus", texts(PROSE, 60, 4, 30))
-    f = stats(measure(tmp_path, [root], [corpus]))["figures"]
-    original, recaption = (next(v for k, v in f.items() if k.endswith(name)) for name in (": original", ": recaption"))
-    assert original["distance"] < 0.1 < 0.9 < recaption["distance"]
+    f = stats(measure(tmp_path, [root], [corpus]))["figures"]["captions"]
+    assert list(f) == ["pairs: all", "pairs: original", "pairs: recaption"]
+    assert f["pairs: original"]["distance"] < 0.1 < f["pairs: all"]["distance"] < 0.9 < f["pairs: recaption"]["distance"]
+    assert f["pairs: all"]["texts"] == 160
+
+
+def test_sets_of_one_name_are_told_apart_without_a_path_and_a_set_may_be_called_corpus(tmp_path):
+    corpus = curated(tmp_path, "corpus", texts(PROSE, 60, 4, 30))
+    again = tmp_path / "again"
+    again.mkdir()
+    other = curated(again, "corpus", texts(SHOP, 60, 4))
+    path = measure(tmp_path, [corpus, other], [corpus])
+    f = stats(path)["figures"]
+    assert set(f["captions"]) == {f"corpus {read_card(p)['fingerprint'][:8]}" for p in (corpus, other)} and f["corpus"]["texts"] == 60
+    assert str(tmp_path) not in json.dumps(read_card(path)["figures"])
+
+
+def test_a_person_reads_all_sets_in_one_table(tmp_path, capsys):
+    corpus = curated(tmp_path, "corpus", texts(PROSE, 60, 4, 30))
+    near, far = curated(tmp_path, "near", texts(PROSE, 60, 5)), curated(tmp_path, "far", texts(SHOP, 60, 5))
+    show_stats(stats(measure(tmp_path, [near, far], [corpus])))
+    said = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["distance", "error", "pieces", "texts", "within"] in said
+    by = {row[0]: row for row in said if row and row[0] in ("near", "far")}
+    assert float(by["near"][1]) < float(by["far"][1]) and by["far"][4] == "60"
 
 
 def test_sets_without_captions_or_text_are_refused(tmp_path):

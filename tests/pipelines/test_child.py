@@ -95,9 +95,10 @@ def hostile(tmp_path, monkeypatch) -> Iterator[str]:
 
 
 def test_bytes_come_back_as_they_went(hostile):
-    data = os.urandom(3_000_001)
-    answer = ask(f"{hostile}:echo", {"x": [1, "ü"]}, data)
-    assert answer.blob == data and answer.meta == {"args": {"x": [1, "ü"]}, "n": len(data)}
+    for n in (0, 1, 70_000, child.INLINE, child.INLINE + 1, 3_000_001):  # through the socket, and beyond that as a file
+        data = os.urandom(n)
+        answer = ask(f"{hostile}:echo", {"x": [1, "ü"]}, data)
+        assert answer.blob == data and answer.meta == {"args": {"x": [1, "ü"]}, "n": n}
 
 
 def test_an_open_file_is_handed_over_without_being_read(hostile, tmp_path):

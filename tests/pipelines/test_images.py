@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pipelines.format.errors import Reject
-from pipelines.media import images, still
+from pipelines.media import images, jpeg, resizing, still
 
 
 def scene(height=48, width=64, seed=0):
@@ -199,43 +199,43 @@ def test_flipped_bytes_give_pixels_or_a_reject_never_another_error(form, flips):
     ],
 )
 def test_each_resize_mode_gives_the_size_it_says(shape, mode, upscale, expected):
-    assert images.resize(scene(*shape), 16, mode, upscale).shape == (*expected, 3)
+    assert resizing.resize(scene(*shape), 16, mode, upscale).shape == (*expected, 3)
 
 
 def test_a_line_of_pixels_is_not_blown_up_without_limit():
     line = images.encode_png(np.zeros((1, 60_000, 3), np.uint8))
     with pytest.raises(Reject) as caught:
-        images.resized(line, 224, "keep_ratio")
+        resizing.resized(line, 224, "keep_ratio")
     assert caught.value.reason == "too_large"
-    assert images.resized(line, 224, "border")[1] == (224, 224, 3)
+    assert resizing.resized(line, 224, "border")[1] == (224, 224, 3)
 
 
 def test_a_file_resized_in_one_go_equals_its_steps():
     for form in ("JPEG", "PNG", "GIF"):
         data = saved(scene(), form)
         for mode in ("center_crop", "keep_ratio", "border", "no"):
-            steps = images.resize(images.decode(data), 24, mode)
-            whole, shape = images.resized(data, 24, mode)
+            steps = resizing.resize(images.decode(data), 24, mode)
+            whole, shape, _ = resizing.resized(data, 24, mode)
             assert shape == steps.shape and (whole == images.encode_jpeg(steps) or (form == "JPEG" and mode == "no" and whole is data))
 
 
 def test_nothing_to_change_returns_the_same_array():
     square = scene(16, 16)
-    assert images.resize(square, 16, "center_crop") is square
-    assert images.resize(scene(16, 32), 16, "keep_ratio").shape == (16, 32, 3)
+    assert resizing.resize(square, 16, "center_crop") is square
+    assert resizing.resize(scene(16, 32), 16, "keep_ratio").shape == (16, 32, 3)
 
 
 def test_center_crop_takes_the_middle_and_border_is_white():
     array = np.zeros((10, 30, 3), np.uint8)
     array[:, 10:20] = 255
-    assert (images.resize(array, 10, "center_crop") == 255).all()
-    framed = images.resize(np.zeros((10, 20, 3), np.uint8), 20, "border")
+    assert (resizing.resize(array, 10, "center_crop") == 255).all()
+    framed = resizing.resize(np.zeros((10, 20, 3), np.uint8), 20, "border")
     assert (framed[:5] == 255).all() and (framed[15:] == 255).all() and (framed[5:15] == 0).all()
 
 
 def test_reduction_averages_instead_of_picking_pixels():
     checker = np.indices((64, 64)).sum(0) % 2 * 255
-    small = images.resize(np.repeat(checker[..., None], 3, 2).astype(np.uint8), 8)
+    small = resizing.resize(np.repeat(checker[..., None], 3, 2).astype(np.uint8), 8)
     assert np.abs(small.astype(int) - 127).max() <= 4
 
 
@@ -246,7 +246,7 @@ def distance(a, b):
 def test_the_perceptual_hash_survives_scaling_and_compression_and_tells_pictures_apart():
     for seed in range(5):
         array = scene(96, 128, seed)
-        assert distance(array, images.resize(array, 64, "keep_ratio")) <= 10
+        assert distance(array, resizing.resize(array, 64, "keep_ratio")) <= 10
         assert distance(array, images.decode(images.encode_jpeg(array, 50))) <= 10
         assert distance(array, scene(96, 128, seed + 1)) >= 14
     assert 0 <= images.phash(scene()) < 2**64
@@ -261,7 +261,7 @@ def test_the_guarded_child_gives_the_same_answers_as_this_process():
     for form in ("JPEG", "PNG", "GIF", "WEBP"):
         data = saved(scene(), form)
         assert still.verify(data) == images.verify(data)
-        assert still.resized(data, 24, "center_crop", 92, True, 10**6) == images.resized(data, 24, "center_crop", 92, True, 10**6)
+        assert still.resized(data, 24, "center_crop", 92, True, 10**6) == resizing.resized(data, 24, "center_crop", 92, True, 10**6)
     ready = images.encode_jpeg(scene(24, 24))
     assert still.resized(ready, 24, "center_crop", 92, True, 10**6)[0] is ready
     rejected(saved(scene(), "GIF")[:-300], "truncated", "invalid_image", fn=still.verify)
@@ -284,3 +284,35 @@ def test_every_hostile_image_of_the_real_corpus_is_pixels_or_a_reject():
                 reason = reject.reason
             seen[reason] = seen.get(reason, 0) + 1
     assert seen["ok"] > 100 and set(seen) <= {"ok", "invalid_image", "truncated", "too_large"}, seen
+
+
+@given(st.data())
+def test_a_jpegs_header_read_from_its_markers_is_what_pillow_reads_however_damaged(data):
+    exif = Image.Exif()
+    exif[0x0112] = data.draw(st.sampled_from([1, 6]))
+    more = data.draw(st.sampled_from([{}, {"exif": exif.tobytes()}, {"progressive": True}, {"comment": b"x" * 300}, {"subsampling": 0}]))
+    mode = data.draw(st.sampled_from(["RGB", "L", "CMYK"]))
+    out = io.BytesIO()
+    Image.fromarray(scene(24, 40)).convert(mode).save(out, "JPEG", **more)
+    found = bytearray(out.getvalue())
+    for at in data.draw(st.lists(st.integers(2, 700), max_size=3)):
+        if at < len(found):
+            found[at] = data.draw(st.integers(0, 255))
+    bytes_ = bytes(found[: data.draw(st.integers(4, len(found)))])
+    plain = jpeg.header(bytes_)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jpeg, "header", lambda _: None)
+        try:
+            info = images.probe(bytes_)
+        except Reject:
+            info = None
+    if plain is not None:
+        assert info is not None and (info.width, info.height, info.frames, info.upright) == (plain.width, plain.height, 1, True)
+        assert info.mode == ("L" if plain.components == 1 else "RGB")
+
+
+def test_the_markers_alone_answer_for_what_cameras_and_the_web_write():
+    for mode, more in (("RGB", {}), ("L", {}), ("RGB", {"progressive": True}), ("RGB", {"subsampling": 0, "comment": b"a"})):
+        out = io.BytesIO()
+        Image.fromarray(scene(24, 40)).convert(mode).save(out, "JPEG", **more)
+        assert jpeg.header(out.getvalue()) == (40, 24, 1 if mode == "L" else 3)

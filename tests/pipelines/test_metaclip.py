@@ -3,7 +3,6 @@
 import json
 import random
 from collections import Counter
-from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -11,52 +10,20 @@ import pytest
 
 import pipelines
 from pipelines import build
-from pipelines.across.metaclip import _rounded, t_of_share, tail_share
+from pipelines.balancing import Tails, rounded_up
 from pipelines.build_entries import BuildEntries
 from pipelines.curate import Curate
 from pipelines.engine import open_job
 from pipelines.entries import read_entries
 from pipelines.format.chance import draw, uniform
 from pipelines.format.dataset import Dataset
-from pipelines.format.document import canon, load, parse
+from pipelines.format.document import load, parse
 from pipelines.format.errors import BudgetError, ConflictError, InputError, RecipeError, Stopped
 from pipelines.format.record import Image, Record, Text
 from pipelines.matching import scan
 from pipelines.recipe import Recipe
 from pipelines.summary import show_stats, stats
-
-ENTRIES = ["dog", "cat", "red fox", "New York", ",", "U.S.", "lamp", "axolotl"]
-
-
-def made(n, seed=0):
-    """Records with one text each: dogs are common, lamps less so, axolotls rare, and one in five says nothing."""
-    rng = random.Random(seed)
-    words = ["a dog"] * 50 + ["a cat, asleep"] * 20 + ["my red fox"] * 6 + ["New York"] * 3 + ["a lamp"] * 10 + ["dog and cat"] * 5 + ["axolotl"]
-    words += ["nothing here"] * 20
-    return [Record.make("t", f"{i}", "text", [Text(f"{rng.choice(words)} {i}")]) for i in range(n)]
-
-
-def stage(tmp_path, entries=ENTRIES, **keys):
-    path = tmp_path / f"{abs(hash(tuple(entries)))}.json"
-    path.write_text(json.dumps(entries))
-    return parse(Recipe, recipe(tmp_path, across=[{"metaclip": {"entries": str(path), **keys}}])).across[0]
-
-
-def recipe(path, **more):
-    return {"name": "t", "source": {"jsonl": {"path": str(path)}}, "engine": "local", "output": str(path / "out"), **more}
-
-
-def drops(stage, parts):
-    """What the rounds drop, said without an engine: (id → reason, what each round gave)."""
-    told = []
-    for map_rows, reduce_rows in stage.rounds():
-        made = [list(map_rows(iter(p), told) if told else map_rows(iter(p))) for p in parts]
-        if reduce_rows is None:
-            return dict(pair for rows in made for pair in rows), told
-        rows = sorted((b % stage.buckets, key, canon(value)) for part in made for b, key, value in part)
-        grouped = {b: [(b, key, json.loads(value)) for _, key, value in same] for b, same in groupby(rows, key=lambda r: r[0])}
-        told.append([json.loads(canon(v)) for b in range(stage.buckets) for v in reduce_rows(iter(grouped.get(b, [])))])
-    raise AssertionError("the last round drops")
+from tests.pipelines.balanced import ENTRIES, drops, made, recipe, stage
 
 
 def by_definition(records, entries, t, seed=0):
@@ -132,7 +99,7 @@ def test_more_pairs_than_match_anything_is_a_budget_error_that_says_how_many_the
 
 def test_whole_numbers_are_rounded_up_to_four_digits_and_small_ones_not_at_all():
     t = np.array([1, 9, 9999, 10_000, 10_001, 123_456_789])
-    assert _rounded(t).tolist() == [1, 9, 9999, 10_000, 10_010, 123_500_000]
+    assert rounded_up(t).tolist() == [1, 9, 9999, 10_000, 10_010, 123_500_000]
 
 
 def test_only_the_named_captions_are_matched_and_a_record_counts_once_for_each_text(tmp_path):
@@ -155,7 +122,8 @@ def test_other_languages_get_the_t_at_which_their_tail_holds_the_same_share(tmp_
     said = [("en", "dog", 60), ("en", "cat", 20), ("fr", "chien", 300), ("fr", "chat", 95), ("fr", "lynx", 5), ("de", "dog", 9)]
     records = [Record.make("t", f"{w}{i}", "text", [Text(w)], fields={"language": lang}) for lang, w, n in said for i in range(n)]
     gone, told = drops(s, [records])
-    assert tail_share(np.array([60, 20]), 30) == 0.25 and t_of_share(np.array([300, 95, 5]), 0.25) == 95
+    tails = Tails(np.array([60, 20, 300, 95, 5]), [(0, 2), (2, 5)])
+    assert tails.share(30) == 0.25 and tails.nearest(1, 0.25) == 95
     assert s.report(told)["t"] == {"en": 30, "fr": 95}
     kept = Counter(r.segments[0].text for r in records if r.id not in gone)
     assert kept["cat"] == 20 and kept["chat"] == 95 and kept["lynx"] == 5 and 0 < kept["dog"] < 60 and 0 < kept["chien"] < 200
@@ -170,10 +138,10 @@ def lines(path, records, files):
     return path
 
 
-def run(path, output, tmp_path, entries=ENTRIES, where="local", shard_bytes=10**6, **keys):
+def run(path, output, tmp_path, entries=ENTRIES, where="local", shard_bytes=10**6, cpus=1.0, **keys):
     (tmp_path / "entries.json").write_text(json.dumps(entries))
     across = [{"metaclip": {"entries": str(tmp_path / "entries.json"), **keys}}]
-    r = parse(Recipe, {**recipe(path), "output": str(tmp_path / output), "across": across, "shard_bytes": shard_bytes})
+    r = parse(Recipe, {**recipe(path), "output": str(tmp_path / output), "across": across, "shard_bytes": shard_bytes, "resources": {"cpus": cpus}})
     with open_job(where) as job:
         return Curate("text").run(r, job)
 
@@ -201,11 +169,11 @@ def test_a_dataset_says_in_its_card_why_its_numbers_are_what_they_are(tmp_path, 
     assert f["entries"] == {"all": 8, "matched": len(counts), "unreachable": 1, "head": sum(n > 20 for n in counts.values())}
     assert f["t"] == 20 and sum(f["texts_with_entries"].values()) == 600 and list(f["texts_with_entries"]) == ["00", "01", "02"]
     show_stats(said)
-    assert "matches: a text" in capsys.readouterr().out
+    assert "entries a text matches" in capsys.readouterr().out
 
 
 def test_shards_of_any_size_give_the_same_dataset_and_a_rerun_does_nothing(tmp_path):
-    path = lines(tmp_path / "in", made(300), 3)
+    path = lines(tmp_path / "in", made(120), 3)
     one = ids(run(path, "a", tmp_path, t=5))
     assert ids(run(path, "b", tmp_path, t=5, shard_bytes=1, buckets=2)) == one
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "a").rglob("*")}
@@ -221,10 +189,14 @@ def test_another_entry_list_at_the_same_path_is_another_recipe(tmp_path):
 
 
 @pytest.mark.ray
-def test_on_ray_it_is_the_same(tmp_path, ray_session):
+def test_on_ray_one_two_and_four_workers_sample_the_same_from_shards_of_any_size(tmp_path, ray_session):
+    """Two processors: a step that takes 2, 1 or a half of one runs 1, 2 or 4 at a time."""
     path = lines(tmp_path / "in", made(300), 3)
-    a, b = (run(path, where, tmp_path, where=where, pairs=60) for where in ("local", "ray"))
-    assert Dataset.open(a).fingerprint == Dataset.open(b).fingerprint
+    golden = run(path, "local", tmp_path, pairs=60)
+    for cpus, shard_bytes in ((2.0, 10**6), (1.0, 2_000), (0.5, 10**6)):
+        root = run(path, f"ray{cpus}", tmp_path, where="ray", shard_bytes=shard_bytes, cpus=cpus, pairs=60)
+        assert ids(root) == ids(golden) and stats(root)["figures"] == stats(golden)["figures"]
+        assert shard_bytes != 10**6 or Dataset.open(root).fingerprint == Dataset.open(golden).fingerprint
 
 
 def test_entry_lists_are_read_from_json_and_text_and_anything_else_is_refused(tmp_path):
@@ -240,7 +212,7 @@ def test_entry_lists_are_read_from_json_and_text_and_anything_else_is_refused(tm
 BOTH = {"languages": {"en": "b"}}
 
 
-@pytest.mark.parametrize("keys", [{}, {"entries": "a", **BOTH}, {"entries": "a", "t": 1, "pairs": 2}, {**BOTH, "pairs": 2}])
+@pytest.mark.parametrize("keys", [{}, {"entries": "a", **BOTH}, {"entries": "a", "t": 1, "pairs": 2}, {"entries": "a", "t": 0}])
 def test_settings_that_contradict_each_other_are_refused(tmp_path, keys):
     with pytest.raises(RecipeError):
         parse(Recipe, recipe(tmp_path, across=[{"metaclip": keys}]))

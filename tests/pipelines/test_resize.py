@@ -9,7 +9,7 @@ from PIL import Image, JpegImagePlugin
 from pipelines.format.errors import Reject
 from pipelines.format.record import Image as ImageSegment
 from pipelines.format.record import Record
-from pipelines.media import images
+from pipelines.media import images, resizing
 from pipelines.transforms.resize_image import ResizeImage
 
 MODES = ["center_crop", "keep_ratio", "keep_ratio_largest", "border"]
@@ -53,10 +53,10 @@ def steps(monkeypatch):
 def test_a_reduced_decode_shows_the_same_window_and_nearly_the_same_pixels(monkeypatch, steps, shape, mode):
     data = saved(photo(*shape), quality=95)
     size = 64
-    small, shown = images.resized(data, size, mode, 95)
+    small, shown, _ = resizing.resized(data, size, mode, 95)
     assert steps and steps[0] in (2, 4, 8)
-    monkeypatch.setattr(images, "REDUCE_FROM", 1e9)
-    full, shown_full = images.resized(data, size, mode, 95)
+    monkeypatch.setattr(resizing, "REDUCE_FROM", 1e9)
+    full, shown_full, _ = resizing.resized(data, size, mode, 95)
     assert len(steps) == 1 and shown == shown_full
     assert psnr(images.decode(small), images.decode(full)) > 30
     shifted = np.roll(images.decode(full), 1, axis=1)
@@ -65,7 +65,7 @@ def test_a_reduced_decode_shows_the_same_window_and_nearly_the_same_pixels(monke
 
 @pytest.mark.parametrize(("source", "scale"), [(96, None), (191, None), (192, 2), (319, 2), (320, 4), (639, 4), (640, 8), (4000, 8)])
 def test_the_scale_leaves_a_quarter_more_than_the_target(steps, source, scale):
-    images.resized(saved(photo(source, source)), 64)
+    resizing.resized(saved(photo(source, source)), 64)
     assert steps == ([scale] if scale else [])
 
 
@@ -73,12 +73,12 @@ def test_turned_images_and_other_formats_are_decoded_whole(steps):
     array = photo(400, 600)
     exif = Image.Exif()
     exif[0x0112] = 6
-    turned, shape = images.resized(saved(array, exif=exif.tobytes(), quality=95), 64, "keep_ratio", 95)
+    turned, shape, _ = resizing.resized(saved(array, exif=exif.tobytes(), quality=95), 64, "keep_ratio", 95)
     assert shape == (96, 64, 3)
-    wanted = images.resize(np.rot90(array, -1).copy(), 64, "keep_ratio")
+    wanted = resizing.resize(np.rot90(array, -1).copy(), 64, "keep_ratio")
     assert psnr(images.decode(turned).mean(2), wanted.mean(2)) > 25 > psnr(images.decode(turned)[::-1].mean(2), wanted.mean(2)) + 8
-    images.resized(saved(array, "PNG"), 64)
-    assert images.resized(saved(array), 64, "no")[1] == (400, 600, 3) and not steps
+    resizing.resized(saved(array, "PNG"), 64)
+    assert resizing.resized(saved(array), 64, "no")[1] == (400, 600, 3) and not steps
 
 
 @pytest.mark.parametrize(
@@ -94,14 +94,14 @@ def test_turned_images_and_other_formats_are_decoded_whole(steps):
     ],
 )
 def test_modes_have_the_sizes_their_users_know(mode, upscale, shape, expected):
-    assert images.resized(saved(photo(*shape), "PNG"), 16, mode, upscale=upscale)[1] == (*expected, 3)
+    assert resizing.resized(saved(photo(*shape), "PNG"), 16, mode, upscale=upscale)[1] == (*expected, 3)
 
 
 def test_a_size_is_judged_before_a_pixel_is_decoded(monkeypatch):
     data = saved(np.zeros((100, 100, 3), np.uint8))
     monkeypatch.setattr(JpegImagePlugin.JpegImageFile, "load", lambda self: pytest.fail("decoded"))
     with pytest.raises(Reject) as e:
-        images.resized(data, 16, max_pixels=9_999)
+        resizing.resized(data, 16, max_pixels=9_999)
     assert e.value.reason == "too_large"
 
 
@@ -127,3 +127,20 @@ def test_what_nothing_is_done_to_keeps_its_bytes_and_format():
     two = io.BytesIO()
     Image.fromarray(array).save(two, "PNG", save_all=True, append_images=[Image.fromarray(array[::-1])])
     assert transformed(two.getvalue(), "png", mode="no").dtype == "jpeg"
+
+
+def test_a_record_of_one_image_gets_the_perceptual_hash_of_the_whole_picture_and_others_none():
+    wide = saved(photo(400, 1200), quality=95)
+    for mode in ("center_crop", "border", "no"):
+        hashed = ResizeImage(size=64, mode=mode)
+        (one,) = hashed.apply(Record.make("s", "a", "image-text", [ImageSegment(wide)]))
+        assert one.phash is not None and (one.phash ^ images.phash(images.decode(wide))).bit_count() <= 4
+    (two,) = hashed.apply(Record.make("s", "a", "video", [ImageSegment(wide), ImageSegment(wide)]))
+    (off,) = ResizeImage(size=64, phash=False).apply(Record.make("s", "a", "image-text", [ImageSegment(wide)]))
+    (known,) = hashed.apply(Record.make("s", "a", "image-text", [ImageSegment(wide)], phash=7))
+    assert (two.phash, off.phash, known.phash) == (None, None, 7)
+
+
+def test_a_comment_in_a_file_is_not_handed_on():
+    data = saved(photo(100, 100), comment=b"somebody's name")
+    assert b"somebody" in data and b"somebody" not in resizing.resized(data, 32)[0]

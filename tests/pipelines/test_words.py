@@ -7,6 +7,7 @@ import pytest
 pytest.importorskip("datatrove")
 
 from pipelines import words
+from pipelines.format.errors import Reject
 from pipelines.words import Lexicon, lexicon, powers, words_of
 from tests.pipelines.real_text import generated, real
 
@@ -90,3 +91,13 @@ def test_arrays_grow_with_the_words_and_hashes_are_of_the_string_that_words_make
     ab, c, a, bc = (int(lex.mix[i]) for i in lex.of("ab c a bc").ids)
     mask, base = (1 << 64) - 1, powers(8).tolist()
     assert (ab + c * base[2]) & mask == (a + bc * base[1]) & mask
+
+
+def test_a_text_of_too_many_different_words_is_refused_whatever_was_read_before(monkeypatch):
+    monkeypatch.setattr(words, "MOST", 50)
+    many, few = " ".join(f"w{i}" for i in range(51)), " ".join(["again"] * 500)
+    for _ in range(2):
+        with pytest.raises(Reject, match="different words"):
+            words_of(many)
+        assert len(words_of(few)) == 500
+        words_of(" ".join(f"w{i}" for i in range(40)))

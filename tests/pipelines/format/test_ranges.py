@@ -2,11 +2,13 @@
 
 import uuid
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.format import storage
-from pipelines.format.ranges import Ranges
+from pipelines.format.ranges import RangedFile, Ranges
 
 DATA = bytes(range(256)) * 8
 
@@ -30,3 +32,23 @@ def test_neighbours_cost_one_read(monkeypatch):
     ranges = Ranges()
     assert [bytes(ranges.read(path, k, k + 1)) for k in range(50)] == [DATA[k : k + 1] for k in range(50)]
     assert len(reads) == 1
+
+
+def test_a_ranged_file_reads_what_is_asked_for_and_no_more(monkeypatch):
+    path = f"memory://ranges/{uuid.uuid4().hex}"
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table({"n": list(range(1000)), "text": [f"{i} " * 500 for i in range(1000)]}), sink, compression=None, use_dictionary=False)
+    storage.publish(path, sink.getvalue().to_pybytes())
+    size, read = storage.size(path), 0
+    whole = storage.read
+
+    def counted(place, start, stop):
+        nonlocal read
+        read += stop - start
+        return whole(place, start, stop)
+
+    monkeypatch.setattr(storage, "read", counted)
+    assert pq.ParquetFile(RangedFile(path, size)).read(["n"])["n"].to_pylist() == list(range(1000))
+    assert 0 < read < size / 10
+    file = RangedFile(path, size)
+    assert file.seek(-4, 2) == size - 4 and file.read() == b"PAR1" and file.read() == b"" and file.seek(-4, 1) == size - 4 == file.tell()

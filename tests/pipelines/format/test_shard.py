@@ -11,6 +11,7 @@ from pipelines.format.dataset import Dataset
 from pipelines.format.errors import ConflictError, VerifyError
 from pipelines.format.part import PartWriter
 from pipelines.format.record import Image, Record, Segment, Text, atoms
+from pipelines.format.shard import tar_header
 from tests import toys
 
 KINDS = ("text", "image-text", "video", "action-video", "vqa")
@@ -133,3 +134,20 @@ def test_a_changed_shard_table_is_noticed_when_the_dataset_is_opened(tmp_path):
     table.write_bytes(table.read_bytes()[:-1] + b"x")
     with pytest.raises(VerifyError):
         Dataset.open(root)
+
+
+@pytest.mark.parametrize("name", ["00000-000001.json", "x" * 100, "x/" * 60 + "y", "ü.jpg"])
+@pytest.mark.parametrize("size", [0, 1, 16_969, 8**11 - 1])
+def test_a_members_header_is_the_one_that_tarfile_makes(name, size):
+    info = tarfile.TarInfo(name)
+    info.size = size
+    assert tar_header(name, size) == info.tobuf(tarfile.USTAR_FORMAT)
+
+
+def test_records_that_share_a_frame_are_handed_one_object(tmp_path):
+    root = toys.curated(str(tmp_path / "d"), "action-video", n=6, parts=1)
+    ds = Dataset.open(root)
+    seen = [s.payload for r in ds.records(0, payloads=True) for s in r.segments if s.payload is not None]
+    assert len({id(p) for p in seen}) == len(set(seen)) < len(seen)
+    ds.release(0)
+    assert not ds._maps and [r.id for r in ds.records(0)] == [r.id for r in toys.records("action-video", 6)], "and it is opened again when asked for"
