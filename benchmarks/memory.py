@@ -21,6 +21,7 @@ import argparse
 import json
 import platform
 import shutil
+import signal
 import sys
 import tempfile
 from importlib.metadata import version
@@ -112,6 +113,7 @@ def main() -> None:
     parser.add_argument("--case", choices=CASES, action="append", help="default: all")
     parser.add_argument("--scratch", type=Path, help="where the inputs are made (default: a temporary folder)")
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was generated goes then, too
     found = []
     for case in args.case or CASES:
         for engine in args.engine or ("local", "ray"):

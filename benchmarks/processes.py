@@ -91,9 +91,13 @@ def watched(argv: list[str], cwd: Path, phase: Callable[[], str], every_s: float
         assert job.stderr is not None
         reader = threading.Thread(target=lambda pipe: said.append(pipe.read()[-4000:]), args=(job.stderr,))
         reader.start()
-        while job.poll() is None:
-            _look(job.pid, seen, phase(), time.monotonic() - began)
-            time.sleep(every_s)
+        try:
+            while job.poll() is None:
+                _look(job.pid, seen, phase(), time.monotonic() - began)
+                time.sleep(every_s)
+        except BaseException:  # stopped: the job is not left behind
+            job.terminate()
+            raise
         reader.join()
     seen.seconds, seen.status, seen.stderr = time.monotonic() - began, job.returncode, "".join(said)
     return seen

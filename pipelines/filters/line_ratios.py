@@ -6,6 +6,8 @@ digits and capitals are Unicode's.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from pydantic import model_validator
 
 from pipelines.format.document import Percent
@@ -21,6 +23,7 @@ class LineRatios(Filter):
     at their end, `max_capitals` whose letters are all capitals. Of characters other than white space: `max_digits`, `min_letters`,
     `max_repeated` in lines seen before."""
 
+    version: ClassVar[int] = 2  # 2: letters without case are no capitals
     max_short: Percent | None = None
     short_length: int = 30
     min_ended: Percent | None = None
@@ -62,8 +65,13 @@ class LineRatios(Filter):
             n = sum(line.endswith(("...", "…")) for line in lines)
         else:
             assert what == "capitals", what
-            n = sum(line.isupper() for line in lines)
+            n = sum(_capitals(line) for line in lines)
         return n / max(1, len(lines))
+
+
+def _capitals(line: str) -> bool:
+    """Whether all letters are capitals; letters of scripts without case are none, or a Japanese line with "A4" in it would be shouting."""
+    return line.isupper() and (line.isascii() or all(map(str.isupper, filter(str.isalpha, line))))
 
 
 def _characters(what: str, lines: list[str]) -> int:

@@ -175,6 +175,7 @@ CASES = [
     ({"max_bullets": 0.5}, "- a\n• b\nc", "- a\nb"),
     ({"max_ellipses": 0.4}, "more...\nb", "a\nb\nmore…"),
     ({"max_capitals": 0.4}, "BUY NOW\nok", "BUY\nok\nfine"),
+    ({"max_capitals": 0.4}, "КУПИ 2 ШТУКИ!\nok", "│ HOME │ 会社紹介 │ FAQ\nサイズは A4 です"),  # letters without case are no capitals
     ({"max_digits": 0.3}, "12 34 ab", "1 bcd ef"),
     ({"min_letters": 0.7}, "a - 1", "abc d 1"),
     ({"max_repeated": 0.3}, "menu\nmenu\nab", "menu\nother line\nab"),

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines import bounded, listing, zip_stream
+from pipelines.filters.line_ratios import LineRatios
 from pipelines.format.errors import InputError, RecipeError, Reject
 from pipelines.recipe import Recipe
 from pipelines.sources.text_folder import TextFolder
@@ -40,7 +41,7 @@ def zipped(path, books, method=zipfile.ZIP_DEFLATED):
 
 def test_a_file_is_a_document_wherever_it_is_packed(tmp_path):
     shelf(tmp_path / "plain", {**BOOKS, "skip.html": "<p>", ".hidden.txt": "x"})
-    wanted = [t.removeprefix("\ufeff") for t in BOOKS.values()]
+    wanted = ["First.\n", "# Second\n\nä漢", "Third\nline", "Last"]
     near, rejects = read(TextFolder(path=str(tmp_path / "plain"), licence="CC0"))
     assert texts(near) == wanted and not rejects and {r.licence for r in near} == {"CC0"}
     assert [r.origin for r in near] == list(BOOKS)
@@ -94,14 +95,21 @@ paragraph = st.lists(st.text(st.characters(blacklist_categories=("Cs", "Cc", "Z"
 @settings(max_examples=80, deadline=None)
 @given(st.lists(paragraph, max_size=8), st.sampled_from(["\n", "\r\n"]), st.sampled_from(["", " ", "\t "]), st.integers(1, 3))
 def test_blank_lines_part_documents_and_offsets_are_those_of_their_first_byte(tmp_path_factory, paragraphs, newline, blank, gap):
-    docs = [newline.join(p) for p in paragraphs]
-    data = (newline + (blank + newline) * gap).join(docs).encode()
+    docs = ["\n".join(p) for p in paragraphs]
+    data = (newline + (blank + newline) * gap).join(doc.replace("\n", newline) for doc in docs).encode()
     root = tmp_path_factory.mktemp("split")
     (root / "a.txt").write_bytes(data)
     records, rejects = read(TextFolder(path=str(root), split="blank_lines"))
     assert texts(records) == docs and not rejects
     for r in records:
-        assert data[int(r.origin.removeprefix("a.txt#")) :].decode().startswith(r.segments[0].text)
+        assert data[int(r.origin.removeprefix("a.txt#")) :].decode().replace("\r", "").startswith(r.segments[0].text)
+
+
+def test_rules_about_lines_judge_a_file_the_same_whatever_its_lines_end_in(tmp_path):
+    text = "A sentence that ends as one should.\n" * 4 + "No end here\n"
+    for name, newline in (("unix", "\n"), ("windows", "\r\n"), ("old mac", "\r")):
+        records, _ = read(TextFolder(path=shelf(tmp_path / name, {"a.txt": text.replace("\n", newline)})))
+        assert texts(records) == [text] and LineRatios(min_ended=0.8).reason(records[0]) is None
 
 
 def test_documents_have_a_largest_size_and_one_that_is_larger_costs_itself(tmp_path):
