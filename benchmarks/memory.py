@@ -68,6 +68,8 @@ def inputs(case: str, data: Path, text_mb: int, images: int) -> dict[str, int]:
 
 def phase(out: Path) -> str:
     """What a job writing to `out` is at, by what is there."""
+    if (out / "manifest.json").exists():
+        return "seal"
     if not (out / "_work/candidates/manifest.json").exists():
         return "curate"
     return "rewrite" if (out / "parts").exists() else "across"

@@ -6,7 +6,7 @@ for (where the dataset carries its tokenizer). Payload bytes never leave here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from pipelines.format import storage
@@ -39,9 +39,14 @@ def find(dataset: Dataset, id: str) -> Found | None:
 
 def at(dataset: Dataset, shard: int, row: int) -> Record:
     """The record of one index row."""
+    return next(pick(dataset, shard, [row])).record
+
+
+def pick(dataset: Dataset, shard: int, rows: Iterable[int]) -> Iterator[Found]:
+    """The records of some index rows of a shard, in order."""
     from pipelines.format.index import record_of
 
-    return record_of(dataset.index(shard).slice(row, 1).to_pylist()[0])
+    yield from (Found(shard, row, record_of(values)) for row, values in dataset.take(shard, rows))
 
 
 def first(dataset: Dataset, n: int, skip: int = 0) -> Iterator[Found]:
@@ -66,12 +71,7 @@ def spread(dataset: Dataset, n: int) -> Iterator[Found]:
     wanted = [k * total // n for k in range(n)]
     start = 0
     for i, shard in enumerate(dataset.shards):
-        rows = [k - start for k in wanted if start <= k < start + shard.records]
-        if rows:
-            from pipelines.format.index import record_of
-
-            for row, values in zip(rows, dataset.index(i).take(rows).to_pylist(), strict=True):
-                yield Found(i, row, record_of(values))
+        yield from pick(dataset, i, [k - start for k in wanted if start <= k < start + shard.records])
         start += shard.records
 
 

@@ -9,7 +9,10 @@ hostile archives through its filter four times since 2025, so the format's 512-b
 from __future__ import annotations
 
 from collections.abc import Iterator
+from hashlib import blake2b
 from typing import IO
+
+import numpy as np
 
 from pipelines.format.errors import Reject
 
@@ -18,11 +21,12 @@ MAX_HEADER = 64 << 10  # bytes of a PAX or long-name header
 MAX_NAME = 255
 MAX_MEMBERS = 10_000_000
 _BLOCK = 512
+_FRESH = 50_000  # names kept apart until they are sorted in
 
 
 def members(stream: IO[bytes], wanted: tuple[str, ...]) -> Iterator[tuple[str, bytes | Reject]]:
     """(name, content) of members whose lower-case name ends in `wanted`, or (name, Reject). Raises `Reject` where the archive itself ends badly."""
-    seen: set[str] = set()
+    seen = _Names()
     extra: dict[str, str] = {}
     for _ in range(MAX_MEMBERS):
         header = _exactly(stream, _BLOCK, "without its end mark")
@@ -37,9 +41,8 @@ def members(stream: IO[bytes], wanted: tuple[str, ...]) -> Iterator[tuple[str, b
             extra |= _pax(text) if kind == b"x" else {"path": _text(text)} if kind == b"L" else {}
             continue
         name = extra.get("path") or _name(header)
-        problem = _problem(name, kind, size, seen)
+        problem = _problem(name, kind, size, seen.has(name))
         extra = {}
-        seen.add(name)
         if problem is None and name.lower().endswith(wanted):
             yield name, _exactly(stream, _padded(size), f"in {name}")[:size]
             continue
@@ -49,16 +52,35 @@ def members(stream: IO[bytes], wanted: tuple[str, ...]) -> Iterator[tuple[str, b
     raise Reject("too_large", f"more than {MAX_MEMBERS} members")
 
 
-def _problem(name: str, kind: bytes, size: int, seen: set[str]) -> Reject | None:
+def _problem(name: str, kind: bytes, size: int, met: bool) -> Reject | None:
     if kind not in (b"0", b"\0", b"7"):
         return Reject("not_allowed", "a link, device, sparse or other special member")
     if name.startswith("/") or ".." in name.split("/") or "\0" in name or "\\" in name or len(name.encode()) > MAX_NAME:
         return Reject("not_allowed", "an absolute, outward or overlong name")
-    if name in seen:
+    if met:
         return Reject("not_allowed", "a name that an earlier member has")
     if size > MAX_MEMBER:
         return Reject("too_large", f"{size} bytes, allowed {MAX_MEMBER}")
     return None
+
+
+class _Names:
+    """The names met so far, as sorted hashes of eight bytes: ten million of them as texts would take a gigabyte."""
+
+    def __init__(self) -> None:
+        self._old, self._new = np.empty(0, np.uint64), set[int]()
+
+    def has(self, name: str) -> bool:
+        """Whether a member of this name was met; from now on it was."""
+        h = int.from_bytes(blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
+        place = int(np.searchsorted(self._old, np.uint64(h)))
+        if h in self._new or (place < len(self._old) and int(self._old[place]) == h):
+            return True
+        self._new.add(h)
+        if len(self._new) >= _FRESH:
+            self._old = np.sort(np.concatenate([self._old, np.fromiter(self._new, np.uint64, len(self._new))]), kind="stable")
+            self._new.clear()
+        return False
 
 
 def _name(header: bytes) -> str:

@@ -120,23 +120,18 @@ def _questions(record: Record) -> Html:
 def _figure(dataset: Dataset, shard: int, s: Segment) -> Html:
     caption = " ".join(filter(None, [f"{s.time_s:.1f} s" if s.time_s is not None else "", "" if s.role == "target" else s.role]))
     try:
-        inside = _latents(dataset.array(shard, s)) if s.kind == "latents" else _thumbnail(bytes(dataset.payload(shard, s)))
+        inside = _latents(dataset.array(shard, s)) if s.kind == "latents" else _thumbnail(bytes(dataset.payload(shard, s)), s.shape)
     except (Reject, HeadwaterError) as error:
         inside = tag("em", f"cannot be shown: {error}")
     return tag("figure", inside, tag("figcaption", caption))
 
 
-def _thumbnail(payload: bytes) -> Html:
-    """Decoded under the caps of the media room and encoded anew."""
-    from pipelines.media import images
+def _thumbnail(payload: bytes, size: tuple[int, ...]) -> Html:
+    """Decoded in the guarded child, as dropped records hold what strangers sent, and encoded anew."""
+    from pipelines.media import images, still
 
-    pixels = images.decode(payload)
-    height, width = pixels.shape[:2]
-    longest = max(height, width)
-    if longest > SIDE:
-        shape = max(1, height * SIDE // longest), max(1, width * SIDE // longest)
-        pixels = images.stretch(pixels, *shape)
-    return page.picture(images.encode_jpeg(pixels, 80), f"{width}×{height}", width=max(64, min(SIDE, width)))
+    jpeg, (_, width, _), _ = still.resized(payload, SIDE, "keep_ratio_largest", 80, upscale=False, max_pixels=images.MAX_PIXELS, keep=())
+    return page.picture(jpeg, "×".join(map(str, size[1::-1])), width=max(64, width))
 
 
 def _latents(x: np.ndarray) -> Html:

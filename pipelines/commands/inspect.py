@@ -1,26 +1,23 @@
-"""Show single records: texts, picture sizes, token ids; a plan's sequences; a run's last figures; entries of a list.
+"""Show single records: texts, picture sizes, token ids; what was dropped and why; a plan's sequences; a run's last figures; entries of a list.
 
-pipelines inspect PATH [-n 5] [--skip 0]
+pipelines inspect PATH [-n 5] [--skip 0] [--chars 160]
 pipelines inspect PATH --id ID
-pipelines inspect PATH --dropped [--reason R]        what filters and whole-dataset stages dropped (a recipe with `keep_dropped: true`)
+pipelines inspect PATH --dropped [--reason gopher_quality] [-n 10]      some dropped for each reason, then some that stayed (keep_dropped: true)
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections import Counter
-from collections.abc import Iterator
 from typing import Any
 
-from pipelines import look
+from pipelines import dropped, look
 from pipelines.entries import read_entries
 from pipelines.format import storage
 from pipelines.format.dataset import Dataset
 from pipelines.format.errors import InputError
 from pipelines.format.manifest import read_card
-from pipelines.format.part import dropped_path
-from pipelines.terminal import say, short, table
+from pipelines.terminal import count, say, short, table
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,20 +25,20 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--id", metavar="ID", help="this record of a dataset")
     parser.add_argument("-n", type=int, default=5, metavar="N", help="how many (default: 5)")
     parser.add_argument("--skip", type=int, default=0, metavar="K", help="pass over the first K")
-    parser.add_argument("--dropped", action="store_true", help="records that the recipe dropped, each with its reason")
-    parser.add_argument("--reason", metavar="R", help="of those only what was dropped for R, or R.…: gopher_quality, c4.policy")
+    parser.add_argument("--chars", type=int, default=160, metavar="C", help="characters shown of a text (default: 160)")
+    parser.add_argument("--dropped", action="store_true", help="what the recipe dropped, N for each reason, and N of what it kept")
+    parser.add_argument("--reason", metavar="R", help="of that only this reason, or all those of a filter (`c4`, `c4.curly_bracket`)")
 
 
 def answer(args: argparse.Namespace) -> dict[str, Any]:
     card = read_card(args.path)
-    if args.dropped or args.reason is not None:
-        card = _dropped(args, card)
-        args.path = card["path"]
     head = {"kind": card["kind"], "path": args.path}
     if args.id is not None and card["kind"] != "dataset":
         raise InputError("--id finds records of a dataset", where=args.path, found=card["kind"], next=f"pipelines trace {args.id} {args.path}")
+    if args.dropped or args.reason is not None:
+        return head | {"chars": args.chars, **_dropped(args, card)}
     if card["kind"] == "dataset":
-        return head | {"records": _records(args)}
+        return head | {"chars": args.chars, "records": _records(args)}
     if card["kind"] == "plan":
         return head | {"sequences": _rows(card, "sequences-", args)}
     if card["kind"] == "run":
@@ -53,58 +50,34 @@ def answer(args: argparse.Namespace) -> dict[str, Any]:
     return head | {"card": {key: value for key, value in card.items() if key not in ("path", "card_file")}}
 
 
-def _dropped(args: argparse.Namespace, card: dict[str, Any]) -> dict[str, Any]:
-    """The card of what was dropped from this dataset; of the one named, where that is such a dataset itself."""
-    if card["kind"] != "dataset":
-        raise InputError("only a dataset has dropped records", where=args.path, found=card["kind"], next="give the path of a curated dataset")
-    path = dropped_path(card["path"])
-    if storage.exists(storage.join(path, "manifest.json")):
-        return read_card(path)
-    if card["name"].endswith("(dropped)"):
-        return card
-    if not card.get("filtered"):
-        found = f"{card['in']} in, {card['written']} written"
-        raise InputError("nothing was dropped from this dataset", where=args.path, found=found, next="what was rejected: pipelines stats")
-    raise InputError(
-        "what was dropped from this dataset was not kept",
-        where=args.path,
-        found=_counts(card["filtered"]),
-        next="run its recipe again with `keep_dropped=true` (the dataset stays as it is)",
-    )
-
-
-def _counts(counts: dict[str, int]) -> str:
-    return ", ".join(f"{reason} {n}" for reason, n in sorted(counts.items()))
-
-
-def _for_reason(dataset: Dataset, reason: str, n: int, skip: int) -> Iterator[look.Found]:
-    """The n records after the first `skip` that were dropped for this reason, or for one below it."""
-    seen: Counter[str] = Counter()
-    wanted = 0
-    for found in look.first(dataset, sum(s.records for s in dataset.shards)):
-        why = str(found.record.fields.get("dropped"))
-        seen[why] += 1
-        if why == reason or why.startswith(f"{reason}."):
-            wanted += 1
-            if skip < wanted <= skip + n:
-                yield found
-            if wanted >= skip + n:
-                return
-    if not wanted:
-        raise InputError("nothing was dropped for this reason", where="--reason", found=reason, allowed=_counts(seen))
-
-
 def _records(args: argparse.Namespace) -> list[dict[str, Any]]:
     dataset = Dataset.open(args.path)
     words = look.tokenizer(dataset) if dataset.encoding else None
-    if args.reason is not None and args.id is None:
-        return [look.plain(dataset, found, words) for found in _for_reason(dataset, args.reason, args.n, args.skip)]
     if args.id is None:
         return [look.plain(dataset, found, words) for found in look.first(dataset, args.n, args.skip)]
     found = look.find(dataset, args.id)
     if found is None:
         raise InputError("there is no record of this id", where=args.path, found=args.id, next=f"pipelines inspect {args.path}")
     return [look.plain(dataset, found, words)]
+
+
+def _dropped(args: argparse.Namespace, card: dict[str, Any]) -> dict[str, Any]:
+    """Reasons with their examples, and kept records from all over the dataset beside them."""
+    if card["kind"] != "dataset":
+        raise InputError("only a dataset has dropped records", where=args.path, found=card["kind"], next="give the path of a curated dataset")
+    gone = dropped.beside(args.path)
+    if gone is None:
+        lost = ", ".join(f"{reason} {n}" for reason, n in sorted((card.get("filtered") or {}).items()))
+        if not lost:
+            raise InputError("nothing was dropped from this dataset", where=args.path, next=f"what was rejected: pipelines stats {args.path}")
+        next = "run its recipe again with keep_dropped=true: the dataset stays as it is, only what is missing is made"
+        raise InputError("what was dropped from this dataset was not kept", where=args.path, found=lost, next=next)
+    told = [
+        {"reason": r.reason, "dropped": r.dropped, "examples": [look.plain(gone, f) for f in r.examples]}
+        for r in dropped.by_reason(gone, args.n, args.reason)
+    ]
+    kept = Dataset.open(args.path)
+    return {"dropped": told, "kept": [look.plain(kept, found) for found in look.spread(kept, args.n)]}
 
 
 def _rows(card: dict[str, Any], prefix: str, args: argparse.Namespace) -> list[dict[str, Any]]:
@@ -131,9 +104,15 @@ def _last_lines(card: dict[str, Any], n: int) -> list[dict[str, Any]]:
 
 
 def show(answer: dict[str, Any]) -> None:
+    if "dropped" in answer:
+        for r in answer["dropped"]:
+            say(f"── dropped by {r['reason']}: {count(r['dropped'])}, {len(r['examples'])} shown\n")
+            for record in r["examples"]:
+                _show_record(record, answer["chars"])
+        say(f"── kept: {len(answer['kept'])} shown\n")
     if answer["kind"] == "dataset":
-        for record in answer["records"]:
-            _show_record(record)
+        for record in answer["records"] if "records" in answer else answer["kept"]:
+            _show_record(record, answer["chars"])
     elif answer["kind"] == "plan":
         for row in answer["sequences"]:
             say(f"sequence {row['seq']}: {row['length']} positions, {row['payload']} payload tokens, {len(row['spans'])} spans")
@@ -158,10 +137,8 @@ def _scores(scores: dict[str, float]) -> str:
     return " · ".join(f"{name} {value:.4g}" for name, value in sorted(scores.items()))
 
 
-def _show_record(record: dict[str, Any]) -> None:
+def _show_record(record: dict[str, Any], chars: int) -> None:
     say(f"{record['id']}  {record['data']} from {record['source']}: {short(record['origin'])}")
-    if "dropped" in record.get("fields", {}):
-        say(f"  dropped by: {record['fields']['dropped']}")
     for key in ("group", "licence", "url", "scores", "fields"):
         if key in record and not (key == "group" and record["group"] == record["id"]):
             say(f"  {key}: {_scores(record[key]) if key == 'scores' else short(record[key], 160)}")
@@ -173,6 +150,6 @@ def _show_record(record: dict[str, Any]) -> None:
         what += ["×".join(map(str, s["shape"]))] if s.get("shape") else []
         what += [f"{s['tokens']} tokens"] if s.get("tokens") else []
         text = s.get("text")
-        said = f" “{short(text, 160)}”" if text else f" {s['ids']}" if "ids" in s else f" {s['member']}" if s.get("member") else ""
+        said = f" “{short(text, chars)}”" if text else f" {s['ids']}" if "ids" in s else f" {s['member']}" if s.get("member") else ""
         say(f"  {i:3} {', '.join(what)}{said}")
     say()

@@ -7,7 +7,8 @@ GopherRepetitionFilter. Counting n-grams in Python is what that filter spends it
     duplicated n-grams  the duplicates it adds up are disjoint windows seen before, so ≤ the union of all such   a sort for each n
 
 Only a document whose bound is over the limit, one in ten of ordinary web text, is then counted as datatrove counts, so the answer is always
-its answer. Windows are compared by a 64-bit hash of the string they make; two strings with one hash can only raise the bound.
+its answer; and of it only the windows whose hash is met more than once, so that a long document takes 60 bytes a word and not a kilobyte. Windows
+are compared by a 64-bit hash of the string they make; two strings with one hash can only raise the bound.
 """
 
 from __future__ import annotations
@@ -64,20 +65,22 @@ class GopherRepetition(Filter):
         if not len(words):
             return None
         ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(words.lexicon.length[words.ids])])  # of the words, without what stands between
-        pair = _most_frequent_pair(words.ids)
+        pair, prefix = _most_frequent_pair(words.ids), None
         for n, most in self.top_n_grams:
             if len(words) < n:
                 continue
             longest = int((ends[n:] - ends[:-n]).max()) + n - 1
             count = pair if n > 1 else len(words)
-            if count * longest / len(text) > most and _top(words.texts, n) / len(text) > most:
-                return f"top_{n}_gram"
-        prefix = _prefix_hashes(words, ends) if self.dup_n_grams else None
+            if count * longest / len(text) > most:
+                prefix = _prefix_hashes(words, ends) if prefix is None else prefix
+                if _top(words.texts, n, _hashes(prefix, ends, n)) / len(text) > most:
+                    return f"top_{n}_gram"
         for n, most in self.dup_n_grams:
             if len(words) < n:
                 continue
-            assert prefix is not None
-            if _covered(prefix, ends, n) / len(text) > most and _duplicated(words.texts, n) / len(text) > most:
+            prefix = _prefix_hashes(words, ends) if prefix is None else prefix
+            later, several = _repeated(_hashes(prefix, ends, n))
+            if _covered(later, ends, n) / len(text) > most and _duplicated(words.texts, n, several) / len(text) > most:
                 return f"duplicated_{n}_n_grams"
         return None
 
@@ -105,9 +108,19 @@ def _most_frequent_pair(ids: NDArray[np.int64]) -> int:
     return int(np.diff(borders).max())
 
 
-def _top(words: list[str], n: int) -> int:
-    """Characters of the most frequent n-gram (of those, the one met first) times its count."""
-    grams = Counter(zip(*(words[i:] for i in range(n)), strict=False))
+def _top(words: list[str], n: int, hashes: NDArray[np.uint64]) -> int:
+    """Characters of the most frequent n-gram (of those, the one met first) times its count. Only windows of the most frequent hashes are looked
+    at as words: a long text has a million different n-grams, and as tuples they would take a quarter of a gigabyte."""
+    ordered = np.sort(hashes)
+    borders = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1], [True]]))
+    counts = np.diff(borders)
+    most = int(counts.max())
+    if most == 1:
+        return sum(map(len, words[:n])) + n - 1
+    places = np.flatnonzero(np.isin(hashes, ordered[borders[:-1][counts == most]]))
+    grams = Counter(tuple(words[i : i + n]) for i in places.tolist())
+    if max(grams.values()) < most:  # one hash of several n-grams ("a bc", "ab c"): then all of them are counted
+        grams = Counter(zip(*(words[i:] for i in range(n)), strict=False))
     gram, count = max(grams.items(), key=lambda item: item[1])
     return (sum(map(len, gram)) + n - 1) * count
 
@@ -118,31 +131,47 @@ def _prefix_hashes(words: Words, ends: NDArray[np.int64]) -> NDArray[np.uint64]:
     return np.concatenate([np.zeros(1, np.uint64), np.cumsum(mixed, dtype=np.uint64)])
 
 
-def _covered(prefix: NDArray[np.uint64], ends: NDArray[np.int64], n: int) -> int:
-    """Characters that lie in a window of n words whose string was seen before."""
+def _hashes(prefix: NDArray[np.uint64], ends: NDArray[np.int64], n: int) -> NDArray[np.uint64]:
+    """A hash of each window of n words: of the string they make, without what stands between."""
     shift = powers(int(ends[-1]) + 1)[ends[-1] - ends[:-n]]  # brings every window to one exponent, so that equal strings are equal numbers
-    hashes = (prefix[n:] - prefix[:-n]) * shift
+    return (prefix[n:] - prefix[:-n]) * shift
+
+
+_NONE = np.empty(0, np.int64)
+
+
+def _repeated(hashes: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Places of windows whose hash was met before, and, in order, of all windows whose hash is met more than once."""
     ordered = np.sort(hashes)  # ten times as fast as the stable argsort, and often enough
     if not np.any(ordered[1:] == ordered[:-1]):
-        return 0
+        return _NONE, _NONE
     order = np.argsort(hashes, kind="stable")
-    again = order[1:][hashes[order[1:]] == hashes[order[:-1]]]
+    same = hashes[order[1:]] == hashes[order[:-1]]
+    later = order[1:][same]
+    return later, np.union1d(later, order[:-1][same])
+
+
+def _covered(later: NDArray[np.int64], ends: NDArray[np.int64], n: int) -> int:
+    """Characters that lie in a window of n words whose string was seen before."""
+    if not len(later):
+        return 0
     change = np.zeros(len(ends), np.int64)
-    np.add.at(change, again, 1)
-    np.add.at(change, again + n, -1)
+    np.add.at(change, later, 1)
+    np.add.at(change, later + n, -1)
     return int(np.diff(ends)[np.cumsum(change[:-1]) > 0].sum())
 
 
-def _duplicated(words: list[str], n: int) -> int:
-    """Characters of n-grams seen before, read from the left, each counted window skipped whole."""
+def _duplicated(words: list[str], n: int, several: NDArray[np.int64]) -> int:
+    """Characters of n-grams seen before, read from the left, each counted window skipped whole. Windows that are met once need no look."""
     seen: set[str] = set()
-    chars = i = 0
-    while i < len(words) - n + 1:
+    chars = free = 0
+    for i in several.tolist():
+        if i < free:
+            continue
         gram = "".join(words[i : i + n])
         if gram in seen:
             chars += len(gram)
-            i += n
+            free = i + n
         else:
             seen.add(gram)
-            i += 1
     return chars

@@ -8,7 +8,7 @@ record holds 1,024 rows at a time and, with `release`, the files of one shard.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -80,13 +80,27 @@ class Dataset:
         except (pa.ArrowInvalid, OSError) as e:
             raise self._unreadable(i, e) from e
 
-    def rows(self, i: int) -> Iterator[dict[str, Any]]:
+    def rows(self, i: int, columns: list[str] | None = None) -> Iterator[dict[str, Any]]:
         """The rows of shard i's index as plain values, in written order, some megabytes of them in memory at a time."""
         shard = self.shards[i]  # its bytes are packed; text unpacks to two to five times as many
         rows = max(1, min(BATCH_ROWS, BATCH_BYTES * shard.records // max(1, shard.index_bytes)))
         try:
-            for batch in self._parquet(i).iter_batches(rows, use_threads=False):
+            for batch in self._parquet(i).iter_batches(rows, columns=columns, use_threads=False):
                 yield from batch.to_pylist()
+        except (pa.ArrowInvalid, OSError) as e:
+            raise self._unreadable(i, e) from e
+
+    def take(self, i: int, rows: Iterable[int]) -> Iterator[tuple[int, dict[str, Any]]]:
+        """(row, its values) of some rows of shard i's index, in order; only the row groups that hold them are read."""
+        wanted, start = sorted(rows), 0
+        try:
+            file = self._parquet(i)
+            for group in range(file.num_row_groups):
+                stop = start + file.metadata.row_group(group).num_rows
+                if here := [row for row in wanted if start <= row < stop]:
+                    table = file.read_row_group(group, use_threads=False)
+                    yield from ((row, table.slice(row - start, 1).to_pylist()[0]) for row in here)
+                start = stop
         except (pa.ArrowInvalid, OSError) as e:
             raise self._unreadable(i, e) from e
 

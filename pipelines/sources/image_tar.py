@@ -18,9 +18,10 @@ from pipelines.listing import list_files, place
 from pipelines.media.images import MAX_PIXELS
 from pipelines.pictures import SUFFIXES, captions, pair
 from pipelines.stage import Rejected, Source, SourcePart
-from pipelines.tar_stream import members
+from pipelines.tar_stream import MAX_MEMBER, members
 
 TARS = (".tar", ".tar.gz", ".tgz", ".tar.zst")
+MAX_SAMPLE = MAX_MEMBER + (16 << 20)  # bytes of all members of one stem: the largest picture and what is said of it
 _TEXTS = (".txt", ".caption", ".json")
 
 
@@ -63,7 +64,7 @@ class ImageTar(Source):
 
 def _samples(path: str) -> Iterator[tuple[str, dict[str, bytes] | Reject]]:
     """(stem, members) of each run of members with one stem; what is refused, and a bad end of the archive, come as (name, Reject)."""
-    stem, sample = "", dict[str, bytes]()
+    stem, sample, held = "", dict[str, bytes](), 0
     try:
         with opened(path) as stream:
             for name, content in members(stream, SUFFIXES + _TEXTS):
@@ -74,9 +75,13 @@ def _samples(path: str) -> Iterator[tuple[str, dict[str, bytes] | Reject]]:
                 now = folder + slash + base.split(".", 1)[0]
                 if now != stem and sample:
                     yield stem, sample
-                    sample = {}
+                    sample, held = {}, 0
                 stem = now
                 sample[name] = content
+                held += len(content)
+                if held > MAX_SAMPLE:  # any number of members may share a stem
+                    yield name, Reject("too_large", f"a sample of more than {MAX_SAMPLE} bytes")
+                    sample, held = {}, 0
     except Reject as reject:
         yield "", reject  # the sample at the cut may lack members: it is part of the loss
         return

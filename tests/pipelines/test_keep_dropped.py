@@ -5,7 +5,6 @@ import json
 import pytest
 
 from pipelines import curate
-from pipelines.commands import main
 from pipelines.format.dataset import Dataset
 from pipelines.format.errors import Stopped
 from tests.pipelines.test_across import folder, recipe, run
@@ -66,34 +65,3 @@ def test_a_killed_job_goes_on_to_the_same_two_datasets(tmp_path, monkeypatch):
     run(recipe(source, tmp_path / "d", across=[], filters=FILTERS, keep_dropped=True))
     for name in ("", "dropped"):
         assert Dataset.open(str(tmp_path / "d" / name)).fingerprint == Dataset.open(str(tmp_path / "golden" / name)).fingerprint
-
-
-def test_inspect_shows_what_was_dropped_and_for_one_reason(tmp_path, capfd):
-    out = tmp_path / "d"
-    run(recipe(folder(tmp_path, 2), out, filters=FILTERS, keep_dropped=True))
-
-    capfd.readouterr()
-
-    def reasons(*words, path=out):
-        assert main(["inspect", str(path), *words, "--json"]) == 0
-        return [r["fields"]["dropped"] for r in json.loads(capfd.readouterr().out)["records"]]
-
-    assert sorted(reasons("--dropped", "-n", "9")) == ["exact_text"] * 4 + ["text_length.min_words"] * 2
-    for reason in ("text_length", "text_length.min_words"):
-        assert reasons("--dropped", "--reason", reason) == ["text_length.min_words"] * 2
-    assert reasons("--reason", "exact_text", "-n", "2", "--skip", "3") == ["exact_text"]
-    assert len(reasons("--dropped", path=out / "dropped")) == 5
-    assert main(["inspect", str(out), "--reason", "text_len"]) != 0
-    told = capfd.readouterr().err
-    assert "exact_text 4, text_length.min_words 2" in told
-
-
-def test_inspect_says_what_to_do_when_nothing_dropped_was_kept(tmp_path, capfd):
-    source = folder(tmp_path, 2)
-    run(recipe(source, tmp_path / "d", across=[], filters=FILTERS))
-    assert main(["inspect", str(tmp_path / "d"), "--dropped"]) != 0
-    told = capfd.readouterr().err
-    assert "text_length.min_words 2" in told and "keep_dropped=true" in told
-    run(recipe(source, tmp_path / "all", across=[], filters=[]))
-    assert main(["inspect", str(tmp_path / "all"), "--dropped"]) != 0
-    assert "nothing was dropped" in capfd.readouterr().err

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from pipelines import image_rows, tar_stream
 from pipelines.format.errors import InputError, Reject
 from pipelines.format.storage import publish
+from pipelines.sources import image_tar
 from pipelines.sources.image_folder import ImageFolder
 from pipelines.sources.image_parquet import ImageParquet
 from pipelines.sources.image_tar import ImageTar
@@ -244,6 +245,22 @@ def test_headers_that_ask_for_memory_are_refused_before_it_is_given(monkeypatch)
         list(members(io.BytesIO(info.tobuf(tarfile.USTAR_FORMAT)), (".jpg",)))
     monkeypatch.setattr(tar_stream, "MAX_MEMBER", 100)
     assert [type(c) for _, c in members(io.BytesIO(tar(SAMPLES[:2])), (".jpg", ".txt"))] == [Reject, bytes]
+
+
+def test_members_without_end_under_one_stem_cost_that_sample(tmp_path, monkeypatch):
+    monkeypatch.setattr(image_tar, "MAX_SAMPLE", 20_000)
+    (tmp_path / "s.tar").write_bytes(tar([*((f"x.{i}.jpg", jpeg(1).ljust(8_000, b"x")) for i in range(4)), *SAMPLES[:2]]))
+    records, rejects = read(ImageTar(path=str(tmp_path)))
+    assert [r.origin for r in records] == ["s.tar!000/x.jpg"]
+    assert [r.reason for r in rejects] == ["too_large", "empty"]  # the third member is one too many, the fourth has no caption
+
+
+def test_a_name_is_known_again_however_many_came_between(monkeypatch):
+    monkeypatch.setattr(tar_stream, "_FRESH", 7)
+    names = tar_stream._Names()
+    assert not any(names.has(f"{i:05}.jpg") for i in range(1_000))
+    assert all(names.has(f"{i:05}.jpg") for i in range(1_000)) and not names.has("x")
+    assert len(names._new) < 7 and names._old.tolist() == sorted(set(names._old.tolist()))
 
 
 @settings(max_examples=200, deadline=None)

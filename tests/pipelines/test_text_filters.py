@@ -1,5 +1,8 @@
 """Every text filter drops the documents that datatrove's filter drops, for the same reason, and leaves the same text."""
 
+from collections import Counter
+
+import numpy as np
 import pytest
 
 pytest.importorskip("datatrove")
@@ -10,7 +13,7 @@ from datatrove.pipeline.filters import C4QualityFilter, FineWebQualityFilter, Go
 from pipelines.filters.c4 import C4
 from pipelines.filters.fineweb_quality import FinewebQuality
 from pipelines.filters.gopher_quality import GopherQuality
-from pipelines.filters.gopher_repetition import GopherRepetition, _covered, _duplicated, _prefix_hashes
+from pipelines.filters.gopher_repetition import GopherRepetition, _covered, _duplicated, _hashes, _prefix_hashes, _repeated, _top
 from pipelines.format.record import Record, Text
 from pipelines.words import words_of
 from tests.pipelines.real_text import generated, real
@@ -83,17 +86,43 @@ def test_gopher_repetition(scale):
     assert len(seen) >= (2 if scale > 0.1 else 1), seen
 
 
-def test_the_bound_of_repeated_windows_is_never_below_their_count():
-    import numpy as np
+def hashed(text, n):
+    """A text's words, where each ends, and the hashes of its windows of n."""
+    words = words_of(text)
+    ends = np.concatenate([[0], np.cumsum(words.lexicon.length[words.ids])])
+    return words.texts, ends, _hashes(_prefix_hashes(words, ends), ends, n)
 
-    for text in texts()[::5]:
-        words = words_of(text)
-        if not len(words):
-            continue
-        ends = np.concatenate([[0], np.cumsum(words.lexicon.length[words.ids])])
-        for n in (1, 2, 5, 10):
-            if len(words) >= n:
-                assert _covered(_prefix_hashes(words, ends), ends, n) >= _duplicated(words.texts, n)
+
+def plainly_top(words, n):
+    """datatrove's: every n-gram counted; of the most frequent ones the first."""
+    grams = Counter(zip(*(words[i:] for i in range(n)), strict=False))
+    gram, count = max(grams.items(), key=lambda item: item[1])
+    return (sum(map(len, gram)) + n - 1) * count
+
+
+def plainly_duplicated(words, n):
+    """datatrove's: every window looked at."""
+    seen, chars, i = set(), 0, 0
+    while i < len(words) - n + 1:
+        gram = "".join(words[i : i + n])
+        if gram in seen:
+            chars += len(gram)
+            i += n
+        else:
+            seen.add(gram)
+            i += 1
+    return chars
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 5, 10])
+def test_looking_only_at_windows_met_more_than_once_counts_what_looking_at_all_does(n):
+    some = [*texts()[::5], "a bc ab c a bc ab c x y", "x x x x x x x x", "one two three one two four one two", "a b " * 50 + "c"]
+    for text in (t for t in some if len(words_of(t)) >= n):
+        words, ends, hashes = hashed(text, n)
+        later, several = _repeated(hashes)
+        assert _duplicated(words, n, several) == plainly_duplicated(words, n), text[:80]
+        assert _top(words, n, hashes) == plainly_top(words, n), text[:80]
+        assert _covered(later, ends, n) >= plainly_duplicated(words, n)
 
 
 def test_words_that_join_to_the_same_string_count_as_repeated():
