@@ -26,6 +26,7 @@ from pipelines.words import Words, powers, text_of, words_of
 
 _PARAGRAPHS = re.compile(r"\n{2,}")
 _LINES = re.compile(r"\n+")
+_FEW = 10_000  # words, up to which counting all n-grams takes a few megabytes and less time than sorting them
 
 
 class GopherRepetition(Filter):
@@ -72,15 +73,16 @@ class GopherRepetition(Filter):
             longest = int((ends[n:] - ends[:-n]).max()) + n - 1
             count = pair if n > 1 else len(words)
             if count * longest / len(text) > most:
-                prefix = _prefix_hashes(words, ends) if prefix is None else prefix
-                if _top(words.texts, n, _hashes(prefix, ends, n)) / len(text) > most:
+                prefix = _prefix_hashes(words, ends) if prefix is None and len(words) > _FEW else prefix
+                hashes = _hashes(prefix, ends, n) if prefix is not None else None
+                if _top(words.texts, n, hashes) / len(text) > most:
                     return f"top_{n}_gram"
         for n, most in self.dup_n_grams:
             if len(words) < n:
                 continue
             prefix = _prefix_hashes(words, ends) if prefix is None else prefix
-            later, several = _repeated(_hashes(prefix, ends, n))
-            if _covered(later, ends, n) / len(text) > most and _duplicated(words.texts, n, several) / len(text) > most:
+            first, later = _repeated(_hashes(prefix, ends, n))
+            if _covered(later, ends, n) / len(text) > most and _duplicated(words.texts, n, np.union1d(first, later)) / len(text) > most:
                 return f"duplicated_{n}_n_grams"
         return None
 
@@ -108,21 +110,26 @@ def _most_frequent_pair(ids: NDArray[np.int64]) -> int:
     return int(np.diff(borders).max())
 
 
-def _top(words: list[str], n: int, hashes: NDArray[np.uint64]) -> int:
-    """Characters of the most frequent n-gram (of those, the one met first) times its count. Only windows of the most frequent hashes are looked
-    at as words: a long text has a million different n-grams, and as tuples they would take a quarter of a gigabyte."""
+def _top(words: list[str], n: int, hashes: NDArray[np.uint64] | None = None) -> int:
+    """Characters of the most frequent n-gram (of those, the one met first) times its count. With hashes, only windows of the most frequent ones
+    are looked at as words: a long text has a million different n-grams, and as tuples they would take a quarter of a gigabyte."""
+    grams = _most_frequent(words, n, hashes) if hashes is not None else Counter(zip(*(words[i:] for i in range(n)), strict=False))
+    gram, count = max(grams.items(), key=lambda item: item[1])
+    return (sum(map(len, gram)) + n - 1) * count
+
+
+def _most_frequent(words: list[str], n: int, hashes: NDArray[np.uint64]) -> Counter[tuple[str, ...]]:
     ordered = np.sort(hashes)
     borders = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1], [True]]))
     counts = np.diff(borders)
     most = int(counts.max())
     if most == 1:
-        return sum(map(len, words[:n])) + n - 1
+        return Counter([tuple(words[:n])])
     places = np.flatnonzero(np.isin(hashes, ordered[borders[:-1][counts == most]]))
     grams = Counter(tuple(words[i : i + n]) for i in places.tolist())
-    if max(grams.values()) < most:  # one hash of several n-grams ("a bc", "ab c"): then all of them are counted
-        grams = Counter(zip(*(words[i:] for i in range(n)), strict=False))
-    gram, count = max(grams.items(), key=lambda item: item[1])
-    return (sum(map(len, gram)) + n - 1) * count
+    if max(grams.values()) == most:
+        return grams
+    return Counter(zip(*(words[i:] for i in range(n)), strict=False))  # one hash of several n-grams ("a bc", "ab c"): then all are counted
 
 
 def _prefix_hashes(words: Words, ends: NDArray[np.int64]) -> NDArray[np.uint64]:
@@ -141,14 +148,13 @@ _NONE = np.empty(0, np.int64)
 
 
 def _repeated(hashes: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Places of windows whose hash was met before, and, in order, of all windows whose hash is met more than once."""
+    """Pairs of places: of a window, and of the next one that has the same hash."""
     ordered = np.sort(hashes)  # ten times as fast as the stable argsort, and often enough
     if not np.any(ordered[1:] == ordered[:-1]):
         return _NONE, _NONE
     order = np.argsort(hashes, kind="stable")
     same = hashes[order[1:]] == hashes[order[:-1]]
-    later = order[1:][same]
-    return later, np.union1d(later, order[:-1][same])
+    return order[:-1][same], order[1:][same]
 
 
 def _covered(later: NDArray[np.int64], ends: NDArray[np.int64], n: int) -> int:
