@@ -22,10 +22,10 @@ from pipelines.format.record import Image, Record, Segment
 from pipelines.listing import Input, list_files, runs
 from pipelines.media.video import SUFFIXES as VIDEOS
 from pipelines.media.video import Limits, VideoInfo, probe, stills
-from pipelines.sources.video_folder import digest, video_file
 from pipelines.stage import Rejected, SourcePart
 from pipelines.table import scan, template
 from pipelines.trajectory import ActionSource, Trajectory
+from pipelines.video_files import digest, video_file
 
 INFO = "meta/info.json"
 
