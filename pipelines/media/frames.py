@@ -68,7 +68,7 @@ def sampled(args: dict[str, Any], file: Any, name: str, decode: Callable[[Found,
         with _open(args, file) as (container, stream):
             turned = any(frame.rotation for frame in islice(container.decode(stream), 1))
         wide = bool(ratio and abs(ratio - 1) > pyav_frames.WIDE)
-        facts = {**info, "turned": turned, "uneven": table.uneven, "wide_pixels": wide, "several": videos > 1}
+        facts = {**info, "turned": turned, "uneven": table.uneven, "leading": table.leading, "wide_pixels": wide, "several": videos > 1}
         why = refusal(name, {**facts, "hidden": not table.shown.all(), "damaged": table.damage is not None})
         if why:
             raise Reject("not_allowed", why)
@@ -162,7 +162,8 @@ def _survey(container: Any, stream: Any, args: dict[str, Any]) -> tuple[dict[str
     if seconds > args["max_seconds"]:
         raise Reject("too_large", f"{float(seconds):.0f} s, allowed {args['max_seconds']}")
     said = _declared(container, stream, args["container"])
-    if damage is None and said is not None and said - max(seconds, others - first * base) > _SHORT_S:
+    begins = first * base if args["container"] != "matroska" else Fraction(0)  # there durations count from zero, wherever the first frame lies
+    if damage is None and said is not None and said - max(seconds, end * base - begins, others - begins) > _SHORT_S:
         damage = f"the header says {float(said):.3f} s"
     context = stream.codec_context
     info = {

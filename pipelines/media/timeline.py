@@ -37,6 +37,12 @@ class Table:
         steps = np.diff(np.sort(self.pts[self.shown]))
         return bool(len(steps) and int(steps.max() - steps.min()) * self.base > Fraction(2, 1000))
 
+    @property
+    def leading(self) -> bool:
+        """Whether pictures are shown before the key frame that they follow in the file: open groups."""
+        newest = np.maximum.accumulate(np.where(self.key, self.pts, self.pts.min()))
+        return bool((self.pts < newest).any())
+
 
 @dataclass(frozen=True, slots=True)
 class Want:
