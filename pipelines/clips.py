@@ -13,11 +13,13 @@ from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any, ClassVar
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from pipelines.format.document import Size
 from pipelines.format.errors import Reject
 from pipelines.format.record import Image, Record
+from pipelines.media.backends import Name as Backend
+from pipelines.media.backends import trust_missing
 from pipelines.media.resizing import Mode
 from pipelines.media.video import Limits, Still, stills
 from pipelines.stage import Rejected, Source
@@ -26,7 +28,8 @@ from pipelines.video_files import digest
 
 class ClipSource(Source):
     """`fps` frames a second, at most `frames_per_clip` in a record (or as many as `clip_seconds` hold), each `size` pixels by `mode` (as
-    `resize_image`; null keeps the video's own size). The last clip of a file may be shorter, down to `min_frames`."""
+    `resize_image`; null keeps the video's own size). The last clip of a file may be shorter, down to `min_frames`.
+    `backend` is who decodes (docs/video.md); decord and torchcodec open `trusted` files only."""
 
     data: ClassVar[str] = "video"
     fps: float = Field(default=1.0, gt=0, le=240)
@@ -38,6 +41,8 @@ class ClipSource(Source):
     quality: int = Field(default=92, ge=1, le=100)
     max_pixels: Size = Limits().max_pixels
     max_seconds: int = Limits().max_seconds
+    backend: Backend = "auto"
+    trusted: bool = False
     licence: str | None = None
 
     @field_validator("clip_seconds")
@@ -46,6 +51,12 @@ class ClipSource(Source):
         if seconds is not None and "fps" in info.data and seconds * info.data["fps"] < 1:
             raise ValueError(f"a clip of {seconds} s at {info.data['fps']} frames per second holds no frame")
         return seconds
+
+    @model_validator(mode="after")
+    def _decoder(self) -> ClipSource:
+        if wrong := trust_missing(self.backend, self.trusted):
+            raise ValueError(wrong)
+        return self
 
     @property
     def _clip(self) -> int:
@@ -83,6 +94,8 @@ class ClipSource(Source):
             mode=self.mode,
             quality=self.quality,
             limits=self._limits,
+            backend=self.backend,
+            trusted=self.trusted,
         )
         clip: list[Still] = []
         lost: Reject | None = None
