@@ -23,7 +23,8 @@ import numpy as np
 from av.video.frame import VideoFrame
 
 from pipelines.format.errors import Reject
-from pipelines.media import images, resizing
+from pipelines.media import images, measures, resizing
+from pipelines.media.spans import Wanted
 from pipelines.media.timeline import Table, Want, every, nearest, numbered, plan
 
 CODECS = ("h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "mjpeg")
@@ -41,12 +42,16 @@ def probe(args: dict[str, Any], file: Any) -> Iterator[tuple[dict[str, Any], byt
 
 def sample(args: dict[str, Any], file: Any) -> Iterator[tuple[dict[str, Any], Any]]:
     """Facts first, then an answer {k, time_s, shape} with its buffer per wanted time that could be shown. Wanted: `at` (the nearest frame to
-    each, a list in seconds), `numbers` (frames by their place), or every 1/`fps` seconds in [start, stop). Ends with a Reject when something
-    was lost on the way."""
+    each, a list in seconds), `numbers` (frames by their place), the frames of `clips` (a rule of `spans.py`, whose sayings join the answer), or every
+    1/`fps` seconds in [start, stop). With `look` the small copy of `measures.py` goes before the buffer, its [h, w] and the whole picture's
+    are `small` and `whole`. Ends with a Reject when something was lost on the way."""
     with _open(args, file) as (container, stream):
         info, table = _survey(container, stream, args)
     yield info, b""
-    if args.get("at") is not None:
+    clips = Wanted(table, args["clips"]) if args.get("clips") else None
+    if clips is not None:
+        ticks = clips.ticks
+    elif args.get("at") is not None:
         ticks = nearest(table, args["at"])
     else:
         ticks = numbered(table, args["numbers"]) if args.get("numbers") is not None else every(table, args)
@@ -57,9 +62,16 @@ def sample(args: dict[str, Any], file: Any) -> Iterator[tuple[dict[str, Any], An
         size = size or (frame.width, frame.height)
         if (frame.width, frame.height) != size:
             raise Reject("not_allowed", f"pictures change from {size[0]} × {size[1]} to {frame.width} × {frame.height}")
-        pixels = _pixels(frame, stream, args)
+        whole = _pixels(frame, stream, args)
+        pixels = np.ascontiguousarray(resizing.resize(whole, args["size"], args["mode"]) if args.get("size") else whole)
         meta = {"k": want.k, "time_s": float(((frame.pts or 0) - table.first) * table.base), "shape": list(pixels.shape)}
-        yield meta, images.encode_jpeg(pixels, args["quality"]) if args.get("quality") else pixels
+        meta |= clips.told(want.k) if clips is not None else {}
+        buffer = images.encode_jpeg(pixels, args["quality"]) if args.get("quality") else pixels
+        if args.get("look"):
+            small = measures.small(whole)
+            meta |= {"small": list(small.shape), "whole": list(whole.shape[:2])}
+            buffer = small.tobytes() + bytes(buffer)
+        yield meta, buffer
     if lost:
         want, why = lost[0]
         at = float((want.tick - table.first) * table.base)
@@ -167,13 +179,12 @@ def _packets(container: Any, stream: Any) -> Iterator[tuple[int, Any]]:
 
 
 def _pixels(frame: VideoFrame, stream: Any, args: dict[str, Any]) -> np.ndarray:
-    """RGB as a player shows it: pixel aspect ratio and rotation applied, then our own resize."""
+    """RGB as a player shows it: pixel aspect ratio and rotation applied."""
     ratio = stream.sample_aspect_ratio
     width = round(frame.width * ratio) if ratio and abs(ratio - 1) > 0.02 else frame.width
     _check_size(width, frame.height, args)
     pixels = frame.to_ndarray(format="rgb24", width=width, height=frame.height)
-    turned = np.rot90(pixels, round(frame.rotation / 90) % 4)  # both count counterclockwise
-    return np.ascontiguousarray(resizing.resize(turned, args["size"], args["mode"]) if args.get("size") else turned)
+    return np.rot90(pixels, round(frame.rotation / 90) % 4)  # both count counterclockwise
 
 
 # ---- opening -----------------------------------------------------------------------------------------------------------------------------

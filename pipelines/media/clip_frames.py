@@ -1,0 +1,117 @@
+"""An open video → its clips as finished frames, safely: what `clips.py` calls. Decoding, and looking for shots, happen in the guarded child.
+
+What comes in: an open file (or bytes), the rule of `spans.py`, and how pictures are to be stored. What goes out: clips in order of time, each with
+its exact span and the frames that could be had from its beginning on, without a gap. Ends with one `Reject` when anything was lost.
+
+By shots the file is decoded twice: once whole, shrunk, to find cuts; then, like without, up to the frames that are stored.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from pipelines.extra import need
+from pipelines.format.errors import Reject
+from pipelines.media.child import guarded
+from pipelines.media.video import Limits, Still, _args, _patience, _shape
+
+
+@dataclass(slots=True)
+class Clip:
+    """[start, stop) in seconds from the first frame of the video; frames are `step` apart. `small` and `whole` (height, width as shown) are there
+    where the pictures were looked at. Of `of` frames those before the first that was lost are here."""
+
+    start: Fraction
+    stop: Fraction
+    step: Fraction
+    of: int
+    frames: list[Still] = field(default_factory=list)
+    small: list[np.ndarray] = field(default_factory=list)
+    whole: tuple[int, int] | None = None
+
+    @property
+    def complete(self) -> bool:
+        return len(self.frames) == self.of
+
+
+def clips(
+    data: Any,
+    rule: dict[str, Any],
+    detector: dict[str, Any] | None,
+    *,
+    size: int | None,
+    mode: str,
+    quality: int,
+    look: bool,
+    limits: Limits,
+) -> Iterator[Clip]:
+    """The clips of one file; with a `detector` {detector, threshold} they lie between cuts."""
+    stopped: Reject | None = None
+    shots = None
+    if detector is not None:
+        shots, stopped = _shots(data, {**detector, "first": rule["first"], "stop": rule["stop"]}, limits)
+        rule = {**rule, "first": "0", "stop": None}  # the stretches were chosen already
+    args = {**_args(data, limits), "clips": {**rule, "shots": shots}, "size": size, "mode": mode, "quality": quality, "look": look}
+    if shots != []:
+        yield from _grouped(guarded("pipelines.media.frames:sample", args, data, **_patience(data)))
+    if stopped:
+        raise stopped
+
+
+def _shots(data: Any, asked: dict[str, Any], limits: Limits) -> tuple[list[list[int]], Reject | None]:
+    """[start, stop, begins with a cut, ends with a cut] in ticks, and why it is not all of them."""
+    need("scenedetect.detectors", "shots", "video")  # here, where it can be said; the child would call every file unreadable
+    found: list[list[int]] = []
+    try:
+        for answer in guarded("pipelines.media.shots:detect", {**_args(data, limits), **asked}, data, **_patience(data)):
+            if "shot" in answer.meta:
+                start, stop, opens, closes = answer.meta["shot"]
+                found.append([int(start), int(stop), bool(opens), bool(closes)])
+    except Reject as stopped:
+        return found, stopped
+    return found, None
+
+
+def _grouped(answers: Any) -> Iterator[Clip]:
+    """Frames come in order of time, and clips may overlap: one is finished when it has all its frames, or a frame from behind its end comes."""
+    open_: deque[tuple[int, Clip]] = deque()
+    next(answers)
+    lost: Reject | None = None
+    while True:
+        try:
+            answer = next(answers, None)
+        except Reject as e:
+            answer, lost = None, e
+        if answer is None:
+            break
+        meta = answer.meta
+        start = Fraction(meta["start"])
+        if not any(n == meta["clip"] for n, _ in open_) and (not open_ or meta["clip"] > open_[-1][0]):
+            open_.append((meta["clip"], Clip(start, Fraction(meta["stop"]), Fraction(meta["step"]), int(meta["of"]))))
+        at = start + meta["i"] * Fraction(meta["step"])
+        for n, clip in open_:
+            if n == meta["clip"] and len(clip.frames) == meta["i"]:  # after a loss the rest would begin in the clip's middle
+                _add(clip, meta, answer.blob)
+        while open_ and (open_[0][1].complete or at >= open_[0][1].stop):
+            yield open_.popleft()[1]
+    yield from (clip for _, clip in open_)
+    if lost:
+        raise lost
+
+
+def _add(clip: Clip, meta: dict[str, Any], blob: bytearray) -> None:
+    skip = 0
+    if "small" in meta:
+        height, width = (int(n) for n in meta["small"])
+        skip = height * width
+        if skip > len(blob):
+            raise Reject("unreadable", "the decoder answered nonsense")
+        clip.small.append(np.frombuffer(bytes(blob[:skip]), np.uint8).reshape(height, width))
+        clip.whole = (int(meta["whole"][0]), int(meta["whole"][1]))
+    clip.frames.append(Still(int(meta["i"]), float(meta["time_s"]), bytes(blob[skip:]), _shape(meta)))

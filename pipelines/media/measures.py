@@ -1,0 +1,83 @@
+"""What a clip looks like in numbers: light, blackness, bars, change. Made while frames are sampled, so that filters need no pixel.
+
+What comes in: per sampled frame a small grey copy of the whole picture, before any crop. What goes out: a list a measure for the record's `fields`
+(a number a frame, so that a filter's limits can be changed and its verdicts be checked without decoding), and a clip's summaries for `scores`.
+
+All are shares of 1. `motion` is the mean absolute difference to the sampled frame before: it depends on the rate of sampling, and a cut
+counts as motion; a clip made by shots has none inside. Limits of single pixels are those of FFmpeg's filters: `blackdetect` calls a
+pixel black up to 0.10 and a picture from 98 % of such pixels on; `freezedetect` calls a picture frozen below a difference of 0.001.
+
+Cost on one busy core, of a 1920 × 1080 frame: about 2 ms, beside 20 ms and more for decoding up to it, resizing and compressing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from pipelines.media.images import as_image
+
+SIDE = 256  # pixels of the copy's longer side, about: bars are found to the 256th part
+BLACK_PIXEL, BLACK_PICTURE, FROZEN = 0.10, 0.98, 0.001
+GRID = 4  # patches a side, of which the least moving is told: still parts of a picture that moves elsewhere
+
+
+def small(whole: np.ndarray) -> np.ndarray:
+    """uint8 [H, W, 3] → uint8 [h, w], grey, each pixel the mean of a block."""
+    step = max(1, round(max(whole.shape[:2]) / SIDE))
+    return np.asarray(as_image(np.ascontiguousarray(whole)).reduce(step).convert("L"))
+
+
+def measures(frames: Sequence[np.ndarray]) -> tuple[dict[str, Any], dict[str, float]]:
+    """(fields, scores) of a clip's small frames, in order.
+
+    fields: luma and black (share of black pixels) a frame, motion between neighbours, bars [top, bottom, left, right].
+    scores: luma, black (share of frames that are black), bars (share of the picture), and of two frames or more: motion, motion_min (of the
+    least moving of 4 × 4 patches), frozen (share of neighbours without change)."""
+    luma = [float(f.mean()) / 255 for f in frames]
+    black = [float((f <= 255 * BLACK_PIXEL).mean()) for f in frames]
+    top, bottom, left, right = bars(frames)
+    fields: dict[str, Any] = {"luma": _round(luma, 3), "black": _round(black, 3), "bars": _round([top, bottom, left, right], 3)}
+    scores = {"luma": sum(luma) / len(luma), "black": sum(b >= BLACK_PICTURE for b in black) / len(black)}
+    scores["bars"] = 1 - (1 - top - bottom) * (1 - left - right)
+    if len(frames) > 1:
+        patches = np.stack([_change(a, b) for a, b in zip(frames, frames[1:], strict=False)])
+        motion = patches.mean(axis=(1, 2)).tolist()
+        fields["motion"] = _round(motion, 4)
+        scores |= {"motion": sum(motion) / len(motion), "motion_min": float(patches.mean(axis=0).min())}
+        scores["frozen"] = sum(m < FROZEN for m in motion) / len(motion)
+    return fields, {name: float(f"{value:.4g}") for name, value in scores.items()}
+
+
+def bars(frames: Sequence[np.ndarray]) -> tuple[float, float, float, float]:
+    """Black bars at the top, bottom, left and right that every frame has, as shares of height and width. Black pictures say nothing about
+    bars; if all are black there are none. A line belongs to a bar while 98 % of it is black."""
+    dark = [f <= 255 * BLACK_PIXEL for f in frames]
+    told = [d for d in dark if d.mean() < BLACK_PICTURE]
+    if not told:
+        return 0.0, 0.0, 0.0, 0.0
+    found = []
+    for axis in (1, 0):
+        lines = [d.mean(axis=axis) >= BLACK_PICTURE for d in told]
+        n = len(lines[0])
+        found += [min(_leading(line) for line in lines) / n, min(_leading(line[::-1]) for line in lines) / n]
+    return found[0], found[1], found[2], found[3]
+
+
+def _leading(line: np.ndarray) -> int:
+    return int(np.argmin(line)) if not line.all() else 0
+
+
+def _change(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Mean absolute difference per patch, [GRID, GRID]. Patches are of nearly equal size."""
+    difference = np.abs(a.astype(np.int16) - b) / 255
+    rows, columns = (np.arange(min(GRID, n)) * n // min(GRID, n) for n in difference.shape)
+    sums = np.add.reduceat(np.add.reduceat(difference, rows, axis=0), columns, axis=1)
+    sizes = np.outer(*(np.diff([*starts, n]) for starts, n in zip((rows, columns), difference.shape, strict=True)))
+    return np.asarray(sums / sizes)
+
+
+def _round(values: Sequence[float], digits: int) -> list[float]:
+    return [round(v, digits) for v in values]
