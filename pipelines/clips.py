@@ -25,12 +25,12 @@ from pipelines.media import clip_frames
 from pipelines.media.clip_frames import Clip
 from pipelines.media.measures import measures
 from pipelines.media.resizing import Mode
-from pipelines.media.spans import STRETCH_S
 from pipelines.media.video import Limits
 from pipelines.stage import Rejected, Source
 from pipelines.video_files import digest
 
 RANGE_CLIPS = 64  # of a file that several parts share, so many clips a part; by shots, the ten-minute stretches that begin there
+STRETCH_S = 600  # seconds of a file that are looked at for shots on their own; a shot that runs over such a mark is two
 SHORT_SHOT_S = 2.0  # cosmos-curate's least
 
 
@@ -44,7 +44,7 @@ class Shots(Document):
     crop_seconds: float = Field(default=0.0, ge=0, le=60)
 
     def as_args(self) -> dict[str, Any]:
-        return {"detector": self.detector, "threshold": self.threshold or {"content": 27.0, "adaptive": 3.0}[self.detector]}
+        return {"detector": self.detector, "threshold": self.threshold or {"content": 27.0, "adaptive": 3.0}[self.detector], "stretch": STRETCH_S}
 
 
 class ClipSource(Source):

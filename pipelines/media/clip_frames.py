@@ -51,7 +51,7 @@ def clips(
     look: bool,
     limits: Limits,
 ) -> Iterator[Clip]:
-    """The clips of one file; with a `detector` {detector, threshold} they lie between cuts."""
+    """The clips of one file; with a `detector` {detector, threshold, stretch} they lie between cuts."""
     stopped: Reject | None = None
     shots = None
     if detector is not None:

@@ -7,7 +7,7 @@ PySceneDetect never opens a file: it is handed frames that `frames.py` decoded, 
 with their exact presentation times. Its merging of near cuts is off, since a clip must not cross any cut: what lies between two near ones is a
 short shot, and is left out as such. A cut is the presentation time of the first frame of the new shot.
 
-A file is looked at in stretches of `STRETCH_S` seconds with a fresh detector each: what is found in one depends on nothing outside of it, so parts
+A file is looked at in stretches of `stretch` seconds with a fresh detector each: what is found in one depends on nothing outside of it, so parts
 that share a long file find what one alone would, and memory stays bounded. A shot that runs over a mark is two.
 """
 
@@ -25,7 +25,6 @@ from scenedetect.detectors import AdaptiveDetector, ContentDetector
 
 from pipelines.format.errors import Reject
 from pipelines.media.frames import _decode, _open, _survey
-from pipelines.media.spans import STRETCH_S
 from pipelines.media.timeline import Table, Want, numbered, plan
 
 WIDTH = 256  # pixels; PySceneDetect's thresholds are meant for frames of about this width
@@ -39,13 +38,13 @@ def detect(args: dict[str, Any], file: Any) -> Iterator[tuple[dict[str, Any], by
     with _open(args, file) as (container, stream):
         info, table = _survey(container, stream, args)
     shown = np.sort(table.pts[table.shown]).tolist()
-    low, high = (_mark(table, s) if s is not None else None for s in (args["first"], args["stop"]))
+    low, high = (_mark(table, s, args["stretch"]) if s is not None else None for s in (args["first"], args["stop"]))
     numbers = [n for n, pts in enumerate(shown) if (low is None or pts >= low) and (high is None or pts < high)]
     wants = plan(table, [(numbers[k], tick) for k, tick in numbered(table, numbers)])
     lost: list[tuple[Want, str]] = []
     run: _Run | None = None
     for want, frame, _ in _decode(lambda: _open(args, file), wants, info["codec"], lost.append):
-        stretch = (want.tick - table.first) * table.base // STRETCH_S
+        stretch = (want.tick - table.first) * table.base // args["stretch"]
         if run is None or want.k != run.last + 1 or stretch != run.stretch:
             yield from _told(run, shown, table)
             run = _Run(args, info["fps"], table, stretch, want)
@@ -59,9 +58,9 @@ def detect(args: dict[str, Any], file: Any) -> Iterator[tuple[dict[str, Any], by
         raise Reject("truncated", f"stops at {info['duration_s']:.3f} s: {table.damage}")
 
 
-def _mark(table: Table, seconds: str) -> int:
+def _mark(table: Table, seconds: str, stretch: int) -> int:
     """The tick of the first mark at or after this time: a stretch belongs to the part in which it begins."""
-    return table.first + ceil(ceil(Fraction(seconds) / STRETCH_S) * STRETCH_S / table.base)
+    return table.first + ceil(ceil(Fraction(seconds) / stretch) * stretch / table.base)
 
 
 def _seconds(table: Table, tick: int) -> float:

@@ -18,8 +18,6 @@ import numpy as np
 
 from pipelines.media.timeline import Table
 
-STRETCH_S = 600  # seconds that are looked at for shots on their own; see `shots.py`
-
 
 @dataclass(frozen=True, slots=True)
 class Span:
