@@ -22,8 +22,8 @@ from pipelines.format.document import Document, Size
 from pipelines.format.errors import Reject
 from pipelines.format.record import Image, Record
 from pipelines.media import clip_frames
-from pipelines.media.clip_frames import Clip
-from pipelines.media.measures import measures
+from pipelines.media.clip_frames import Clip, Pictures
+from pipelines.media.measures import cropped, measures
 from pipelines.media.resizing import Mode
 from pipelines.media.video import Limits
 from pipelines.stage import Rejected, Source
@@ -51,7 +51,7 @@ class ClipSource(Source):
     """`fps` frames a second, at most `frames_per_clip` in a record (or as many as `clip_seconds` hold); or `frames`, so many evenly over each clip of
     at most `clip_seconds`. Neighbouring clips share `overlap` seconds. With `shots` no clip crosses a cut. Each picture is `size` pixels by
     `mode` (as `resize_image`; null keeps the video's own size). Clips of less than `min_frames` or `min_seconds` (2 by shots, else 0) are
-    not made. `measure` notes how clips look and move, for filters."""
+    not made. `crop_bars` takes off the black bars that a clip's frames share, before the resize. `measure` notes how clips look and move, for filters."""
 
     version: ClassVar[int] = 2  # 2: measures
     data: ClassVar[str] = "video"
@@ -66,6 +66,7 @@ class ClipSource(Source):
     size: int | None = Field(default=224, ge=8, le=8192)
     mode: Mode = "center_crop"
     quality: int = Field(default=92, ge=1, le=100)
+    crop_bars: bool = False
     measure: bool = True
     max_pixels: Size = Limits().max_pixels
     max_seconds: int = Limits().max_seconds
@@ -139,8 +140,8 @@ class ClipSource(Source):
             "first": str(Fraction(first) / rate),
             "stop": str(Fraction(stop) / rate) if stop is not None else None,
         }
-        pictures = {"size": self.size, "mode": self.mode, "quality": self.quality, "look": self.measure, "limits": self._limits}
-        for clip in clip_frames.clips(f, rule, self.shots.as_args() if self.shots else None, **pictures):
+        pictures = Pictures(self.size, self.mode, self.quality, self.measure, self.crop_bars)
+        for clip in clip_frames.clips(f, rule, self.shots.as_args() if self.shots else None, pictures, self._limits):
             if clip.frames and len(clip.frames) >= min(self.min_frames, self._clip):
                 yield self._record(clip, rel, source, group)
 
@@ -153,12 +154,11 @@ class ClipSource(Source):
         fields: dict[str, Any] = {"video": rel, "seconds": round(float(stop - clip.start), 3)}
         fields |= {"fps": self.fps} if self.frames is None else {}
         scores: dict[str, float] = {}
-        if clip.small and clip.whole:
-            told, scores = measures(clip.small)
+        if self.measure and clip.whole:
+            told, scores = measures([cropped(s, clip.cropped) for s in clip.small])
+            told |= {"cropped": [round(s, 3) for s in clip.cropped]} if any(clip.cropped) else {}
             fields |= {"shown": [clip.whole[1], clip.whole[0]], **told}
-        return Record.make(
-            source, f"{rel}@{start_ms}-{stop_ms}", "video", segments, group, licence=self.licence, fields=fields, scores=scores
-        )
+        return Record.make(source, f"{rel}@{start_ms}-{stop_ms}", "video", segments, group, licence=self.licence, fields=fields, scores=scores)
 
 
 def _exact(x: Any) -> Fraction:

@@ -19,14 +19,20 @@ def score(record: Record, name: str) -> float | None:
     return record.scores.get(name)
 
 
-def field(record: Record, name: str) -> Any:
-    """A clip's list; [] where there is none."""
+def frames(record: Record, name: str) -> list[float]:
+    """The numbers of a clip's frames, those that have one: the first has no motion."""
     _measured(record, name)
-    return record.fields.get(name, [])
+    return [x for x in record.fields["frames"][name] if x is not None]
+
+
+def field(record: Record, name: str) -> Any:
+    """A fact about the clip: `shown` [width, height], `bars` [top, bottom, left, right]."""
+    _measured(record, name)
+    return record.fields[name]
 
 
 def _measured(record: Record, name: str) -> None:
-    if "shown" not in record.fields:
+    if "shown" not in record.fields or "frames" not in record.fields:
         raise InputError(
             "a filter of clips met a record that was not measured",
             where=record.origin,

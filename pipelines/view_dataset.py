@@ -90,7 +90,8 @@ def _parent(dataset: Dataset) -> Dataset | None:
 
 def _card(dataset: Dataset, found: look.Found, words: Any, above: Dataset | None) -> Html:
     record = found.record
-    pictures = [_figure(dataset, found.shard, s) for s in record.segments if s.kind in ("image", "latents")]
+    each = look.per_frame(record.fields, len(record.segments))
+    pictures = [_figure(dataset, found.shard, s, said) for s, said in zip(record.segments, each, strict=True) if s.kind in ("image", "latents")]
     source = look.find(above, record.id) if above is not None and pictures else None
     if above is not None and source is not None:
         pictures = [_figure(above, source.shard, s) for s in source.record.segments if s.kind == "image"] + pictures
@@ -117,13 +118,13 @@ def _questions(record: Record) -> Html:
     return page.join([tag("div", f"choices: {' / '.join(map(str, q['choices']))}", class_="soft") for q in rows[:4]])
 
 
-def _figure(dataset: Dataset, shard: int, s: Segment) -> Html:
+def _figure(dataset: Dataset, shard: int, s: Segment, said: str = "") -> Html:
     caption = " ".join(filter(None, [f"{s.time_s:.1f} s" if s.time_s is not None else "", "" if s.role == "target" else s.role]))
     try:
         inside = _latents(dataset.array(shard, s)) if s.kind == "latents" else _thumbnail(bytes(dataset.payload(shard, s)), s.shape)
     except (Reject, HeadwaterError) as error:
         inside = tag("em", f"cannot be shown: {error}")
-    return tag("figure", inside, tag("figcaption", caption))
+    return tag("figure", inside, tag("figcaption", caption), title=said or None)
 
 
 def _thumbnail(payload: bytes, size: tuple[int, ...]) -> Html:

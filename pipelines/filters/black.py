@@ -1,7 +1,7 @@
 """Clips that are black or too dark to see: leaders, fades, night.
 
-The limits of pixel and picture are those of FFmpeg's `blackdetect` (a pixel is black up to 0.10, a picture from 98 % of such pixels on). How much of a
-clip may be black, FFmpeg does not say; half is ours.
+The limits of pixel and picture are those of FFmpeg's `blackdetect` (a pixel is black up to 0.10, a picture from 98 % of such pixels on). How much
+of a clip may be black, FFmpeg does not say; half is ours.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from pydantic import Field
 
 from pipelines.format.document import Percent
 from pipelines.format.record import Record
-from pipelines.measured import field, score
+from pipelines.measured import frames, score
 from pipelines.stage import Filter
 
 
@@ -23,7 +23,7 @@ class Black(Filter):
     min_luma: float | None = Field(None, ge=0, le=1)
 
     def reason(self, record: Record) -> str | None:
-        shares = field(record, "black")
+        shares = frames(record, "black")
         if shares and sum(s >= self.picture for s in shares) > self.max_share * len(shares):
             return "black.share"
         luma = score(record, "luma")

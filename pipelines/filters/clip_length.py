@@ -1,4 +1,5 @@
-"""Clips too short or too long, in seconds or in frames. What a source never makes (`min_frames`, `min_seconds`) is not counted; what this drops is."""
+"""Clips too short or too long, in seconds or in frames. What a source never makes (`min_frames`, `min_seconds`) is not counted; what this drops
+is."""
 
 from __future__ import annotations
 

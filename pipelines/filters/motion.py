@@ -1,8 +1,8 @@
 """Clips that move too little or too much: by their mean change, and by the part of the picture that moves least.
 
-The second finds moving pictures in a still frame (a speaker beside slides, a game's panels), as cosmos-curate asks for both the global mean and the least
-patch. Its limits (0.00098 and 0.000001) are of motion vectors; these measures are differences of sampled frames, at another scale, so nothing
-is on by default but `min`. Look at `pipelines stats` and the contact sheet for your own.
+The second finds moving pictures in a still frame (a speaker beside slides, a game's panels), as cosmos-curate asks for both the global mean and
+the least patch. Its limits (0.00098 and 0.000001) are of motion vectors; these measures are differences of sampled frames, at another scale,
+so nothing is on by default but `min`. Look at `pipelines stats` and the contact sheet for your own.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Clips that stand still: title cards, slides, frozen cameras. A clip in which one slide follows another has motion in its mean, and is found all the same.
+"""Clips that stand still: title cards, slides, frozen cameras. Where one slide follows another the mean has motion, and the clip is found all the same.
 
 A frame is still when it differs from the sampled frame before by less than `noise`: FFmpeg's `freezedetect` says 0.001 (−60 dB), of the mean absolute
 difference too. How much of a clip may stand still, FFmpeg does not say; half is ours. Clips of one frame are kept.
@@ -10,7 +10,7 @@ from pydantic import Field
 
 from pipelines.format.document import Percent
 from pipelines.format.record import Record
-from pipelines.measured import field
+from pipelines.measured import frames
 from pipelines.stage import Filter
 
 
@@ -21,5 +21,5 @@ class Static(Filter):
     noise: float = Field(0.001, ge=0, le=1)
 
     def reason(self, record: Record) -> str | None:
-        changes = field(record, "motion")
+        changes = frames(record, "motion")
         return "static" if changes and sum(c < self.noise for c in changes) > self.max_share * len(changes) else None

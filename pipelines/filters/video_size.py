@@ -1,6 +1,7 @@
 """Videos too small to learn from, or too long and thin to crop: judged by the picture as a player shows it, before any resizing.
 
-`image_size` sees what is stored, after the source has resized it. cosmos-curate's motion filter rejects sides of less than 256 pixels; that is the default.
+`image_size` sees what is stored, after the source has resized it. cosmos-curate's motion filter rejects sides of less than 256 pixels: the
+default.
 """
 
 from __future__ import annotations

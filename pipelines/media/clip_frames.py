@@ -19,14 +19,28 @@ import numpy as np
 from pipelines.extra import need
 from pipelines.format.errors import Reject
 from pipelines.media.child import guarded
+from pipelines.media.measures import bars
 from pipelines.media.video import Limits, Still, _args, _patience, _shape
+
+
+@dataclass(frozen=True, slots=True)
+class Pictures:
+    """How frames are stored (as `resizing.resize`), and whether they are looked at on the way (`measures.py`). `crop_bars` takes off the black bars
+    that all of a clip's frames have, before the resize; the file is then sampled twice."""
+
+    size: int | None
+    mode: str
+    quality: int
+    look: bool = True
+    crop_bars: bool = False
 
 
 @dataclass(slots=True)
 class Clip:
-    """[start, stop) in seconds from the first frame of the video; frames are `step` apart. `small` and `whole` (height, width as shown) are there
+    """Clip `n` of its file: [start, stop) in seconds from the first frame of the video; frames are `step` apart. `small` and `whole` (height, width as shown) are there
     where the pictures were looked at. Of `of` frames those before the first that was lost are here."""
 
+    n: int
     start: Fraction
     stop: Fraction
     step: Fraction
@@ -34,32 +48,25 @@ class Clip:
     frames: list[Still] = field(default_factory=list)
     small: list[np.ndarray] = field(default_factory=list)
     whole: tuple[int, int] | None = None
+    cropped: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)  # shares taken off: top, bottom, left, right
 
     @property
     def complete(self) -> bool:
         return len(self.frames) == self.of
 
 
-def clips(
-    data: Any,
-    rule: dict[str, Any],
-    detector: dict[str, Any] | None,
-    *,
-    size: int | None,
-    mode: str,
-    quality: int,
-    look: bool,
-    limits: Limits,
-) -> Iterator[Clip]:
+def clips(data: Any, rule: dict[str, Any], detector: dict[str, Any] | None, pictures: Pictures, limits: Limits) -> Iterator[Clip]:
     """The clips of one file; with a `detector` {detector, threshold, stretch} they lie between cuts."""
     stopped: Reject | None = None
     shots = None
     if detector is not None:
         shots, stopped = _shots(data, {**detector, "first": rule["first"], "stop": rule["stop"]}, limits)
         rule = {**rule, "first": "0", "stop": None}  # the stretches were chosen already
-    args = {**_args(data, limits), "clips": {**rule, "shots": shots}, "size": size, "mode": mode, "quality": quality, "look": look}
     if shots != []:
-        yield from _grouped(guarded("pipelines.media.frames:sample", args, data, **_patience(data)))
+        args = {**_args(data, limits), "clips": {**rule, "shots": shots}, "size": pictures.size, "mode": pictures.mode}
+        crops = _bars(data, args) if pictures.crop_bars else {}
+        args |= {"crops": crops, "quality": pictures.quality, "look": pictures.look or pictures.crop_bars}
+        yield from _grouped(guarded("pipelines.media.frames:sample", args, data, **_patience(data)), crops)
     if stopped:
         raise stopped
 
@@ -78,9 +85,25 @@ def _shots(data: Any, asked: dict[str, Any], limits: Limits) -> tuple[list[list[
     return found, None
 
 
-def _grouped(answers: Any) -> Iterator[Clip]:
+def _bars(data: Any, args: dict[str, Any]) -> dict[str, list[float]]:
+    """What to take off of each clip that has bars, by its number, as shares: a line more than was found, since an edge rarely lies between two.
+    Of a picture that bars leave less than a quarter of, nothing is taken."""
+    crops: dict[str, list[float]] = {}
+    try:
+        for clip in _grouped(guarded("pipelines.media.frames:sample", {**args, "look": "only"}, data, **_patience(data)), {}):
+            shares = bars(clip.small)
+            height, width = clip.small[0].shape
+            taken = [s and s + 1 / n for s, n in zip(shares, (height, height, width, width), strict=True)]
+            if any(taken) and taken[0] + taken[1] <= 0.75 and taken[2] + taken[3] <= 0.75:
+                crops[str(clip.n)] = taken
+    except Reject:
+        pass  # it is met again, and said, when the frames are taken
+    return crops
+
+
+def _grouped(answers: Any, crops: dict[str, list[float]]) -> Iterator[Clip]:
     """Frames come in order of time, and clips may overlap: one is finished when it has all its frames, or a frame from behind its end comes."""
-    open_: deque[tuple[int, Clip]] = deque()
+    open_: deque[Clip] = deque()
     next(answers)
     lost: Reject | None = None
     while True:
@@ -92,15 +115,18 @@ def _grouped(answers: Any) -> Iterator[Clip]:
             break
         meta = answer.meta
         start = Fraction(meta["start"])
-        if not any(n == meta["clip"] for n, _ in open_) and (not open_ or meta["clip"] > open_[-1][0]):
-            open_.append((meta["clip"], Clip(start, Fraction(meta["stop"]), Fraction(meta["step"]), int(meta["of"]))))
+        if not open_ or meta["clip"] > open_[-1].n:
+            clip = Clip(int(meta["clip"]), start, Fraction(meta["stop"]), Fraction(meta["step"]), int(meta["of"]))
+            top, bottom, left, right = crops.get(str(clip.n), clip.cropped)
+            clip.cropped = (top, bottom, left, right)
+            open_.append(clip)
         at = start + meta["i"] * Fraction(meta["step"])
-        for n, clip in open_:
-            if n == meta["clip"] and len(clip.frames) == meta["i"]:  # after a loss the rest would begin in the clip's middle
+        for clip in open_:
+            if clip.n == meta["clip"] and len(clip.frames) == meta["i"]:  # after a loss the rest would begin in the clip's middle
                 _add(clip, meta, answer.blob)
-        while open_ and (open_[0][1].complete or at >= open_[0][1].stop):
-            yield open_.popleft()[1]
-    yield from (clip for _, clip in open_)
+        while open_ and (open_[0].complete or at >= open_[0].stop):
+            yield open_.popleft()
+    yield from open_
     if lost:
         raise lost
 

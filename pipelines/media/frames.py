@@ -62,15 +62,17 @@ def sample(args: dict[str, Any], file: Any) -> Iterator[tuple[dict[str, Any], An
         size = size or (frame.width, frame.height)
         if (frame.width, frame.height) != size:
             raise Reject("not_allowed", f"pictures change from {size[0]} × {size[1]} to {frame.width} × {frame.height}")
+        told = clips.told(want.k) if clips is not None else {}
         whole = _pixels(frame, stream, args)
+        small = measures.small(whole) if args.get("look") else None
+        whole = measures.cropped(whole, args["crops"][str(told["clip"])]) if str(told.get("clip")) in args.get("crops", {}) else whole
         pixels = np.ascontiguousarray(resizing.resize(whole, args["size"], args["mode"]) if args.get("size") else whole)
         meta = {"k": want.k, "time_s": float(((frame.pts or 0) - table.first) * table.base), "shape": list(pixels.shape)}
-        meta |= clips.told(want.k) if clips is not None else {}
+        meta |= told
         buffer = images.encode_jpeg(pixels, args["quality"]) if args.get("quality") else pixels
-        if args.get("look"):
-            small = measures.small(whole)
+        if small is not None:
             meta |= {"small": list(small.shape), "whole": list(whole.shape[:2])}
-            buffer = small.tobytes() + bytes(buffer)
+            buffer = small.tobytes() + (b"" if args["look"] == "only" else bytes(buffer))
         yield meta, buffer
     if lost:
         want, why = lost[0]

@@ -13,6 +13,7 @@ that share a long file find what one alone would, and memory stays bounded. A sh
 
 from collections.abc import Iterator
 from fractions import Fraction
+from itertools import pairwise
 from math import ceil
 from typing import Any
 
@@ -71,7 +72,7 @@ def _told(run: "_Run | None", shown: list[int], table: Table) -> Iterator[tuple[
     if run is not None:
         end = shown[run.last + 1] if run.last + 1 < len(shown) else table.end
         edges = [run.start, *run.cuts, end]
-        for n, (start, stop) in enumerate(zip(edges, edges[1:], strict=False)):
+        for n, (start, stop) in enumerate(pairwise(edges)):
             yield {"shot": [start, stop, n > 0, n < len(run.cuts)]}, b""
 
 

@@ -181,8 +181,16 @@ def test_spans_cover_a_file_once_and_never_reach_past_a_cut():
         table = Table(pts, np.ones(n, bool), np.ones(n, bool), base, first, first + n * step, None)
         edges = sorted({0, n, *(chance.randrange(n) for _ in range(3))})
         shots = [[first + a * step, first + b * step, a > 0, b < n] for a, b in itertools.pairwise(edges)]
-        rule: dict[str, Any] = {"fps": str(chance.choice([1, 2, 7])), "frames": chance.choice([None, 3]), "length": str(Fraction(chance.randrange(2, 9), 2))}
-        rule |= {"overlap": "0", "least": "0", "crop": "0", "first": "0", "stop": None, "shots": shots}
+        rule: dict[str, Any] = {"fps": str(chance.choice([1, 2, 7])), "frames": chance.choice([None, 3])}
+        rule |= {
+            "length": str(Fraction(chance.randrange(2, 9), 2)),
+            "overlap": "0",
+            "least": "0",
+            "crop": "0",
+            "first": "0",
+            "stop": None,
+            "shots": shots,
+        }
         found = list(spans(table, rule))
         for span in found:
             (a, b), *more = [(a, b) for a, b, _, _ in shots if a <= span.start < b]
