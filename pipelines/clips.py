@@ -51,7 +51,8 @@ class ClipSource(Source):
     """`fps` frames a second, at most `frames_per_clip` in a record (or as many as `clip_seconds` hold); or `frames`, so many evenly over each clip of
     at most `clip_seconds`. Neighbouring clips share `overlap` seconds. With `shots` no clip crosses a cut. Each picture is `size` pixels by
     `mode` (as `resize_image`; null keeps the video's own size). Clips of less than `min_frames` or `min_seconds` (2 by shots, else 0) are
-    not made. `crop_bars` takes off the black bars that a clip's frames share, before the resize. `measure` notes how clips look and move, for filters."""
+    not made. `crop_bars` takes off the black bars that a clip's frames share, before the resize. `measure` notes how clips look and move, for
+    filters; `motion_vectors` also what the codec says of motion."""
 
     version: ClassVar[int] = 2  # 2: measures
     data: ClassVar[str] = "video"
@@ -68,6 +69,7 @@ class ClipSource(Source):
     quality: int = Field(default=92, ge=1, le=100)
     crop_bars: bool = False
     measure: bool = True
+    motion_vectors: bool = False
     max_pixels: Size = Limits().max_pixels
     max_seconds: int = Limits().max_seconds
     licence: str | None = None
@@ -140,7 +142,7 @@ class ClipSource(Source):
             "first": str(Fraction(first) / rate),
             "stop": str(Fraction(stop) / rate) if stop is not None else None,
         }
-        pictures = Pictures(self.size, self.mode, self.quality, self.measure, self.crop_bars)
+        pictures = Pictures(self.size, self.mode, self.quality, self.measure, self.crop_bars, self.motion_vectors)
         for clip in clip_frames.clips(f, rule, self.shots.as_args() if self.shots else None, pictures, self._limits):
             if clip.frames and len(clip.frames) >= min(self.min_frames, self._clip):
                 yield self._record(clip, rel, source, group)
@@ -158,6 +160,7 @@ class ClipSource(Source):
             told, scores = measures([cropped(s, clip.cropped) for s in clip.small])
             told |= {"cropped": [round(s, 3) for s in clip.cropped]} if any(clip.cropped) else {}
             fields |= {"shown": [clip.whole[1], clip.whole[0]], **told}
+        scores |= {name: float(f"{value:.4g}") for name, value in clip.vectors.items()}
         return Record.make(source, f"{rel}@{start_ms}-{stop_ms}", "video", segments, group, licence=self.licence, fields=fields, scores=scores)
 
 

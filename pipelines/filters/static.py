@@ -1,4 +1,4 @@
-"""Clips that stand still: title cards, slides, frozen cameras. Where one slide follows another the mean has motion, and the clip is found all the same.
+"""Clips that stand still: title cards, slides, frozen cameras. Where one slide follows another the mean has motion; it is found all the same.
 
 A frame is still when it differs from the sampled frame before by less than `noise`: FFmpeg's `freezedetect` says 0.001 (−60 dB), of the mean absolute
 difference too. How much of a clip may stand still, FFmpeg does not say; half is ours. Clips of one frame are kept.

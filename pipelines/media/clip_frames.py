@@ -26,19 +26,20 @@ from pipelines.media.video import Limits, Still, _args, _patience, _shape
 @dataclass(frozen=True, slots=True)
 class Pictures:
     """How frames are stored (as `resizing.resize`), and whether they are looked at on the way (`measures.py`). `crop_bars` takes off the black bars
-    that all of a clip's frames have, before the resize; the file is then sampled twice."""
+    that all of a clip's frames have, before the resize; the file is then sampled twice. `vectors` also measures the codec's motion vectors."""
 
     size: int | None
     mode: str
     quality: int
     look: bool = True
     crop_bars: bool = False
+    vectors: bool = False
 
 
 @dataclass(slots=True)
 class Clip:
-    """Clip `n` of its file: [start, stop) in seconds from the first frame of the video; frames are `step` apart. `small` and `whole` (height, width as shown) are there
-    where the pictures were looked at. Of `of` frames those before the first that was lost are here."""
+    """Clip `n` of its file: [start, stop) in seconds from the first frame of the video; frames are `step` apart. `small` and `whole` (height, width
+    as shown) are there where the pictures were looked at. Of `of` frames those before the first that was lost are here."""
 
     n: int
     start: Fraction
@@ -49,6 +50,7 @@ class Clip:
     small: list[np.ndarray] = field(default_factory=list)
     whole: tuple[int, int] | None = None
     cropped: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)  # shares taken off: top, bottom, left, right
+    vectors: dict[str, float] = field(default_factory=dict)  # as `vectors.py` measures them, where the codec has any
 
     @property
     def complete(self) -> bool:
@@ -66,7 +68,10 @@ def clips(data: Any, rule: dict[str, Any], detector: dict[str, Any] | None, pict
         args = {**_args(data, limits), "clips": {**rule, "shots": shots}, "size": pictures.size, "mode": pictures.mode}
         crops = _bars(data, args) if pictures.crop_bars else {}
         args |= {"crops": crops, "quality": pictures.quality, "look": pictures.look or pictures.crop_bars}
-        yield from _grouped(guarded("pipelines.media.frames:sample", args, data, **_patience(data)), crops)
+        vectors = _vectors(data, args) if pictures.vectors else {}
+        for clip in _grouped(guarded("pipelines.media.frames:sample", args, data, **_patience(data)), crops):
+            clip.vectors = vectors.get(clip.n, {})
+            yield clip
     if stopped:
         raise stopped
 
@@ -99,6 +104,14 @@ def _bars(data: Any, args: dict[str, Any]) -> dict[str, list[float]]:
     except Reject:
         pass  # it is met again, and said, when the frames are taken
     return crops
+
+
+def _vectors(data: Any, args: dict[str, Any]) -> dict[int, dict[str, float]]:
+    try:
+        answers = [a.meta for a in guarded("pipelines.media.vectors:measure", args, data, **_patience(data)) if "clip" in a.meta]
+    except Reject:
+        return {}  # met again when the frames are taken
+    return {int(m["clip"]): {name: float(m[name]) for name in ("vectors", "vectors_min")} for m in answers}
 
 
 def _grouped(answers: Any, crops: dict[str, list[float]]) -> Iterator[Clip]:

@@ -95,7 +95,7 @@ def test_filters_tell_synthetic_videos_apart(tmp_path):
     assert said["still"] == [None, "static", "motion.min", None, None]
     assert said["boxed"] == [None, None, None, "letterbox.rows", None] and said["tall"][3] == "letterbox.columns"
     assert Static().reason(slides) == "static" and Motion().reason(slides) is None
-    assert Motion(min=None, max=good.scores["motion"] * 0.9).reason(good) == "motion.max"
+    assert Motion(max=good.scores["motion"] * 0.9).reason(good) == "motion.max"
     assert Motion(min_patch=0.5).reason(good) == "motion.min_patch"
     assert Black(min_luma=0.9).reason(good) == "black.luma" and Black(max_share=0, picture=0).reason(good) == "black.share"
     assert VideoSize(min_side=265).reason(good) == "video_size.min_side" and VideoSize(max_aspect=1.2).reason(good) == "video_size.max_aspect"
@@ -143,3 +143,31 @@ def test_bars_are_taken_off_before_the_resize_and_what_is_left_is_measured(tmp_p
     assert record.fields["frames"]["black"] == [0] * 5 and max(plain.fields["frames"]["black"]) > 0.3
     pixels = np.asarray(Image.open(io.BytesIO(record.segments[0].payload or b"")).convert("L"))
     assert pixels[20:44].min() > 30 and pixels[0].min() > 200  # no black left; white padding stays
+
+
+@pytest.mark.parametrize("codec", ["libx264", "mpeg4"])
+def test_motion_vectors_say_how_far_blocks_move(codec, tmp_path):
+    noise = np.random.default_rng(5).integers(0, 255, (48, 80, 3), np.uint8).repeat(4, 0).repeat(4, 1)  # 320 × 192
+    fast = [np.roll(noise, 4 * i, axis=1) for i in range(60)]
+    half = [np.concatenate([noise[:, :160], np.roll(noise[:, 160:], 4 * i, axis=1)], axis=1) for i in range(60)]
+    said = {"motion_vectors": True, "frames_per_clip": 10}
+    moving, partly, still = (_vectors_of(p, codec, tmp_path, said) for p in (fast, half, [noise] * 60))
+    assert moving.scores["vectors"] == pytest.approx(4 / (320 + 192), rel=0.35)  # four pixels a frame; references further back reach further
+    assert partly.scores["vectors"] == pytest.approx(moving.scores["vectors"] / 2, rel=0.35) and partly.scores["vectors_min"] < 1e-5
+    assert still.scores["vectors"] < 1e-5
+    assert [Motion(by="vectors").reason(r) for r in (moving, still)] == [None, "motion.min"]
+    assert Motion(by="vectors", min_patch=0.0001).reason(partly) == "motion.min_patch"
+
+
+def _vectors_of(pictures: list[np.ndarray], codec: str, tmp_path: Any, said: dict[str, Any]) -> Record:
+    (tmp_path / "x.mp4").write_bytes(film(pictures, codec=codec, options={"bf": "0", "refs": "1", "crf": "12", "q": "3"}))
+    found = [r for r in VideoFolder(path=str(tmp_path), fps=5, **said).read({"files": ["x.mp4"]}, "films") if isinstance(r, Record)]
+    assert [r.origin for r in found] == ["x.mp4@0-2000"]
+    return found[0]
+
+
+def test_a_codec_without_vectors_is_missing_them(tmp_path):
+    (tmp_path / "x.webm").write_bytes(film(scene(1, 30), codec="libvpx", container="webm"))
+    record = next(VideoFolder(path=str(tmp_path), motion_vectors=True).read({"files": ["x.webm"]}, "films"))
+    assert isinstance(record, Record) and "vectors" not in record.scores
+    assert Motion(by="vectors").reason(record) is None and Motion(by="vectors", missing="drop").reason(record) == "motion.missing"
