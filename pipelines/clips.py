@@ -22,10 +22,12 @@ from pipelines.format.document import Document, Size
 from pipelines.format.errors import Reject
 from pipelines.format.record import Image, Record
 from pipelines.media import clip_frames
+from pipelines.media.backends import Name as Backend
+from pipelines.media.backends import trust_missing
 from pipelines.media.clip_frames import Clip, Pictures
 from pipelines.media.measures import cropped, measures
 from pipelines.media.resizing import Mode
-from pipelines.media.video import Limits
+from pipelines.media.video import By, Limits
 from pipelines.stage import Rejected, Source
 from pipelines.video_files import digest
 
@@ -52,7 +54,8 @@ class ClipSource(Source):
     at most `clip_seconds`. Neighbouring clips share `overlap` seconds. With `shots` no clip crosses a cut. Each picture is `size` pixels by
     `mode` (as `resize_image`; null keeps the video's own size). Clips of less than `min_frames` or `min_seconds` (2 by shots, else 0) are
     not made. `crop_bars` takes off the black bars that a clip's frames share, before the resize. `measure` notes how clips look and move, for
-    filters; `motion_vectors` also what the codec says of motion."""
+    filters; `motion_vectors` also what the codec says of motion. `backend` is who decodes (docs/video.md); decord and torchcodec open `trusted`
+    files only."""
 
     version: ClassVar[int] = 2  # 2: measures
     data: ClassVar[str] = "video"
@@ -72,6 +75,8 @@ class ClipSource(Source):
     motion_vectors: bool = False
     max_pixels: Size = Limits().max_pixels
     max_seconds: int = Limits().max_seconds
+    backend: Backend = "auto"
+    trusted: bool = False
     licence: str | None = None
 
     @model_validator(mode="after")
@@ -80,6 +85,8 @@ class ClipSource(Source):
             raise ValueError("`frames` are spread over a clip: give its longest length as `clip_seconds`")
         if self.frames is None and self.clip_seconds is not None and self.clip_seconds * self.fps < 1:
             raise ValueError(f"a clip of {self.clip_seconds} s at {self.fps} frames per second holds no frame")
+        if wrong := trust_missing(self.backend, self.trusted):
+            raise ValueError(wrong)
         if _exact(self.overlap) >= self._length:
             raise ValueError(f"an overlap of {self.overlap} s leaves nothing of a clip of {float(self._length):g} s")
         return self
@@ -143,7 +150,8 @@ class ClipSource(Source):
             "stop": str(Fraction(stop) / rate) if stop is not None else None,
         }
         pictures = Pictures(self.size, self.mode, self.quality, self.measure, self.crop_bars, self.motion_vectors)
-        for clip in clip_frames.clips(f, rule, self.shots.as_args() if self.shots else None, pictures, self._limits):
+        detector = self.shots.as_args() if self.shots else None
+        for clip in clip_frames.clips(f, rule, detector, pictures, self._limits, By(self.backend, self.trusted)):
             if clip.frames and len(clip.frames) >= min(self.min_frames, self._clip):
                 yield self._record(clip, rel, source, group)
 

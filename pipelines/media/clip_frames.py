@@ -20,7 +20,7 @@ from pipelines.extra import need
 from pipelines.format.errors import Reject
 from pipelines.media.child import guarded
 from pipelines.media.measures import bars
-from pipelines.media.video import Limits, Still, _args, _patience, _shape
+from pipelines.media.video import By, Limits, Still, _args, _patience, _sampled, _shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +57,9 @@ class Clip:
         return len(self.frames) == self.of
 
 
-def clips(data: Any, rule: dict[str, Any], detector: dict[str, Any] | None, pictures: Pictures, limits: Limits) -> Iterator[Clip]:
-    """The clips of one file; with a `detector` {detector, threshold, stretch} they lie between cuts."""
+def clips(data: Any, rule: dict[str, Any], detector: dict[str, Any] | None, pictures: Pictures, limits: Limits, by: By = By()) -> Iterator[Clip]:
+    """The clips of one file; with a `detector` {detector, threshold, stretch} they lie between cuts. These are always found by PyAV; `by` decodes
+    what is stored."""
     stopped: Reject | None = None
     shots = None
     if detector is not None:
@@ -66,10 +67,10 @@ def clips(data: Any, rule: dict[str, Any], detector: dict[str, Any] | None, pict
         rule = {**rule, "first": "0", "stop": None}  # the stretches were chosen already
     if shots != []:
         args = {**_args(data, limits), "clips": {**rule, "shots": shots}, "size": pictures.size, "mode": pictures.mode}
-        crops = _bars(data, args) if pictures.crop_bars else {}
+        crops = _bars(data, args, by) if pictures.crop_bars else {}
         args |= {"crops": crops, "quality": pictures.quality, "look": pictures.look or pictures.crop_bars}
         vectors = _vectors(data, args) if pictures.vectors else {}
-        for clip in _grouped(guarded("pipelines.media.frames:sample", args, data, **_patience(data)), crops):
+        for clip in _grouped(_sampled(args, data, by), crops):
             clip.vectors = vectors.get(clip.n, {})
             yield clip
     if stopped:
@@ -90,12 +91,12 @@ def _shots(data: Any, asked: dict[str, Any], limits: Limits) -> tuple[list[list[
     return found, None
 
 
-def _bars(data: Any, args: dict[str, Any]) -> dict[str, list[float]]:
+def _bars(data: Any, args: dict[str, Any], by: By) -> dict[str, list[float]]:
     """What to take off of each clip that has bars, by its number, as shares: a line more than was found, since an edge rarely lies between two.
     Of a picture that bars leave less than a quarter of, nothing is taken."""
     crops: dict[str, list[float]] = {}
     try:
-        for clip in _grouped(guarded("pipelines.media.frames:sample", {**args, "look": "only"}, data, **_patience(data)), {}):
+        for clip in _grouped(_sampled({**args, "look": "only"}, data, by), {}):
             shares = bars(clip.small)
             height, width = clip.small[0].shape
             taken = [s and s + 1 / n for s, n in zip(shares, (height, height, width, width), strict=True)]

@@ -3,7 +3,7 @@
 What comes in: an open file, the detector and its thresholds, and which stretches of the file are asked for. What goes out: spans between cuts in
 ticks of the stream's clock, each with whether it begins and ends with a cut; a `Reject` at the end when something was lost.
 
-PySceneDetect never opens a file: it is handed frames that `frames.py` decoded, all of them, shrunk to `WIDTH` pixels (as its own reader does),
+PySceneDetect never opens a file: it is handed frames that `pyav_frames.py` decoded, all of them, shrunk to `WIDTH` pixels (as its own reader does),
 with their exact presentation times. Its merging of near cuts is off, since a clip must not cross any cut: what lies between two near ones is a
 short shot, and is left out as such. A cut is the presentation time of the first frame of the new shot.
 
@@ -25,7 +25,8 @@ from scenedetect.common import FrameTimecode, Timecode
 from scenedetect.detectors import AdaptiveDetector, ContentDetector
 
 from pipelines.format.errors import Reject
-from pipelines.media.frames import _decode, _open, _survey
+from pipelines.media.frames import _open, _survey
+from pipelines.media.pyav_frames import _wanted
 from pipelines.media.timeline import Table, Want, numbered, plan
 
 WIDTH = 256  # pixels; PySceneDetect's thresholds are meant for frames of about this width
@@ -44,7 +45,7 @@ def detect(args: dict[str, Any], file: Any) -> Iterator[tuple[dict[str, Any], by
     wants = plan(table, [(numbers[k], tick) for k, tick in numbered(table, numbers)])
     lost: list[tuple[Want, str]] = []
     run: _Run | None = None
-    for want, frame, _ in _decode(lambda: _open(args, file), wants, info["codec"], lost.append):
+    for want, frame, _ in _wanted(lambda: _open(args, file), wants, info["codec"], lost.append):
         stretch = (want.tick - table.first) * table.base // args["stretch"]
         if run is None or want.k != run.last + 1 or stretch != run.stretch:
             yield from _told(run, shown, table)

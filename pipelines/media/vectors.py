@@ -18,7 +18,8 @@ import numpy as np
 from av.codec.context import Flags2
 from av.video.frame import VideoFrame
 
-from pipelines.media.frames import _decode, _open, _survey
+from pipelines.media.frames import _open, _survey
+from pipelines.media.pyav_frames import _wanted
 from pipelines.media.spans import spans
 from pipelines.media.timeline import plan
 
@@ -40,7 +41,7 @@ def measure(args: dict[str, Any], file: Any) -> Iterator[tuple[dict[str, Any], b
     inside = np.flatnonzero(first < behind)  # clips first … behind hold this frame
     sums, counts = np.zeros((len(clips), GRID, GRID)), np.zeros(len(clips), int)
     wants = plan(table, [(int(n), int(shown[n])) for n in inside])
-    for want, frame, _ in _decode(lambda: _vectored(args, file), wants, info["codec"], lambda lost: None):
+    for want, frame, _ in _wanted(lambda: _vectored(args, file), wants, info["codec"], lambda lost: None):
         lengths = _lengths(frame)
         if lengths is not None:
             sums[first[want.k] : behind[want.k]] += lengths

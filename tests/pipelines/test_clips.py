@@ -197,3 +197,13 @@ def test_spans_cover_a_file_once_and_never_reach_past_a_cut():
             assert not more and span.stop <= b and all(a <= t < b for t in span.ticks) and len(set(span.ticks)) == len(span.ticks)
         if rule["frames"] is None:
             assert sum(s.stop - s.start for s in found) == n * step  # nothing twice, nothing left out
+
+
+def test_another_decoder_takes_the_frames_of_the_same_shots(tmp_path):
+    pytest.importorskip("decord")
+    (tmp_path / "x.mp4").write_bytes(four(options={"g": "30", "bf": "2"}))
+    said: dict[str, Any] = {"path": str(tmp_path), "fps": 4, "frames_per_clip": 99, "size": 48, "shots": room.Shots(), "crop_bars": True}
+    by_pyav, by_decord = (read(VideoFolder(**said, **by))[0] for by in ({}, {"backend": "decord", "trusted": True}))
+    assert where(by_pyav) == where(by_decord) and len(by_pyav) == 4
+    assert [[s.time_s for s in r.segments] for r in by_pyav] == [[s.time_s for s in r.segments] for r in by_decord]
+    assert [shot_of(s.payload) for r in by_decord for s in r.segments] == [shot_of(s.payload) for r in by_pyav for s in r.segments]
