@@ -7,7 +7,7 @@ All are shares of 1. `motion` is the mean absolute difference to the sampled fra
 counts as motion; a clip made by shots has none inside. Limits of single pixels are those of FFmpeg's filters: `blackdetect` calls a
 pixel black up to 0.10 and a picture from 98 % of such pixels on; `freezedetect` calls a picture frozen below a difference of 0.001.
 
-Cost on one busy core, of a 1920 × 1080 frame: about 2 ms, beside 20 ms and more for decoding up to it, resizing and compressing.
+Cost on one busy core: 0.7 ms a frame of 720 × 480, 2.6 ms of 1920 × 1080, beside 4 and 10 ms for resizing and compressing it, and decoding up to it.
 """
 
 from __future__ import annotations
