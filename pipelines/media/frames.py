@@ -21,8 +21,9 @@ import av
 import numpy as np
 
 from pipelines.format.errors import Reject
-from pipelines.media import images, pyav_frames, resizing
+from pipelines.media import images, measures, pyav_frames, resizing
 from pipelines.media.backends import CODECS, refusal
+from pipelines.media.spans import Wanted
 from pipelines.media.timeline import Table, Want, plan, wanted
 
 _DECODERS = "h264,hevc,vp8,vp9,libdav1d,av1,mpeg4,mjpeg"
@@ -37,8 +38,10 @@ def probe(args: dict[str, Any], file: Any) -> Iterator[tuple[dict[str, Any], byt
 
 
 def sample(args: dict[str, Any], file: Any) -> Iterator[tuple[dict[str, Any], Any]]:
-    """Facts first, then an answer {k, time_s, shape} with its buffer per wanted time that could be shown. What is wanted: `timeline.wanted`.
-    Ends with a Reject when something was lost on the way."""
+    """Facts first, then an answer {k, time_s, shape} with its buffer per wanted time that could be shown. What is wanted: `timeline.wanted`, or
+    the frames of `clips` (a rule of `spans.py`, whose sayings join the answer). With `look` the small copy of `measures.py` goes before the
+    buffer, and its shape and the whole picture's are `small` and `whole`; `crops` says by clip which bars to take off. Ends with a Reject when
+    something was lost on the way."""
 
     def decode(found: Found, wants: list[Want], lose: Lose) -> Decoded:
         return pyav_frames.decode(lambda: _open(args, file), wants, found.info["codec"], lose, args["max_pixels"])
@@ -73,13 +76,25 @@ def sampled(args: dict[str, Any], file: Any, name: str, decode: Callable[[Found,
         if why:
             raise Reject("not_allowed", why)
     yield info, b""
-    wants = sorted(plan(table, wanted(table, args)), key=lambda w: (w.tick, w.k))
+    clips = Wanted(table, args["clips"]) if args.get("clips") else None
+    wants = sorted(plan(table, clips.ticks if clips else wanted(table, args)), key=lambda w: (w.tick, w.k))
     lost: list[tuple[Want, str]] = []
     for want, pixels, tick in decode(found, wants, lost.append):
+        meta = {"k": want.k, "time_s": float((tick - table.first) * table.base), **(clips.told(want.k) if clips else {})}
+        before = b""
+        if args.get("look"):
+            small = measures.small(pixels)
+            pixels = measures.cropped(pixels, args.get("crops", {}).get(str(meta.get("clip")), (0, 0, 0, 0)))
+            meta |= {"small": list(small.shape), "whole": list(pixels.shape[:2])}
+            before = small.tobytes()
         if args.get("size"):
             pixels = resizing.resize(np.ascontiguousarray(pixels), args["size"], args["mode"])
-        meta = {"k": want.k, "time_s": float((tick - table.first) * table.base), "shape": list(pixels.shape)}
-        yield meta, images.encode_jpeg(pixels, args["quality"]) if args.get("quality") else np.ascontiguousarray(pixels)
+        meta["shape"] = list(pixels.shape)
+        if args.get("look") == "only":
+            yield meta, before
+            continue
+        buffer = images.encode_jpeg(pixels, args["quality"]) if args.get("quality") else np.ascontiguousarray(pixels)
+        yield meta, before + bytes(buffer) if before else buffer
     if lost:
         want, why = lost[0]
         at = float((want.tick - table.first) * table.base)

@@ -6,7 +6,6 @@ Very large files are cut into parts by time, so that several workers can share o
 from __future__ import annotations
 
 from collections.abc import Iterator
-from fractions import Fraction
 from typing import Any
 
 from pipelines.clips import ClipSource
@@ -18,7 +17,6 @@ from pipelines.stage import Rejected, SourcePart
 from pipelines.video_files import video_file
 
 LONG_BYTES = 1 << 30  # about an hour of good 1080p; from here on a file is cut into ranges of time
-RANGE_CLIPS = 64
 
 
 class VideoFolder(ClipSource):
@@ -39,13 +37,10 @@ class VideoFolder(ClipSource):
         """Parts of one long file: runs of whole clips. A file that cannot even be surveyed is one part, which will say why."""
         try:
             with video_file(self.path, item.path) as f:
-                seconds = Fraction(str(probe(f, self._limits).duration_s))
+                ranges = self.ranges(probe(f, self._limits).duration_s)
         except Reject:
-            return [SourcePart({"files": [item.path]}, [item.as_list()])]
-        step = RANGE_CLIPS * self._clip
-        frames = int(seconds * Fraction(str(self.fps))) + 1
-        starts = range(0, frames, step)
-        return [SourcePart({"files": [item.path], "first": k, "stop": k + step if k + step < frames else None}, [item.as_list()]) for k in starts]
+            ranges = [{}]
+        return [SourcePart({"files": [item.path], **r}, [item.as_list()]) for r in ranges]
 
     def read(self, spec: dict[str, Any], source: str) -> Iterator[Record | Rejected]:
         for rel in spec["files"]:
