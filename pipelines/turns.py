@@ -8,7 +8,8 @@ one atom. `fields.questions` keeps the bare words for templates and evaluations,
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from pipelines.format.errors import Reject
@@ -60,6 +61,28 @@ def answered(
         except Reject as reject:
             yield Rejected(item.origin, reject.reason, reject.detail)
     yield from bad
+
+
+def without_turns(record: Record, turns: Collection[int]) -> Record | None:
+    """The record without these turns: their questions, their segments and the images that only they show; None when no question is left.
+
+    Turns that stay keep their numbers and the record its id. In a dialogue what follows a dropped turn leans on it, and goes with it. Turns
+    that the record does not have change nothing."""
+    questions = list(record.fields.get("questions") or ())
+    there = {s.turn for s in record.segments if s.turn >= 0} | {int(q["turn"]) for q in questions}
+    gone = there & set(turns)
+    if not gone:
+        return record
+    if record.fields.get("dialogue"):
+        gone = {t for t in there if t >= min(gone)}
+    kept = [q for q in questions if int(q["turn"]) not in gone]
+    segments = tuple(s for s in record.segments if s.turn not in gone)
+    if not any(s.turn >= 0 and s.role == "target" for s in segments):
+        return None
+    fields = {**record.fields, "questions": kept} if questions else dict(record.fields)
+    if len(kept) < 2:
+        fields.pop("dialogue", None)
+    return replace(record, segments=segments, fields=fields)
 
 
 def ranked(given: Sequence[str], first: str | None = None) -> list[str]:
