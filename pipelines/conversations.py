@@ -5,7 +5,7 @@ pairs). What goes out: questions as `turns.py` knows them, with `image_at`, the 
 that the messages themselves name. Whatever is not a conversation is a `Reject` with its reason, never another exception.
 
 Pictures in front of the first question, and a single picture wherever it is marked, stand before all turns, as LLaVA's own training code
-moves them. Of several pictures each stays where its mark is.
+moves them. Of several pictures each stays where its mark is, once one of the first question's stands among its words.
 """
 
 from __future__ import annotations
@@ -85,13 +85,14 @@ def exchanges(said: list[Said], images: int, limits: Limits, in_place: bool = Tr
     for i, (asked, answer) in enumerate(pairs):
         if MARK.search(answer):
             raise Reject("image_marks", "an image stands in an answer")
-        question, places = _placed(_without_leading(asked) if i == 0 else asked, limits)
+        lead = _without_leading(asked) if i == 0 else asked
+        question, places = _placed(asked if MARK.search(lead) else lead, limits)
         answer = limits.tidy(answer)
         if not answer:
             if stay and places:
                 raise Reject("image_marks", "an image stands in a question without an answer")
             continue
-        if not question and not places:
+        if not question.strip() and not (stay and places):
             raise Reject("empty", "an answer without a question")
         out.append({"question": question, "answers": [answer], **({"image_at": places} if stay and places else {})})
     if not out:
@@ -144,6 +145,7 @@ def _placed(asked: str, limits: Limits) -> tuple[str, list[int]]:
         places.append(len(text))
         last = m.end()
     text += limits.plain(asked[last:])
-    bare = limits.short(text.strip())
-    before = len(text) - len(text.lstrip())
-    return bare, [min(max(0, at - before), len(bare)) for at in places]
+    begin = 0 if places and not places[0] else len(text) - len(text.lstrip())  # white space between words and a picture stays
+    end = len(text) if places and places[-1] == len(text) else len(text.rstrip())
+    bare = limits.short(text[begin:end]) if end > begin else ""
+    return bare, [min(max(0, at - begin), len(bare)) for at in places]
