@@ -234,7 +234,7 @@ def test_the_cauldron_and_chat_messages_are_read_from_parquet(tmp_path):
             {"role": "assistant", "content": [part("text", "Yes.")]}]  # fmt: skip
     table(tmp_path, {"images": both, "messages": chat}, name="m.parquet")
     (m,), _ = read(VqaJson(path=str(tmp_path), table="m.parquet", image="images"))
-    assert shown(m) == ["Question: Is\n", 0, "\nlike", 1, " Answer:", " Yes."]
+    assert shown(m) == ["Question: Is\n", 0, "\nlike\n", 1, " Answer:", " Yes."]
 
 
 def test_images_named_by_the_messages_themselves_are_found(tmp_path):
