@@ -21,16 +21,18 @@ from pipelines.format.storage import open_read
 from pipelines.listing import Input, list_files, place
 from pipelines.row_groups import numbered_rows
 from pipelines.stage import SourcePart
-from pipelines.table import SUFFIXES, Row, between, scan
+from pipelines.table import SUFFIXES, Row, between, matching, scan
 
 ROWS = 10_000
 MAX_SLICE = 64 << 20  # bytes of a text table in one part: 10,000 rows are 3 MB, if nobody put books into the captions
 
 
-def url_parts(path: str, columns: list[str], key: str | None = None) -> list[SourcePart]:
-    """The parts of every table below `path`, or of the one it is."""
+def url_parts(path: str, columns: list[str], key: str | None = None, table: str | None = None) -> list[SourcePart]:
+    """The parts of every table below `path`, or of the one it is; or of those that `table` names (`*` for several)."""
     out: list[SourcePart] = []
-    for item in list_files(path, (".parquet", *SUFFIXES)):
+    found = list_files(path, (".parquet", *SUFFIXES))
+    named = matching(table, [f.path for f in found]) if table else [f.path for f in found]
+    for item in (f for f in found if f.path in named):
         out += _parquet(path, item, columns) if item.path.lower().endswith(".parquet") else _text(path, item, columns, key)
     return out
 
