@@ -4,19 +4,23 @@ What comes in: a binary stream, plain or unpacked by `bounded.opened`. What goes
 sparse, names a path outside, is named twice or is too large comes as a `Reject` instead and is passed over. Python's own tarfile has let
 hostile archives through its filter four times since 2025, so the format's 512-byte headers are read here: ustar, GNU long names and the
 `path` and `size` of PAX headers, each with a limit. An archive that stops without its end mark is told apart from a whole one.
+
+Members that memory should not hold, films, come as open files: written piece by piece to unnamed scratch space that goes when they are closed.
 """
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from hashlib import blake2b
-from typing import IO
+from typing import IO, cast
 
 import numpy as np
 
-from pipelines.format.errors import Reject
+from pipelines.format.errors import Reject, told
 
 MAX_MEMBER = 256 << 20
+MAX_LARGE = 64 << 30  # of scratch space
 MAX_HEADER = 64 << 10  # bytes of a PAX or long-name header
 MAX_NAME = 255
 MAX_MEMBERS = 10_000_000
@@ -26,6 +30,14 @@ _FRESH = 50_000  # names kept apart until they are sorted in
 
 def members(stream: IO[bytes], wanted: tuple[str, ...]) -> Iterator[tuple[str, bytes | Reject]]:
     """(name, content) of members whose lower-case name ends in `wanted`, or (name, Reject). Raises `Reject` where the archive itself ends badly."""
+    yield from cast(Iterator[tuple[str, bytes | Reject]], large_members(stream, wanted, ()))
+
+
+def large_members(
+    stream: IO[bytes], wanted: tuple[str, ...], large: tuple[str, ...], folder: str | None = None
+) -> Iterator[tuple[str, bytes | IO[bytes] | Reject]]:
+    """The same, and members whose name ends in `large` as open files of their own, rewound; whoever takes one closes it. `folder` is where
+    there is room for them (default: below TMPDIR)."""
     seen = _Names()
     extra: dict[str, str] = {}
     for _ in range(MAX_MEMBERS):
@@ -41,8 +53,12 @@ def members(stream: IO[bytes], wanted: tuple[str, ...]) -> Iterator[tuple[str, b
             extra |= _pax(text) if kind == b"x" else {"path": _text(text)} if kind == b"L" else {}
             continue
         name = extra.get("path") or _name(header)
-        problem = _problem(name, kind, size, seen.has(name))
+        spooled = name.lower().endswith(large)
+        problem = _problem(name, kind, size, seen.has(name), MAX_LARGE if spooled else MAX_MEMBER)
         extra = {}
+        if problem is None and spooled:
+            yield name, _spooled(stream, size, name, folder)
+            continue
         if problem is None and name.lower().endswith(wanted):
             yield name, _exactly(stream, _padded(size), f"in {name}")[:size]
             continue
@@ -52,15 +68,15 @@ def members(stream: IO[bytes], wanted: tuple[str, ...]) -> Iterator[tuple[str, b
     raise Reject("too_large", f"more than {MAX_MEMBERS} members")
 
 
-def _problem(name: str, kind: bytes, size: int, met: bool) -> Reject | None:
+def _problem(name: str, kind: bytes, size: int, met: bool, most: int) -> Reject | None:
     if kind not in (b"0", b"\0", b"7"):
         return Reject("not_allowed", "a link, device, sparse or other special member")
     if name.startswith("/") or ".." in name.split("/") or "\0" in name or "\\" in name or len(name.encode()) > MAX_NAME:
         return Reject("not_allowed", "an absolute, outward or overlong name")
     if met:
         return Reject("not_allowed", "a name that an earlier member has")
-    if size > MAX_MEMBER:
-        return Reject("too_large", f"{size} bytes, allowed {MAX_MEMBER}")
+    if size > most:
+        return Reject("too_large", f"{size} bytes, allowed {most}")
     return None
 
 
@@ -139,6 +155,25 @@ def _exactly(stream: IO[bytes], size: int, where: str) -> bytes:
     if len(data) < size:
         raise Reject("truncated", f"the archive stops {where}")
     return data
+
+
+def _spooled(stream: IO[bytes], size: int, name: str, folder: str | None) -> IO[bytes]:
+    with told(folder or "scratch space"):
+        out = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - the taker closes it
+    try:
+        left = _padded(size)
+        while left > 0:
+            piece = _exactly(stream, min(left, 8 << 20), f"in {name}")
+            with told(folder or "scratch space"):
+                out.write(piece)
+            left -= len(piece)
+        with told(folder or "scratch space"):
+            out.truncate(size)
+            out.seek(0)
+    except BaseException:
+        out.close()
+        raise
+    return out
 
 
 def _skip(stream: IO[bytes], size: int, name: str) -> None:

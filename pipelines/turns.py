@@ -21,7 +21,6 @@ from pipelines.stage import Rejected
 from pipelines.wording import PLAIN, Wording
 
 
-
 def turn_segments(questions: Iterable[dict[str, Any]], pictures: Sequence[Segment], wording: Wording, dialogue: bool = False) -> list[Segment]:
     """The segments of each turn. `pictures` are those that stand inside questions, each with its turn."""
     out: list[Segment] = []

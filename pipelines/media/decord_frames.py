@@ -18,8 +18,8 @@ from pipelines.media.frames import Decoded, Found, Lose, sampled
 from pipelines.media.timeline import Table, Want, places
 
 os.environ.setdefault("PATH", "")  # decord asks for it, and the child's environment is empty
-from decord import VideoReader  # noqa: E402
-from decord._ffi.base import DECORDError  # noqa: E402
+from decord import VideoReader
+from decord._ffi.base import DECORDError
 
 MAX_BYTES = 1 << 30
 _BATCH = 64 << 20  # bytes of pixels in hand
