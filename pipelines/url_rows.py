@@ -27,13 +27,14 @@ ROWS = 10_000
 MAX_SLICE = 64 << 20  # bytes of a text table in one part: 10,000 rows are 3 MB, if nobody put books into the captions
 
 
-def url_parts(path: str, columns: list[str], key: str | None = None, table: str | None = None, rows: int = ROWS) -> list[SourcePart]:
+def url_parts(path: str, columns: list[str], key: str | None = None, table: str | None = None, rows: int | None = None) -> list[SourcePart]:
     """The parts, of at most so many rows, of every table below `path`, or of the one it is; or of those that `table` names (`*` for several)."""
     out: list[SourcePart] = []
+    most = rows or ROWS
     found = list_files(path, (".parquet", *SUFFIXES))
     named = matching(table, [f.path for f in found]) if table else [f.path for f in found]
     for item in (f for f in found if f.path in named):
-        out += _parquet(path, item, columns, rows) if item.path.lower().endswith(".parquet") else _text(path, item, columns, key, rows)
+        out += _parquet(path, item, columns, most) if item.path.lower().endswith(".parquet") else _text(path, item, columns, key, most)
     return out
 
 
