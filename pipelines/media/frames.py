@@ -30,6 +30,11 @@ _DECODERS = "h264,hevc,vp8,vp9,libdav1d,av1,mpeg4,mjpeg"
 _SHORT_S = 0.5  # a video this much shorter than its header says was cut off; less is rounding of headers
 
 
+def about(args: dict[str, Any], file: Any) -> Iterator[tuple[dict[str, Any], bytes]]:
+    """One answer: the versions that `doctor` shows."""
+    yield {"found": f"{av.__version__}, FFmpeg {av.ffmpeg_version_info}"}, b""
+
+
 def probe(args: dict[str, Any], file: Any) -> Iterator[tuple[dict[str, Any], bytes]]:
     """One answer: the facts of `video.VideoInfo`."""
     with _open(args, file) as (container, stream):
