@@ -8,8 +8,10 @@ By shots the file is decoded twice: once whole, shrunk, to find cuts; then, like
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
@@ -18,7 +20,7 @@ import numpy as np
 
 from pipelines.extra import need
 from pipelines.format.errors import Reject
-from pipelines.media.child import guarded
+from pipelines.media.child import Answer, guarded
 from pipelines.media.measures import bars
 from pipelines.media.video import By, Limits, Still, _args, _patience, _sampled, _shape
 
@@ -26,7 +28,8 @@ from pipelines.media.video import By, Limits, Still, _args, _patience, _sampled,
 @dataclass(frozen=True, slots=True)
 class Pictures:
     """How frames are stored (as `resizing.resize`), and whether they are looked at on the way (`measures.py`). `crop_bars` takes off the black bars
-    that all of a clip's frames have, before the resize; the file is then sampled twice. `vectors` also measures the codec's motion vectors."""
+    that all of a clip's frames have, before the resize; the file is then sampled twice. `vectors` also measures the codec's motion vectors;
+    `files` {side, crf, max_bytes} makes each clip a file too (`cutting.py`)."""
 
     size: int | None
     mode: str
@@ -34,6 +37,7 @@ class Pictures:
     look: bool = True
     crop_bars: bool = False
     vectors: bool = False
+    files: dict[str, Any] | None = None
 
 
 @dataclass(slots=True)
@@ -51,6 +55,9 @@ class Clip:
     whole: tuple[int, int] | None = None
     cropped: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)  # shares taken off: top, bottom, left, right
     vectors: dict[str, float] = field(default_factory=dict)  # as `vectors.py` measures them, where the codec has any
+    file: bytes | None = None
+    file_shape: tuple[int, int, int] = (0, 0, 0)
+    no_file: Reject | None = None  # why the rest of the files could not be made
 
     @property
     def complete(self) -> bool:
@@ -70,8 +77,16 @@ def clips(data: Any, rule: dict[str, Any], detector: dict[str, Any] | None, pict
         crops = _bars(data, args, by) if pictures.crop_bars else {}
         args |= {"crops": crops, "quality": pictures.quality, "look": pictures.look or pictures.crop_bars}
         vectors = _vectors(data, args) if pictures.vectors else {}
+        wrong: list[Reject] = []
+        files = _files(data, args, pictures.files, wrong) if pictures.files else iter(())
+        file = next(files, None)
         for clip in _grouped(_sampled(args, data, by), crops):
             clip.vectors = vectors.get(clip.n, {})
+            while file is not None and file.meta["clip"] < clip.n:
+                file = next(files, None)
+            if file is not None and file.meta["clip"] == clip.n:
+                clip.file, clip.file_shape = bytes(file.blob), _shape(file.meta)
+            clip.no_file = wrong[0] if wrong else None
             yield clip
     if stopped:
         raise stopped
@@ -113,6 +128,28 @@ def _vectors(data: Any, args: dict[str, Any]) -> dict[int, dict[str, float]]:
     except Reject:
         return {}  # met again when the frames are taken
     return {int(m["clip"]): {name: float(m[name]) for name in ("vectors", "vectors_min")} for m in answers}
+
+
+def _files(data: Any, args: dict[str, Any], how: dict[str, Any], wrong: list[Reject]) -> Iterator[Answer]:
+    """Clips as files, in order, from a second child that runs beside the one that samples. What goes wrong there costs the files it had not made."""
+    try:
+        with _opened_again(data) as apart:
+            for answer in guarded("pipelines.media.cutting:cut", {**args, **how}, apart, **_patience(data)):
+                if "clip" in answer.meta:
+                    yield answer
+    except Reject as e:
+        wrong.append(e)
+
+
+@contextmanager
+def _opened_again(data: Any) -> Iterator[Any]:
+    """The same file with a place of its own: two children that were handed one open file would move each other's."""
+    if not hasattr(data, "fileno"):
+        yield data
+        return
+    path = f"/proc/self/fd/{data.fileno()}"
+    with open(path if os.path.exists(path) else data.name, "rb") as again:
+        yield again
 
 
 def _grouped(answers: Any, crops: dict[str, list[float]]) -> Iterator[Clip]:
