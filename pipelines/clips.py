@@ -164,7 +164,7 @@ class ClipSource(Source):
         pictures = Pictures(self.size, self.mode, self.quality, self.measure, self.crop_bars, self.motion_vectors, files)
         detector = self.shots.as_args() if self.shots else None
         for clip in clip_frames.clips(f, rule, detector, pictures, self._limits, By(self.backend, self.trusted)):
-            if clip.frames and len(clip.frames) >= min(self.min_frames, self._clip):
+            if len(clip.frames) >= min(self.min_frames, self._clip):
                 record = self._record(clip, rel, source, group)
                 lost = keep is not None and clip.file is None
                 why = clip.no_file.detail if clip.no_file else f"its first frame does not decode, or it is more than {keep and keep.max_bytes} bytes"

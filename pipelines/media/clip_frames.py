@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
@@ -78,16 +78,16 @@ def clips(data: Any, rule: dict[str, Any], detector: dict[str, Any] | None, pict
         args |= {"crops": crops, "quality": pictures.quality, "look": pictures.look or pictures.crop_bars}
         vectors = _vectors(data, args) if pictures.vectors else {}
         wrong: list[Reject] = []
-        files = _files(data, args, pictures.files, wrong) if pictures.files else iter(())
-        file = next(files, None)
-        for clip in _grouped(_sampled(args, data, by), crops):
-            clip.vectors = vectors.get(clip.n, {})
-            while file is not None and file.meta["clip"] < clip.n:
-                file = next(files, None)
-            if file is not None and file.meta["clip"] == clip.n:
-                clip.file, clip.file_shape = bytes(file.blob), _shape(file.meta)
-            clip.no_file = wrong[0] if wrong else None
-            yield clip
+        with closing(_files(data, args, pictures.files, wrong)) as files:
+            file = next(files, None)
+            for clip in _grouped(_sampled(args, data, by), crops):
+                clip.vectors = vectors.get(clip.n, {})
+                while file is not None and file.meta["clip"] < clip.n:
+                    file = next(files, None)
+                if file is not None and file.meta["clip"] == clip.n:
+                    clip.file, clip.file_shape = bytes(file.blob), _shape(file.meta)
+                clip.no_file = wrong[0] if wrong else None
+                yield clip
     if stopped:
         raise stopped
 
@@ -130,8 +130,10 @@ def _vectors(data: Any, args: dict[str, Any]) -> dict[int, dict[str, float]]:
     return {int(m["clip"]): {name: float(m[name]) for name in ("vectors", "vectors_min")} for m in answers}
 
 
-def _files(data: Any, args: dict[str, Any], how: dict[str, Any], wrong: list[Reject]) -> Iterator[Answer]:
+def _files(data: Any, args: dict[str, Any], how: dict[str, Any] | None, wrong: list[Reject]) -> Generator[Answer, None, None]:
     """Clips as files, in order, from a second child that runs beside the one that samples. What goes wrong there costs the files it had not made."""
+    if how is None:
+        return
     try:
         with _opened_again(data) as apart:
             for answer in guarded("pipelines.media.cutting:cut", {**args, **how}, apart, **_patience(data)):
@@ -176,10 +178,16 @@ def _grouped(answers: Any, crops: dict[str, list[float]]) -> Iterator[Clip]:
             if clip.n == meta["clip"] and len(clip.frames) == meta["i"]:  # after a loss the rest would begin in the clip's middle
                 _add(clip, meta, answer.blob)
         while open_ and (open_[0].complete or at >= open_[0].stop):
-            yield open_.popleft()
-    yield from open_
+            yield from _begun(open_.popleft())
+    for clip in open_:
+        yield from _begun(clip)
     if lost:
         raise lost
+
+
+def _begun(clip: Clip) -> Iterator[Clip]:
+    if clip.frames:  # else its first one was lost
+        yield clip
 
 
 def _add(clip: Clip, meta: dict[str, Any], blob: bytearray) -> None:
