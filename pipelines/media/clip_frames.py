@@ -88,6 +88,7 @@ def clips(data: Any, rule: dict[str, Any], detector: dict[str, Any] | None, pict
                     clip.file, clip.file_shape = bytes(file.blob), _shape(file.meta)
                 clip.no_file = wrong[0] if wrong else None
                 yield clip
+            deque(files, maxlen=0)  # to its end: a child that is left in the middle has to be killed
     if stopped:
         raise stopped
 
