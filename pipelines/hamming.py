@@ -47,8 +47,9 @@ def spread(x: int) -> int:
     return (x * 0x9E3779B97F4A7C15 & _ALL) >> 32
 
 
-def near_pairs(hashes: U64, distance: int, mask: int, first: int, each: int) -> Iterator[tuple[int, int, int]]:
-    """(i, j, distance) with i < j of hashes that agree on `mask`, each pair under the first of the masks that it agrees on alone.
+def near_pairs(hashes: U64, distance: int, mask: int, first: int, each: int, kin: NDArray[np.int64] | None = None) -> Iterator[tuple[int, int, int]]:
+    """(i, j, distance) with i < j of hashes that agree on `mask`, each pair under the first of the masks that it agrees on alone. Hashes with the
+    same number in `kin` are no pairs.
 
     Work and output are bounded however alike the hashes are: hash j is compared with those before it among the `first`, and pairs with the first
     `each` that are near. Below these limits the answer is exact."""
@@ -59,6 +60,8 @@ def near_pairs(hashes: U64, distance: int, mask: int, first: int, each: int) -> 
         apart = hashes[start:stop, None] ^ hashes[None, : min(stop, first)]
         bits = np.bitwise_count(apart)
         close = (bits <= distance) & (np.arange(apart.shape[1])[None, :] < np.arange(start, stop)[:, None])
+        if kin is not None:
+            close &= kin[start:stop, None] != kin[None, : min(stop, first)]
         close &= np.cumsum(close, axis=1) <= each
         for j, i in np.argwhere(close).tolist():
             if not any(apart[j, i] & m == 0 for m in earlier):

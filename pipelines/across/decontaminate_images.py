@@ -4,9 +4,9 @@
     round 1   (id, reason): `decontaminate_images.<set>.exact`, `.near` or, with `drop: group`, `.group`
 
 **exact**: the same bytes, or the same pixels in another file. **near**: the same picture re-encoded, resized or compressed (`pipelines/sketches.py`
-says how that is judged, docs/decontamination.md how well). Pictures of the training side have often been cropped or framed by our own pipeline already,
-while the evaluation shows the whole: so each evaluation picture is sketched as it is, cropped to its middle square, and framed on a white square
-(`geometry`). A training picture is taken as it is stored. Plain pictures are known by bytes and pixels alone.
+says how that is judged, docs/decontamination.md how well). Pictures of the training side have often been cropped or framed by our own pipeline
+already, while the evaluation shows the whole: so each evaluation picture is sketched as it is, cropped to its middle square, and framed on a white
+square (`geometry`). A training picture is taken as it is stored. Plain pictures are known by bytes and pixels alone.
 
 **One hit drops the whole record**: of a clip one frame, of a sample of action-video one of its images, of a question record any of its images. What
 is next to a leaked frame shows the same scene; `drop: group` therefore takes everything that must not be split from it (the video's other clips, the
@@ -74,7 +74,7 @@ class DecontaminateImages(Across):
         for name, row in out.items():
             row["met"] = len(met.get(name, ()))
         some = {
-            f"{name}: {image}": f"{id} ({how}, {geometry}, {distance} bits, {worst} levels)"
+            id: f"{name}: {image} ({how}, {geometry}, {distance} bits, {worst} levels)"
             for name in out
             for worst, distance, image, id, how, geometry in sorted(examples.get(name, []), reverse=True)[:_EXAMPLES]
         }

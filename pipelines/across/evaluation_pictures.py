@@ -11,8 +11,9 @@ from functools import lru_cache
 from hashlib import new, sha256
 from typing import NamedTuple
 
-from pipelines.across.reference_images import ReferenceImages, image_files, reference_images
+from pipelines.across.reference_images import ReferenceImages, image_files, is_dataset, reference_images
 from pipelines.format import storage
+from pipelines.format.document import fingerprint
 from pipelines.format.errors import InputError, Reject
 from pipelines.hamming import flat
 from pipelines.hash_list import HashList, hash_list
@@ -97,13 +98,13 @@ def sketch_of(data: bytes, hows: tuple[str, ...] = (hashing.AS_IS,)) -> tuple[by
 
 
 def known(reference: ReferenceImages, hows: tuple[str, ...], name: str) -> Known:
-    """The set, read once in a process as long as its files do not change."""
-    tags = tuple(tag for path in image_files(reference)[:1] for _, _, tag in storage.listing(path))
-    return _known(reference, hows, name, tags)
+    """The set, read once in a process as long as its listing does not change."""
+    root = image_files(reference)[0] if is_dataset(reference.path) else reference.path
+    return _known(reference, hows, name, fingerprint([list(entry) for entry in storage.listing(root)]))
 
 
 @lru_cache(maxsize=8)
-def _known(reference: ReferenceImages, hows: tuple[str, ...], name: str, tags: tuple[str, ...]) -> Known:
+def _known(reference: ReferenceImages, hows: tuple[str, ...], name: str, listed: str) -> Known:
     return Known(reference, hows, name)
 
 

@@ -186,12 +186,17 @@ def _same_hash(rows: Iterable[Row]) -> Iterator[list[Any]]:
     yield ["count", {"near": near}]
 
 
+def _stay(rows: Iterable[Row]) -> Iterator[list[Any]]:
+    return survivors(rows, "image_hash.near")
+
+
 def _paired(values: Iterable[Any]) -> Iterator[Row]:
     yield from (_on(value) for value in values)
 
 
-def _stay(rows: Iterable[Row]) -> Iterator[list[Any]]:
-    """In rank order, who has no neighbour that stays, stays; each of the others counts for its nearest."""
+def survivors(rows: Iterable[Row], reason: str) -> Iterator[list[Any]]:
+    """In rank order, who has no neighbour that stays, stays; each of the others leaves for `reason` and counts for its nearest. Rows other than
+    ["pair", better, worse, distance] and ["group", rank, n] are handed on."""
     better: dict[str, list[tuple[int, str]]] = {}
     size: dict[str, int] = {}
     for _, _, value in rows:
@@ -208,7 +213,7 @@ def _stay(rows: Iterable[Row]) -> Iterator[list[Any]]:
             gone.add(rank)
             home = min(stays)[1]
             size[home] = size.get(home, 1) + size.pop(rank, 1)
-            yield ["drop", _id(rank), "image_hash.near"]
+            yield ["drop", _id(rank), reason]
     if size:
         bars = Counter(f"{n:02d}" if n < 10 else f"10^{len(str(n)) - 1}+" for n in size.values())
         yield ["count", {"near": len(gone), "groups": len(size)}]

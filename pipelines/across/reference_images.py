@@ -45,7 +45,7 @@ class ReferenceImages(Document):
 
 def reference_images(reference: ReferenceImages) -> Iterator[tuple[str, bytes]]:
     """Every picture of a set that is not a list of hashes, each name once. Raises `InputError` for what cannot be read."""
-    if _is_dataset(reference.path):
+    if is_dataset(reference.path):
         yield from _of_dataset(reference)
         return
     if reference.held_out is not None:
@@ -60,7 +60,7 @@ def reference_images(reference: ReferenceImages) -> Iterator[tuple[str, bytes]]:
 
 def image_files(reference: ReferenceImages) -> list[str]:
     """The files whose bytes say what a set holds: all of its own, or a dataset's card, which names the rest by their hashes."""
-    if _is_dataset(reference.path):
+    if is_dataset(reference.path):
         return [storage.join(reference.path, "manifest.json")]
     if reference.hashes:
         return [reference.path]
@@ -69,7 +69,8 @@ def image_files(reference: ReferenceImages) -> list[str]:
     return list(dict.fromkeys(chain(found, named)))
 
 
-def _is_dataset(path: str) -> bool:
+def is_dataset(path: str) -> bool:
+    """Whether this is an artifact of ours."""
     return storage.exists(storage.join(path, "manifest.json"))
 
 
@@ -126,4 +127,8 @@ def _named(reference: ReferenceImages, table: str) -> Iterator[tuple[str, str]]:
             raise InputError("this row names no image", where=f"{table}, row {row.number}", found=reject.detail, next="set `image_field`") from None
         if image not in seen:
             seen.add(image)
-            yield image, normpath(posix_join(reference.images or dirname(table), image)) if "://" not in table else storage.join(dirname(table), image)
+            yield image, _beside(reference.images or dirname(table), image)
+
+
+def _beside(folder: str, image: str) -> str:
+    return storage.join(folder, image) if "://" in folder else normpath(posix_join(folder, image))
