@@ -7,6 +7,7 @@ picture for each digest, a name, and 3.2 KB for each sketch: 50,000 pictures in 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from functools import lru_cache
 from hashlib import new, sha256
 from typing import NamedTuple
@@ -35,42 +36,42 @@ class Hit(NamedTuple):
 
 
 class Known:
-    """One evaluation set. `counts`: pictures, those that could not be decoded, plain ones."""
+    """One evaluation set. `counts`: pictures of different bytes, those that could not be decoded, plain ones. `alias`: each name → the name
+    under which its bytes or pixels are known."""
 
-    def __init__(self, reference: ReferenceImages, hows: tuple[str, ...], name: str) -> None:
-        self._listed = _list_of(reference) if reference.hashes else None
+    def __init__(self, pictures: Iterable[tuple[str, bytes]], hows: tuple[str, ...], listed: HashList | None = None) -> None:
+        self._listed = listed
+        self.alias: dict[str, str] = {}
         self._bytes: dict[bytes, str] = {}
         self._pixels: dict[bytes, str] = {}
         self._names: list[str] = []
         sketches: list[Sketch] = []
         counts: Counter[str] = Counter()
-        for image, data in () if reference.hashes else reference_images(reference):
-            counts["pictures"] += 1
+        for image, data in pictures:
             digest = sha256(data).digest()
-            if digest in self._bytes:
+            self.alias[image] = self._bytes.setdefault(digest, image)
+            if self.alias[image] != image:
                 continue
-            self._bytes[digest] = image
+            counts["pictures"] += 1
             pixels, made = sketch_of(data, hows or (hashing.AS_IS,))
             if pixels is None:
                 counts["undecodable"] += 1
                 continue
-            self._pixels.setdefault(pixels, image)
             counts["plain"] += plain(made[0].cells)
-            if hows:
+            self.alias[image] = self._pixels.setdefault(pixels, image)
+            if hows and self.alias[image] == image:
                 sketches += made
                 self._names += [image] * len(made)
         self._hows = [s.how for s in sketches]
         self._index = SketchIndex(sketches)
         if self._listed is not None:
             counts["pictures"] = max([len(d) for d in self._listed.digests.values()] + [len(self._listed.near.hashes) if self._listed.near else 0])
-        if not counts["pictures"]:
-            raise InputError("this set has no pictures", where=f"against.{name}", found=reference.path)
         self.counts = [counts[k] for k in ("pictures", "undecodable", "plain")]
 
     def by_bytes(self, data: bytes, digest: bytes) -> list[Hit]:
         """A picture with these very bytes (`digest` is their sha256)."""
         if digest in self._bytes:
-            return [Hit(self._bytes[digest], "exact")]
+            return [Hit(self.alias[self._bytes[digest]], "exact")]
         kinds = self._listed.digests if self._listed else {}
         listed = any((digest if kind == "sha256" else new(kind, data, usedforsecurity=False).digest()) in d for kind, d in kinds.items())
         return [Hit(_LIST, "exact")] if listed else []
@@ -105,7 +106,10 @@ def known(reference: ReferenceImages, hows: tuple[str, ...], name: str) -> Known
 
 @lru_cache(maxsize=8)
 def _known(reference: ReferenceImages, hows: tuple[str, ...], name: str, listed: str) -> Known:
-    return Known(reference, hows, name)
+    found = Known(() if reference.hashes else reference_images(reference), hows, _list_of(reference) if reference.hashes else None)
+    if not found.counts[0]:
+        raise InputError("this set has no pictures", where=f"against.{name}", found=reference.path)
+    return found
 
 
 def _list_of(reference: ReferenceImages) -> HashList:

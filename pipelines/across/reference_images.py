@@ -65,7 +65,7 @@ def image_files(reference: ReferenceImages) -> list[str]:
     if reference.hashes:
         return [reference.path]
     found = [place(reference.path, f.path) for f in list_files(reference.path, IMAGES + TARS + _PARQUET + _tables(reference))]
-    named = (where for table in found if table.lower().endswith(TABLES) for _, where in _named(reference, table))
+    named = (where for table in found if table.lower().endswith(TABLES) for _, where in named(reference, table))
     return list(dict.fromkeys(chain(found, named)))
 
 
@@ -111,11 +111,11 @@ def _of_file(reference: ReferenceImages, item: Input) -> Iterator[tuple[str, byt
                 for k, one in enumerate(cell if isinstance(cell, list) else [cell]):
                     yield f"{origin}.{k}" if isinstance(cell, list) else origin, image_bytes(one)
     else:
-        for image, path in _named(reference, where):
+        for image, path in named(reference, where):
             yield image, storage.read(path)
 
 
-def _named(reference: ReferenceImages, table: str) -> Iterator[tuple[str, str]]:
+def named(reference: ReferenceImages, table: str) -> Iterator[tuple[str, str]]:
     """(path as the table says it, where that lies) of each image that a table names, once."""
     seen = set[str]()
     for row in scan(table):
@@ -127,8 +127,9 @@ def _named(reference: ReferenceImages, table: str) -> Iterator[tuple[str, str]]:
             raise InputError("this row names no image", where=f"{table}, row {row.number}", found=reject.detail, next="set `image_field`") from None
         if image not in seen:
             seen.add(image)
-            yield image, _beside(reference.images or dirname(table), image)
+            yield image, beside(reference.images or dirname(table), image)
 
 
-def _beside(folder: str, image: str) -> str:
+def beside(folder: str, image: str) -> str:
+    """Where an image lies that a table names relative to a folder; evaluation tables are the operator's own, so it may lie anywhere."""
     return storage.join(folder, image) if "://" in folder else normpath(posix_join(folder, image))
