@@ -19,7 +19,6 @@ one with more pixels, then by a seeded draw. A frame of 224 × 224 costs 2 ms, o
 
 from __future__ import annotations
 
-from base64 import b85decode, b85encode
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
@@ -30,13 +29,14 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
+from pipelines.across.confirming import apart, sides, wanted
 from pipelines.across.evaluation_pictures import sketch_of
 from pipelines.across.image_hash import EACH, FIRST, survivors
 from pipelines.format.chance import draw
 from pipelines.format.errors import RecipeError
 from pipelines.format.record import Record
-from pipelines.hamming import flat, masks, near_pairs, spread
-from pipelines.sketches import MEAN, RELATED, WORST, coarser, differences, plain
+from pipelines.hamming import ALL, flat, masks, near_pairs, spread
+from pipelines.sketches import plain
 from pipelines.stage import Across, Map, Reduce, Row
 
 _DATA = ("video", "action-video")
@@ -106,7 +106,7 @@ class ClipHash(Across):
     # ---- frames ------------------------------------------------------------------------------------------------------------------------
 
     def _masked(self, values: Iterable[Any]) -> Iterator[Row]:
-        every = masks(self.distance or 0) or [(1 << 64) - 1]
+        every = masks(self.distance or 0) or [ALL]
         for value in values:
             if value[0] != "clip":
                 yield _on(value)
@@ -118,15 +118,14 @@ class ClipHash(Across):
                     yield spread(hash & mask) + i, bytes([i]) + (hash & mask).to_bytes(8, "big"), [rank, kin, len(frames), k, hash]
 
     def _near(self, rows: Iterable[Row]) -> Iterator[list[Any]]:
-        every = masks(self.distance or 0) or [(1 << 64) - 1]
+        every = masks(self.distance or 0) or [ALL]
         for key, same in groupby(rows, key=lambda row: row[1]):
             values = [value for _, _, value in same]
             if not key:
                 yield from values
             elif len({v[1] for v in values}) > 1:
                 hashes, kin = np.array([v[4] for v in values], np.uint64), np.array([v[1] for v in values], np.int64)
-                pairs = near_pairs(hashes, self.distance or 0, every[key[0]], FIRST, EACH, kin) if self.distance else _equal(kin)
-                for i, j, bits in pairs:
+                for i, j, bits in near_pairs(hashes, self.distance or 0, every[key[0]], FIRST, EACH, kin):
                     a, b = sorted((values[i], values[j]))
                     yield ["frames", a[0], b[0], a[2], b[2], a[3], b[3], bits]
 
@@ -153,27 +152,11 @@ class ClipHash(Across):
 
     def _shown(self, records: Iterable[Record], told: list[list[Any]]) -> Iterator[Row]:
         """The frames to look at, of every clip in a pair; and who left already."""
-        wanted: dict[str, list[tuple[str, list[int]]]] = {}
-        gone: dict[str, str] = {}
-        for value in told[2]:
-            if value[0] == "clips":
-                _, a, b, frames = value
-                wanted.setdefault(_id(a), []).append((f"{a} {b}", [i for i, _ in frames]))
-                wanted.setdefault(_id(b), []).append((f"{a} {b}", [j for _, j in frames]))
-            elif value[0] == "drop":
-                gone[value[1]] = value[2]
+        looks, gone = wanted((v[1], v[2], v[3]) for v in told[2] if v[0] == "clips"), {v[1]: v[2] for v in told[2] if v[0] == "drop"}
         for record in records:
             if record.id in gone:
                 yield _on(["drop", record.id, gone[record.id]])
-            cells: dict[int, str] = {}
-            for pair, frames in wanted.get(record.id, ()):
-                for k in set(frames) - cells.keys():
-                    data = record.segments[k].payload
-                    sketches = sketch_of(data)[1] if data is not None else []
-                    small = coarser(sketches[0].cells, _CELLS).astype(np.uint8) if sketches and not plain(sketches[0].cells) else None
-                    cells[k] = b85encode(small.tobytes()).decode() if small is not None else ""
-                key = sha256(pair.encode()).digest()
-                yield int.from_bytes(key[:4], "little"), key, [pair, record.id, [cells[k] for k in frames]]
+            yield from sides(record, looks, _CELLS)
 
     def _confirmed(self, rows: Iterable[Row]) -> Iterator[list[Any]]:
         counts: Counter[str] = Counter()
@@ -183,7 +166,7 @@ class ClipHash(Across):
                 yield from values
             elif len(values) == 2:
                 a, b = values[0][0].split(" ")
-                worst = [_worst(x, y) for x, y in zip(values[0][2], values[1][2], strict=True)]
+                worst = [apart(x, y) for x, y in zip(values[0][2], values[1][2], strict=True)]
                 good = [w for w in worst if w is not None]
                 if len(good) * 2 > len(worst):
                     counts["confirmed"] += 1
@@ -209,25 +192,6 @@ def _hash(known: dict[bytes, int | None], digest: bytes, data: bytes) -> int | N
         made = sketch_of(data)[1]
         known[digest] = None if not made or plain(made[0].cells) else made[0].phash
     return known[digest]
-
-
-def _equal(kin: Any) -> Iterator[tuple[int, int, int]]:
-    """Pairs of equal hashes of different groups: each with the first of another group."""
-    other = int(np.argmax(kin != kin[0]))
-    for j in range(1, len(kin)):
-        if kin[j] != kin[0]:
-            yield 0, j, 0
-        elif j > other:
-            yield other, j, 0
-
-
-def _worst(x: str, y: str) -> int | None:
-    """By how many levels two frames differ at worst; None when they do not show the same."""
-    if not x or not y:
-        return None
-    a, b = (np.frombuffer(b85decode(s), np.uint8).reshape(1, _CELLS, _CELLS, 3) for s in (x, y))
-    worst, mean, related = differences(a[0], b)
-    return int(worst[0]) if worst[0] <= WORST and mean[0] <= MEAN and related[0] >= RELATED else None
 
 
 def _id(rank: str) -> str:

@@ -65,8 +65,8 @@ def image_files(reference: ReferenceImages) -> list[str]:
     if reference.hashes:
         return [reference.path]
     found = [place(reference.path, f.path) for f in list_files(reference.path, IMAGES + TARS + _PARQUET + _tables(reference))]
-    named = (where for table in found if table.lower().endswith(TABLES) for _, where in named(reference, table))
-    return list(dict.fromkeys(chain(found, named)))
+    shown = (where for table in found if table.lower().endswith(TABLES) for _, where in named(reference, table))
+    return list(dict.fromkeys(chain(found, shown)))
 
 
 def is_dataset(path: str) -> bool:
