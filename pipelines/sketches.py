@@ -97,8 +97,8 @@ class SketchIndex:
         self._rough = coarser(self.cells, _ROUGH).astype(np.int16).reshape(n, _ROUGH * _ROUGH * CHANNELS)
 
     def matches(self, sketch: Sketch, most: int = 16, bits: int = BITS) -> list[Match]:
-        """The nearest `most` sketches of the same picture, best first. A plain picture has none."""
-        if not len(self.hashes) or plain(sketch.cells):
+        """The nearest `most` sketches of the same picture, best first. Of two plain pictures none is the other's."""
+        if not len(self.hashes):
             return []
         apart = np.bitwise_count(self.hashes ^ np.uint64(sketch.phash))
         near = np.flatnonzero(apart <= bits)
@@ -114,7 +114,9 @@ class SketchIndex:
                 worst, mean, related = differences(one, coarser(self.cells[some], grid))
                 good = (worst <= WORST) & (mean <= MEAN) & (related >= RELATED)
                 found += [Match(int(w), int(apart[i]), int(i)) for i, w in zip(some[good], worst[good], strict=True)]
-        return sorted(m for m in found if not plain(self.cells[m.at]))[:most]
+        if plain(sketch.cells):  # a copy of what is just not plain may just be so
+            found = [m for m in found if not plain(self.cells[m.at])]
+        return sorted(found)[:most]
 
 
 def _ranges(cells: NDArray[np.int16]) -> tuple[NDArray[np.int16], NDArray[np.int16]]:
