@@ -25,6 +25,7 @@ GRID, CHANNELS = 32, 3
 CELLS = GRID * GRID * CHANNELS
 BITS = 24  # of 64, in which hashes of one picture may differ
 WORST, MEAN, RELATED = 44, 2.4, 0.88
+SMALL_WORST = 56  # where pictures are compared on fewer cells: of pictures so small, a copy loses more
 PLAIN = 32
 _ROUGH, _APART = 4, 28  # a first look on 4 × 4 cells: copies are within 15 levels there (measured), so nothing is lost
 _SOME = 4096  # sketches compared by cells at a time: 200 MB
@@ -112,7 +113,7 @@ class SketchIndex:
             for start in range(0, len(mine), _SOME):
                 some = mine[start : start + _SOME]
                 worst, mean, related = differences(one, coarser(self.cells[some], grid))
-                good = (worst <= WORST) & (mean <= MEAN) & (related >= RELATED)
+                good = (worst <= (WORST if grid == GRID else SMALL_WORST)) & (mean <= MEAN) & (related >= RELATED)
                 found += [Match(int(w), int(apart[i]), int(i)) for i, w in zip(some[good], worst[good], strict=True)]
         if plain(sketch.cells):  # a copy of what is just not plain may just be so
             found = [m for m in found if not plain(self.cells[m.at])]
