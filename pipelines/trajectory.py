@@ -16,7 +16,8 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from pipelines.actions import ActionText, Goals, Pose, Track, picks, sample
+from pipelines.action_text import ActionText
+from pipelines.actions import Goals, Pose, Track, picks, sample
 from pipelines.columns import Columns, numbers, widths
 from pipelines.format.document import Size
 from pipelines.format.errors import Reject

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
-from pipelines.actions import ActionText
+from pipelines.action_text import ActionText
 from pipelines.format.errors import InputError
 from pipelines.format.record import Record
 from pipelines.media.child import close_children
