@@ -24,6 +24,7 @@ from pipelines.action_text import ActionText
 from pipelines.format.chance import draw, hash64, record_id
 from pipelines.format.document import Document
 from pipelines.format.record import Record, Segment, Text
+from pipelines.resample import Combine, combined
 
 # Metres between two frames by dataset, the waypoint spacing that Navigation World Models divides positions by.
 SPACING = {"recon": 0.25, "scand": 0.38, "tartan": 0.72, "go_stanford": 0.12, "sacson": 0.255, "huron": 0.255}
@@ -63,12 +64,18 @@ class Pose(Document):
 
     def read(self, column: Callable[[str], np.ndarray]) -> np.ndarray:
         """[n, 3] float64: x, y, yaw."""
-        if self.yaw is not None:
-            yaw = column(self.yaw)
-        else:
-            w, x, y, z = (column(name) for name in self.quaternion or ())
-            yaw = np.arctan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z))
+        yaw = column(self.yaw) if self.yaw is not None else heading(self.rotation(column))
         return np.stack([column(self.x), column(self.y), yaw], axis=1)
+
+    def rotation(self, column: Callable[[str], np.ndarray]) -> np.ndarray:
+        """[n, 4] float64: w, x, y, z."""
+        return np.stack([column(name) for name in self.quaternion or ()], axis=1)
+
+
+def heading(q: np.ndarray) -> np.ndarray:
+    """The yaw of quaternions [n, 4] as w, x, y, z."""
+    w, x, y, z = q.T
+    return np.asarray(np.arctan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z)))
 
 
 def metres(spacing: Any) -> Any:
@@ -81,7 +88,7 @@ def metres(spacing: Any) -> Any:
 class Goals(Document):
     """Which frame a sample leads to: `min` … `max` frames away, with `backward` also behind (`min: 0` lets an observation be its own goal, as
     Navigation World Models does); `each` goals per observation, an observation every `stride` frames. `combine` makes one action of the rows from
-    observation to goal: the first, the last before the goal, mean, or sum. `said` does so for words: the first, the last, or what held the longest."""
+    observation to goal: the first, the last before the goal, mean, or sum; `said` one word: the first, the last, or what held the longest."""
 
     context: int = Field(default=4, ge=1, le=64)
     min: int = Field(default=1, ge=0)
@@ -90,7 +97,7 @@ class Goals(Document):
     each: int = Field(default=1, ge=1, le=64)
     stride: int = Field(default=1, ge=1)
     horizon: int = Field(default=128, ge=1)
-    combine: Literal["first", "last", "mean", "sum"] = "mean"
+    combine: Combine = "mean"
     said: Literal["first", "last", "most"] = "most"
     seed: int = 0
 
@@ -126,6 +133,7 @@ class Track:
     values: Mapping[str, np.ndarray]
     fields: Mapping[str, Any]
     words: Mapping[str, Sequence[str | None]] = field(default_factory=dict)
+    noted: Mapping[str, Sequence[Any]] = field(default_factory=dict)  # columns that go into a record's fields as they are at its observation
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +175,8 @@ def sample(
     *before, goal = (frames[i] for i in pick.frames)
     segments = [replace(s, role="context", atom=0) for s in before]
     segments += [Text(words.write(values), "context", 0), replace(goal, role="target", atom=0)]
-    fields = {**track.fields, "offset": pick.offset, "action": {name: _kept(values[name]) for name in words.slots}}
+    noted = {name: column[pick.at] for name, column in track.noted.items()}
+    fields = {**track.fields, **noted, "offset": pick.offset, "action": {name: _kept(values[name]) for name in words.slots}}
     if track.poses is not None:
         fields["poses"] = [[round(float(v), 6) + 0.0 for v in track.poses[i]] for i in (pick.at, pick.at + pick.offset)]
     origin = f"{track.origin}#{track.rows[pick.at]}~{pick.k}"
@@ -186,8 +195,7 @@ def action(track: Track, goals: Goals, at: int, offset: int, spacing: float) -> 
         out["dx"], out["dy"], out["dyaw"] = delta(track.poses[at], track.poses[at + offset], spacing)
     stop = at + max(offset, 1)
     for name, column in track.values.items():
-        taken = column[at:stop]
-        out[name] = float({"first": taken[0], "last": taken[-1], "mean": taken.mean(), "sum": taken.sum()}[goals.combine])
+        out[name] = combined(column[at:stop], goals.combine)
     for name, said in track.words.items():
         heard = [str(w) for w in said[at:stop]]
         out[name] = {"first": heard[0], "last": heard[-1], "most": Counter(heard).most_common(1)[0][0]}[goals.said]  # ties: the earliest

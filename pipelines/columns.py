@@ -112,7 +112,7 @@ def texts(table: Columns, name: str) -> list[str | None]:
 
 def widths(table: Columns, name: str) -> int:
     """How many numbers a row of this column holds; 0 for a plain number."""
-    if name not in table.names:
+    if not _has(table, name):
         return 0
     values = table.raw(name)
     if isinstance(values, np.ndarray) and values.dtype != object:
@@ -140,10 +140,12 @@ def _inside(row: dict[str, Any], path: str) -> Any:
     return value
 
 
+def _has(table: Columns, name: str) -> bool:
+    return name in table.names or (isinstance(table, _Rows) and name.partition(".")[0] in table.names)
+
+
 def _column(table: Columns, name: str) -> Any:
-    if isinstance(table, _Rows) and name.partition(".")[0] in table.names:
-        return table.raw(name)
-    if name not in table.names:
+    if not _has(table, name):
         raise Reject("unreadable", f"no column {name!r}; there are: {', '.join(table.names)[:200] or 'none'}")
     return table.raw(name)
 

@@ -75,7 +75,7 @@ def unpickled(data: bytes) -> Any:
                 raise Reject("too_large", f"more than {MAX_STEPS} instructions")
             if opcode.name == "STOP":
                 return machine.stack.pop()
-            machine.step(opcode.name, argument, at)
+            machine.step(opcode.name, argument, at or 0)
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, OverflowError, AssertionError, MemoryError, RecursionError) as e:
         raise Reject("unreadable", f"pickle: {type(e).__name__}: {e}"[:200]) from None
     raise Reject("truncated", "the pickle does not end")
