@@ -94,14 +94,14 @@ class TrajectoryFolder(ImageFrames):
             try:
                 yield from self.samples(self._trajectory(rel), source)
             except Reject as e:
-                yield Rejected(rel, e.reason, e.detail)
+                yield Rejected(_origin(rel), e.reason, e.detail)
 
     def _trajectory(self, rel: str) -> Trajectory:
         data, table = self._bytes(rel), read_columns(storage.join(self.path, rel))
         files = self._numbered(_folder(rel))
         missing = {row: ("missing_frame", f"{_folder(rel)}{row}.jpg") for row in range(table.rows) if row not in files}
         found = {"frames": len(files)}
-        return Trajectory(rel, sha256_hex(data), self._checked(table), missing, self._loader(files), self._thumbs(files), found=found)
+        return Trajectory(_origin(rel), sha256_hex(data), self._checked(table), missing, self._loader(files), self._thumbs(files), found=found)
 
     def _checked(self, table: Columns) -> Any:
         for name in (self.position, self.yaw):
@@ -117,6 +117,11 @@ class TrajectoryFolder(ImageFrames):
             if "/" not in name and stem.isascii() and stem.isdigit():
                 out.setdefault(int(stem), folder + name)
         return out
+
+
+def _origin(rel: str) -> str:
+    """The trajectory by its folder, so that a conversion of its data keeps its samples; by its data where the source's path is the folder."""
+    return _folder(rel).rstrip("/") or rel
 
 
 def _folder(rel: str) -> str:
