@@ -94,7 +94,7 @@ class Goals(Document):
     min: int = Field(default=1, ge=0)
     max: int = Field(default=64, ge=1)
     backward: bool = False
-    each: int = Field(default=1, ge=1, le=64)
+    each: int = Field(default=1, ge=1, le=256)
     stride: int = Field(default=1, ge=1)
     horizon: int = Field(default=128, ge=1)
     combine: Combine = "mean"

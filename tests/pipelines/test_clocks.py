@@ -38,8 +38,8 @@ def test_every_planted_fault_is_found_where_it_is_and_nothing_else(fault):
         rng, times, step = clean(seed)
         row = int(rng.integers(5, len(times) - 5))
         if fault == "gap":  # rows are missing
-            times = np.delete(times, range(row, row + int(rng.integers(12, 40)))) if row + 45 < len(times) else np.append(times, times[-1] + 30 * step)
-            row = row if row + 45 < len(clean(seed)[1]) else len(times) - 1
+            row = int(rng.integers(5, len(times) - 45))
+            times = np.delete(times, range(row, row + int(rng.integers(12, 40))))
             wanted = [(row, "gap")]
         elif fault == "clock_forward":
             times[row:] += rng.uniform(GAP_STEPS + 3, 1000) * step
@@ -91,7 +91,8 @@ def test_idle_rows_break_a_stretch():
     idle[10:20] = True
     assert stretch(np.arange(30.0), None, None, idle)[0] == [list(range(10)), list(range(20, 30))]
     episodes = ["a"] * 15 + ["b"] * 15
-    assert not idle_rows(np.ones(30, bool), np.arange(30.0), episodes, 14.5).any() and idle_rows(np.ones(30, bool), np.arange(30.0), episodes, 13).all()
+    still, times = np.ones(30, bool), np.arange(30.0)
+    assert not idle_rows(still, times, episodes, 14.5).any() and idle_rows(still, times, episodes, 13).all()
 
 
 # ---- rows and frames -------------------------------------------------------------------------------------------------------------------------

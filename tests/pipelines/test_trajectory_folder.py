@@ -89,7 +89,7 @@ def test_our_numbers_are_those_of_the_formulas_to_a_millionth(tmp_path, name):
     records, rejected = read(source(tmp_path, spacing=name, goals={"min": 0, "max": 64, "backward": True, "each": 4, "stride": 6}))
     assert rejected == [] and len(records) == 2 * 15 * 4
     for r in records:
-        position, yaw = truth[r.origin.split("/")[0]]
+        position, yaw = truth[r.origin.partition("#")[0]]
         *context, goal = shown(r)
         now = context[-1]
         assert context == [now - 3, now - 2, now - 1, now] and goal == now + r.fields["offset"]
@@ -144,7 +144,7 @@ def test_a_pickle_that_is_a_program_costs_its_trajectory_and_runs_nothing(tmp_pa
 
     (tmp_path / "evil" / "traj_data.pkl").write_bytes(pickle.dumps({"position": Evil(), "yaw": np.zeros(12)}))
     records, rejected = read(source(tmp_path))
-    assert not canary.exists() and {r.origin.partition("/")[0] for r in records} == {"good"}
+    assert not canary.exists() and {r.origin.partition("#")[0] for r in records} == {"good"}
     assert [(r.origin, r.reason) for r in rejected] == [("evil", "not_allowed")] and "system" in rejected[0].detail
 
 
