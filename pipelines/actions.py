@@ -154,7 +154,7 @@ def picks(track: Track, goals: Goals, source: str) -> Iterator[Pick]:
             offset = goals.offset(h, k, at, len(track.rows))
             if offset is None:
                 continue
-            ends = track.sound[at] and track.sound[at + offset]
+            ends = track.poses is None or (track.sound[at] and track.sound[at + offset])  # a goal without a pose is just a picture
             between = track.sound[at : at + offset].all() if track.values or track.words else True
             if ends and between:
                 yield Pick(at, k, offset, (*range(at - goals.context + 1, at + 1), at + offset))

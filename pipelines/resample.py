@@ -19,6 +19,7 @@ from pipelines.clocks import usual_step
 
 Align = Literal["nearest", "previous", "linear", "between"]
 Combine = Literal["first", "last", "mean", "sum"]
+SAME = 1e-6  # seconds: times that differ by less are one time, written by two programs
 
 
 class Resampling:
@@ -27,14 +28,14 @@ class Resampling:
     def __init__(self, rows: np.ndarray, at: np.ndarray, align: Align, max_distance: float | None = None, combine: Combine = "mean") -> None:
         self.align, self.combine, self.rows, self.at = align, combine, rows, at
         far = max_distance if max_distance is not None else 1.5 * usual_step(rows)
-        self._left = np.searchsorted(rows, at, side="right") - 1  # the last row at or before
+        self._left = np.searchsorted(rows, at + SAME, side="right") - 1  # the last row at or before
         self._right = np.where(self._exact(), self._left, self._left + 1)
         self.before = self._close(self._left, far)
         self.after = self._close(self._right, far)
 
     def _exact(self) -> np.ndarray:
         inside = self._left >= 0
-        return inside & (self.rows[np.maximum(self._left, 0)] == self.at) if len(self.rows) else np.zeros(len(self.at), bool)
+        return inside & (np.abs(self.rows[np.maximum(self._left, 0)] - self.at) <= SAME) if len(self.rows) else np.zeros(len(self.at), bool)
 
     def _close(self, index: np.ndarray, far: float) -> np.ndarray:
         """bool [n]: that row exists and is near enough."""
@@ -101,7 +102,7 @@ class Resampling:
     def _spans(self) -> list[tuple[int, int]]:
         """Rows [a, b) from each time to the next; the last one is as long as the usual step."""
         ends = np.append(self.at[1:], self.at[-1:] + usual_step(self.at)) if len(self.at) else self.at
-        return list(zip(np.searchsorted(self.rows, self.at).tolist(), np.searchsorted(self.rows, ends).tolist(), strict=True))
+        return list(zip(np.searchsorted(self.rows, self.at - SAME).tolist(), np.searchsorted(self.rows, ends - SAME).tolist(), strict=True))
 
     def _between(self, values: np.ndarray) -> np.ndarray:
         return np.array([combined(values[a:b], self.combine) if b > a else np.nan for a, b in self._spans()], np.float64)
