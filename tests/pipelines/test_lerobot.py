@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import io
+import json
+import os
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -20,6 +26,7 @@ from pipelines.stage import Rejected
 from tests.pipelines.clips import clip, number
 from tests.pipelines.lerobot_folders import CAMERAS, FILES, LENGTHS, lerobot_v3
 
+DATA = os.environ.get("HEADWATER_DATA")
 STARTS = (0, 30, 500)  # the number painted into each episode's first frame
 
 
@@ -146,3 +153,58 @@ def test_a_folder_without_its_list_of_episodes_says_so(tmp_path):
     (tmp_path / "meta/episodes/chunk-000/file-000.parquet").unlink()
     with pytest.raises(InputError, match="list of episodes"):
         arm(tmp_path).parts()
+
+
+def joined(old: Path, new: Path) -> None:
+    """A v2.1 folder as v3.0: its episodes' rows in one table, its videos' packets in one file, not decoded."""
+    info = json.loads((old / "meta/info.json").read_text())
+    camera = next(name for name, f in info["features"].items() if f["dtype"] == "video")
+    paths = {"data_path": "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"}
+    paths["video_path"] = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
+    for folder in ("meta/episodes/chunk-000", "data/chunk-000", f"videos/{camera}/chunk-000"):
+        (new / folder).mkdir(parents=True)
+    (new / "meta/info.json").write_text(json.dumps({**info, **paths, "codebase_version": "v3.0"}))
+    tasks = [json.loads(line) for line in (old / "meta/tasks.jsonl").read_text().splitlines()]
+    pq.write_table(pa.table({"task_index": [t["task_index"] for t in tasks], "task": [t["task"] for t in tasks]}), new / "meta/tasks.parquet")
+    rows, tables, start, at = [], [], 0.0, 0
+    with av.open(str(new / f"videos/{camera}/chunk-000/file-000.mp4"), "w") as out:
+        track = None
+        for video in sorted(old.rglob("*.mp4")):
+            episode = int(video.stem.rpartition("_")[2])
+            table = pq.read_table(old / f"data/chunk-000/{video.stem}.parquet")
+            with av.open(str(video)) as box:
+                first = box.streams.video[0]
+                base = first.time_base
+                if track is None:
+                    context = first.codec_context
+                    track = out.add_mux_stream("av1", rate=info["fps"], width=context.width, height=context.height, time_base=base)
+                for packet in box.demux(video=0):
+                    if packet.dts is not None:
+                        moved = round(start / float(base))
+                        packet.pts, packet.dts, packet.stream = packet.pts + moved, packet.dts + moved, track
+                        out.mux(packet)
+            key = f"videos/{camera}/"
+            rows.append({"episode_index": episode, "length": table.num_rows, "data/chunk_index": 0, "data/file_index": 0,
+                         key + "chunk_index": 0, key + "file_index": 0, key + "from_timestamp": start,
+                         key + "to_timestamp": start + table.num_rows / info["fps"]})  # fmt: skip
+            start, at = start + table.num_rows / info["fps"], at + table.num_rows
+            tables.append(table.set_column(table.schema.names.index("episode_index"), "episode_index", pa.array([episode] * table.num_rows)))
+    pq.write_table(pa.concat_tables(tables, promote_options="permissive"), new / "data/chunk-000/file-000.parquet")
+    pq.write_table(pa.Table.from_pylist(rows), new / "meta/episodes/chunk-000/file-000.parquet")
+
+
+@pytest.mark.skipif(not DATA, reason="HEADWATER_DATA names no real files")
+def test_a_real_robot_gives_the_same_samples_in_both_layouts(tmp_path):
+    """Unitree G1, two episodes of AV1 video: the same frames to the byte and the same words, whether apart (v2.1) or joined (v3.0)."""
+    old = Path(str(DATA)) / "action_video/unitree_g1_lerobot"
+    joined(old, tmp_path)
+    keys: dict[str, Any] = {"actions": {"a": "action"}, "goals": {"max": 8, "stride": 30}, "size": 64}
+    (apart, none), (together, nothing) = read(VideoActions(path=str(old), **keys)), read(VideoActions(path=str(tmp_path), **keys))
+    assert none == nothing == [] and len(apart) > 12
+    by_place = {(r.fields["episode"], r.origin.rpartition("#")[2].partition("~")[0]): r for r in together}
+    for r in apart:
+        twin = by_place[r.fields["episode"], r.origin.rpartition("#")[2].partition("~")[0]]
+        assert twin.fields["task"] == r.fields["task"] != ""
+        assert [s.payload for s in twin.segments[:4]] == [s.payload for s in r.segments[:4]]
+        if twin.fields["offset"] == r.fields["offset"]:  # goals are drawn by origin, which names the episode's file
+            assert [(s.payload, s.text) for s in twin.segments] == [(s.payload, s.text) for s in r.segments]

@@ -2,9 +2,28 @@
 
 from __future__ import annotations
 
-import numpy as np
+import io
+import json
+from fractions import Fraction
+from pathlib import Path
 
+import av
+import numpy as np
+import pytest
+
+from pipelines.format.record import Record
+from pipelines.media.child import close_children
+from pipelines.media.images import encode_jpeg
 from pipelines.motion_lag import SHORTEST, find_lag, motion
+from pipelines.sources.frames_actions import FramesActions
+from pipelines.sources.video_actions import VideoActions
+from pipelines.stage import Rejected
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_child_left():
+    yield
+    close_children()
 
 
 def drive(seed: int, n: int = 200, noise: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
@@ -45,3 +64,50 @@ def test_too_little_or_nothing_that_changes_says_nothing():
     assert find_lag(motion(frames[: SHORTEST - 1]), speed) is None
     assert find_lag(motion(frames), np.ones(200)) is None and find_lag(np.zeros(199), speed) is None
     assert find_lag(motion(frames), np.full(200, np.nan)) is None
+
+
+def film(frames: np.ndarray) -> bytes:
+    out = io.BytesIO()
+    with av.open(out, "w", format="mp4") as box:
+        stream = box.add_stream("libx264", rate=10)
+        stream.width = stream.height = 64
+        stream.pix_fmt, stream.codec_context.time_base = "yuv420p", Fraction(1, 10)
+        for i, f in enumerate(frames):
+            grey = np.kron(np.clip(f, 0, 255).astype(np.uint8), np.ones((2, 2), np.uint8))
+            picture = av.VideoFrame.from_ndarray(np.repeat(grey[:, :, None], 3, axis=2), format="rgb24")
+            picture.pts = i
+            box.mux(stream.encode(picture))
+        box.mux(stream.encode(None))
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["video", "images"])
+def test_sources_warn_or_reject_when_asked_and_say_nothing_otherwise(tmp_path: Path, kind: str):
+    frames, speed = drive(3, 120)
+    path = np.concatenate([[0], np.cumsum(speed)[:-1]])
+    if kind == "video":
+        (tmp_path / "pan.mp4").write_bytes(film(frames))
+    else:
+        (tmp_path / "images").mkdir()
+        for i, f in enumerate(frames):
+            grey = np.kron(np.clip(f, 0, 255).astype(np.uint8), np.ones((2, 2), np.uint8))
+            (tmp_path / "images" / f"{i}.jpg").write_bytes(encode_jpeg(np.repeat(grey[:, :, None], 3, axis=2), 90))
+
+    def found(by: int, check: str) -> tuple[list[Record], list[Rejected]]:
+        x = np.roll(path, by) if by else path
+        rows = [{"x": float(v), "y": 0.0, "yaw": 0.0} for v in x]
+        (tmp_path / "pan.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+        pose, goals = {"x": "x", "y": "y", "yaw": "yaw"}, {"max": 4, "stride": 20}
+        keys = {"path": str(tmp_path), "pose": pose, "check_shift": check, "size": 32, "goals": goals}
+        source = VideoActions(**keys) if kind == "video" else FramesActions(**keys, table="pan.jsonl", image="images/{row}.jpg", fps=10)
+        out = [r for part in source.parts() for r in source.read(part.spec, "pan")]
+        return [r for r in out if isinstance(r, Record)], [r for r in out if isinstance(r, Rejected)]
+
+    for by in (1, -1):
+        records, rejected = found(by, "reject")
+        assert records == [] and [r.reason for r in rejected] == ["shifted"] and f"{by:+d} rows off" in rejected[0].detail
+        warned = found(by, "warn")
+        assert len(warned[0]) == 6 and warned[1] == [] and warned[0][0].fields["trajectory"]["shift"]["frames"] == by
+    for check in ("no", "warn", "reject"):
+        records, rejected = found(0, check)
+        assert len(records) == 6 and rejected == [] and "shift" not in records[0].fields["trajectory"]
