@@ -30,6 +30,8 @@ from pipelines.sources.trajectory_folder import TrajectoryFolder
 from pipelines.stage import Rejected
 from tests.pipelines.clips import number, painted
 
+DATA = os.environ.get("HEADWATER_DATA")
+
 
 @pytest.fixture(scope="module", autouse=True)
 def _no_child_left():
@@ -198,3 +200,41 @@ def test_a_hundred_samples_of_an_observation_cost_rows_and_no_pixels(tmp_path):
     per_sample = (tars[100] - tars[1]) / (rows[100] - rows[1])
     print(f"pixels {pixels[1]} -> {pixels[100]} bytes, tar {tars[1]} -> {tars[100]}, {per_sample:.0f} a sample; copies would take {naive:.0f}")
     assert per_sample <= 2560  # its JSON in the tar, a header and padding
+
+
+def real_walks() -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Positions in metres and yaw of real paths: a car's minute by GPS and gyroscope (comma2k19), and two camera paths."""
+    data = Path(str(DATA))
+    ecef = np.load(data / "action_only/comma2k19_segment40/global_pose/frame_positions.npy")
+    up = ecef[0] / np.linalg.norm(ecef[0])
+    east = np.cross([0, 0, 1.0], up)
+    east /= np.linalg.norm(east)
+    car = np.stack([(ecef - ecef[0]) @ east, (ecef - ecef[0]) @ np.cross(up, east)], axis=1)
+    out = {"car": (car[:300], np.arctan2(*np.gradient(car, axis=0).T[::-1])[:300])}
+    for name in ("00", "01"):
+        pose = np.load(data / f"action_video/camera_paths_lingbot/{name}/poses.npy").astype(np.float64)
+        out[f"camera{name}"] = (pose[:200, [2, 0], 3], np.arctan2(pose[:200, 0, 2], pose[:200, 2, 2]))
+    return out
+
+
+@pytest.mark.skipif(not DATA, reason="HEADWATER_DATA names no real files")
+def test_real_paths_come_back_from_words_within_what_was_printed(tmp_path):
+    worst, longest = 0.0, 0.0
+    for name, (position, yaw) in real_walks().items():
+        (tmp_path / name).mkdir()
+        for i in range(len(yaw)):
+            (tmp_path / name / f"{i}.jpg").write_bytes(encode_jpeg(painted(i), 95))
+        (tmp_path / name / "traj_data.pkl").write_bytes(pickle.dumps({"position": position, "yaw": yaw}, 2))
+        spacing = float(np.median(np.hypot(*np.diff(position, axis=0).T))) or 1.0
+        records, rejected = read(source(tmp_path / name, spacing=spacing, goals={"min": 0, "max": 64, "backward": True, "stride": 3}))
+        assert rejected == [] and len(records) > 60
+        for r in records:
+            now, goal = shown(r)[3], shown(r)[4]
+            wanted = formulas(position, yaw, now, goal, spacing)
+            assert [r.fields["action"][k] for k in ("dx", "dy", "dyaw", "rel_t")] == pytest.approx(wanted, abs=1e-6)
+            said = ActionText().parse(r.segments[4].text or "")
+            assert said is not None
+            worst = max(worst, *(abs(said[k] - w) for k, w in zip(("dx", "dy", "dyaw", "rel_t"), wanted, strict=True)))
+            longest = max(longest, abs(wanted[0]))
+    print(f"worst error {worst:.6f} of what three digits can say, longest dx {longest:.1f} spacings")
+    assert worst <= 0.0005 + 1e-9
