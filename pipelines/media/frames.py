@@ -42,6 +42,13 @@ def probe(args: dict[str, Any], file: Any) -> Iterator[tuple[dict[str, Any], byt
     yield info, b""
 
 
+def clock(args: dict[str, Any], file: Any) -> Iterator[tuple[dict[str, Any], Any]]:
+    """One answer: the same facts, and when each frame is presented, in seconds from the first: float64 [frames], increasing."""
+    with _open(args, file) as (container, stream):
+        info, table = _survey(container, stream, args)
+    yield info, (np.sort(table.pts[table.shown]) - table.first) * float(table.base)
+
+
 def sample(args: dict[str, Any], file: Any) -> Iterator[tuple[dict[str, Any], Any]]:
     """Facts first, then an answer {k, time_s, shape} with its buffer per wanted time that could be shown. What is wanted: `timeline.wanted`, or
     the frames of `clips` (a rule of `spans.py`, whose sayings join the answer). With `look` the small copy of `measures.py` goes before the
