@@ -26,6 +26,31 @@ _FRESH = 50_000  # names kept apart until they are sorted in
 
 def members(stream: IO[bytes], wanted: tuple[str, ...]) -> Iterator[tuple[str, bytes | Reject]]:
     """(name, content) of members whose lower-case name ends in `wanted`, or (name, Reject). Raises `Reject` where the archive itself ends badly."""
+    for name, kind, size, problem in _heads(stream):
+        if problem is None and name.lower().endswith(wanted):
+            yield name, _exactly(stream, _padded(size), f"in {name}")[:size]
+            continue
+        if kind != b"5" and problem is not None:  # folders are neither wanted nor suspicious
+            yield name, problem
+        _skip(stream, _stored(kind, size), name)
+
+
+def places(stream: IO[bytes], wanted: tuple[str, ...]) -> Iterator[tuple[str, int, int]]:
+    """(name, offset, size) of the members that `members` would give, of a plain tar in a seekable stream: headers are read, contents passed over.
+    Raises `Reject` where the archive ends badly."""
+    end = stream.seek(0, 2)
+    stream.seek(0)
+    for name, kind, size, problem in _heads(stream):
+        at = stream.tell()
+        if at + _stored(kind, size) > end:
+            raise Reject("truncated", f"the archive stops in {name}")
+        if problem is None and name.lower().endswith(wanted):
+            yield name, at, size
+        stream.seek(at + _stored(kind, size))
+
+
+def _heads(stream: IO[bytes]) -> Iterator[tuple[str, bytes, int, Reject | None]]:
+    """(name, kind, size, what speaks against it) of each member; whoever asks for the next has taken the content from the stream."""
     seen = _Names()
     extra: dict[str, str] = {}
     for _ in range(MAX_MEMBERS):
@@ -41,15 +66,14 @@ def members(stream: IO[bytes], wanted: tuple[str, ...]) -> Iterator[tuple[str, b
             extra |= _pax(text) if kind == b"x" else {"path": _text(text)} if kind == b"L" else {}
             continue
         name = extra.get("path") or _name(header)
-        problem = _problem(name, kind, size, seen.has(name))
         extra = {}
-        if problem is None and name.lower().endswith(wanted):
-            yield name, _exactly(stream, _padded(size), f"in {name}")[:size]
-            continue
-        if kind != b"5" and problem is not None:  # folders are neither wanted nor suspicious
-            yield name, problem
-        _skip(stream, _padded(size if kind not in (b"1", b"2", b"3", b"4", b"5", b"6") else 0), name)
+        yield name, kind, size, _problem(name, kind, size, seen.has(name))
     raise Reject("too_large", f"more than {MAX_MEMBERS} members")
+
+
+def _stored(kind: bytes, size: int) -> int:
+    """The bytes a member's content takes; links, devices and folders have none, whatever their header says."""
+    return 0 if kind in (b"1", b"2", b"3", b"4", b"5", b"6") else _padded(size)
 
 
 def _problem(name: str, kind: bytes, size: int, met: bool) -> Reject | None:

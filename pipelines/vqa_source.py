@@ -35,7 +35,8 @@ Held = Literal["path", "bytes", "base64", "url"]
 
 class VqaSource(Source):
     """`table` is the file of questions below `path` (`*` for several), with `key` the list's key where a JSON file holds an object (`*`: the object
-    itself, by id). `without_image: keep` makes records of text where a row names no image. A text is at most `max_text` characters."""
+    itself, by id). `archives` are plain tars that hold the images the table names. `without_image: keep` makes records of text where a row
+    names no image. A text is at most `max_text` characters; `unescape` turns HTML's entities into what they mean."""
 
     data: ClassVar[str] = "vqa"
     version: ClassVar[int] = 2  # 2: pictures stand where they are marked, rows of Parquet merge, answers must be among their choices
@@ -44,6 +45,7 @@ class VqaSource(Source):
     image: str | tuple[str, ...] = "image"
     images_are: Held | None = None
     key: str | None = None
+    archives: str | None = None
     without_image: Literal["reject", "keep"] = "reject"
     unescape: bool = True
     max_turns: int = Field(200, ge=1, le=10_000)
@@ -93,7 +95,7 @@ class VqaSource(Source):
         columns = tuple(self.columns()) if self.parquet else ()
         paths = lambda row: [path_of(ref) for ref in self._images(row)]
         given = {"key": self.key, **{k: v for k, v in more.items() if v is not None}}
-        return Rows(self.path, self.table, paths, self.usable, merge=self.merged(), columns=columns, **given)
+        return Rows(self.path, self.table, paths, self.usable, self.merged(), columns=columns, archives=self.archives, **given)
 
     def parts(self) -> list[SourcePart]:
         if self.held == "path":
@@ -130,5 +132,3 @@ class VqaSource(Source):
         if not found and self.without_image == "reject":
             raise Reject("no_image", "a row that names no image")
         return found
-
-

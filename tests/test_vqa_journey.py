@@ -47,7 +47,12 @@ def run(root, stage, name, **document):
 
 def test_several_pictures_and_lettered_choices_encode_plan_train_and_are_asked_as_they_were_trained(root):
     small = {"resize_image": {"size": 32}}
-    words = {"with_choices": "USER: {question}\n{choices}\nASSISTANT:", "choice": "{letter}. {choice}", "answer_with_choices": " {letter}", "shuffle": True}
+    words = {
+        "with_choices": "USER: {question}\n{choices}\nASSISTANT:",
+        "choice": "{letter}. {choice}",
+        "answer_with_choices": " {letter}",
+        "shuffle": True,
+    }
     talk = run(root, "vqa", "talk", source={"vqa_json": {"path": "in", "table": "talk.json"}}, transforms=[small, {"template": words}], output="talk")
     table = {"path": "in", "table": "asked.jsonl", "choices": "options", "answer_is": "letter", "per": "question"}
     asked = run(root, "vqa", "asked", source={"vqa_table": table}, transforms=[small, {"template": words}], output="asked")

@@ -63,7 +63,8 @@ class VqaJson(VqaSource):
             return images
         talk = [name for name in _TALK if name in known]
         if not talk:
-            raise InputError("no column of conversations", where=first, found=", ".join(known[:50]), allowed=", ".join(_TALK), next="name it with `conversation`")
+            there = {"found": ", ".join(known[:50]), "allowed": ", ".join(_TALK)}
+            raise InputError("no column of conversations", where=first, **there, next="name it with `conversation`")
         return [*images, talk[0], *(["id"] if "id" in known else [])]
 
     def parts(self) -> list[SourcePart]:

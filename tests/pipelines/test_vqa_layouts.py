@@ -1,7 +1,9 @@
 """Layouts of public question sets: choices in every form, images in cells, by path and by URL, several to a question, and marks in the text."""
 
 import base64
+import io
 import json
+import tarfile
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -109,7 +111,9 @@ def cells(n, form):
     return {"data": "data:image/jpeg;base64," + base64.b64encode(jpeg(n)).decode(), "path": f"{n}.jpg"}[form]
 
 
-@pytest.mark.parametrize(("form", "name"), [("bytes", "t.parquet"), ("struct", "t.parquet"), ("base64", "t.jsonl"), ("data", "t.parquet"), ("path", "t.parquet")])
+@pytest.mark.parametrize(
+    ("form", "name"), [("bytes", "t.parquet"), ("struct", "t.parquet"), ("base64", "t.jsonl"), ("data", "t.parquet"), ("path", "t.parquet")]
+)
 def test_questions_about_one_image_meet_in_one_record_wherever_the_image_is(tmp_path, form, name):
     images(tmp_path, *(["0.jpg", "1.jpg"] if form == "path" else []))
     rows = [{"image": cells(n, form), "question": f"q{i}?", "answer": f"a{i}"} for i, n in enumerate((0, 1, 0, 0, 1))]
@@ -171,7 +175,10 @@ def test_images_by_url_are_fetched_once_and_what_fails_in_passing_can_be_asked_f
     table(tmp_path, *({"image": server.url(p), "question": f"q{i}?", "answer": "x"} for i, p in enumerate(paths)), name=name)
     source = VqaTable(path=str(tmp_path), table=name, images_are="url", fetch=QUICK)
     records, rejects = read(source)
-    assert [(r.origin, r.url, len(r.fields["questions"])) for r in records] == [(f"{name}#0", server.url("/img/0"), 2), (f"{name}#2", server.url("/img/2"), 1)]
+    assert [(r.origin, r.url, len(r.fields["questions"])) for r in records] == [
+        (f"{name}#0", server.url("/img/0"), 2),
+        (f"{name}#2", server.url("/img/2"), 1),
+    ]
     assert [(r.origin, r.reason) for r in rejects] == [(f"{name}#1", "fetch_transient"), (f"{name}#4", "fetch_permanent")]
     assert records[0].fields["fetch"]["sha256"] == records[0].group
     assert sum(n for (_, path), n in server.seen.items() if path == "/img/0") == 1
@@ -240,7 +247,10 @@ def test_the_cauldron_and_chat_messages_are_read_from_parquet(tmp_path):
 def test_images_named_by_the_messages_themselves_are_found(tmp_path):
     images(tmp_path, "0.jpg", "1.jpg")
     content = [{"type": "image", "image": "0.jpg"}, {"type": "image_url", "image_url": {"url": "1.jpg"}}, {"type": "text", "text": "Alike?"}]
-    table(tmp_path, {"messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": content}, {"role": "assistant", "content": "No."}]})
+    table(
+        tmp_path,
+        {"messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": content}, {"role": "assistant", "content": "No."}]},
+    )
     (record,), _ = read(VqaJson(path=str(tmp_path), table="t.jsonl"))
     assert shown(record) == [0, 1, "Question: Alike? Answer:", " No."] and record.fields["system"] == "Be brief."
 
@@ -258,10 +268,46 @@ def test_rows_without_an_image_are_counted_or_kept_as_text(tmp_path):
 
 def test_an_object_of_questions_by_id_is_a_table_of_them(tmp_path):
     images(tmp_path, "train/7/image.png", "train/9/image.png")
-    rows = {"7": {"question": "q?", "choices": ["a", "b"], "answer": 1, "hint": "h", "image": "image.png"}, "8": {"image": None, "question": "x", "choices": ["a"], "answer": 0},
+    rows = {"7": {"question": "q?", "choices": ["a", "b"], "answer": 1, "hint": "h", "image": "image.png"},
+            "8": {"question": "x", "choices": ["a"], "answer": 0, "hint": "", "image": None},
             "9": {"question": "ä?", "choices": ["a", "b"], "answer": 0, "hint": "", "image": "image.png"}}  # fmt: skip
     (tmp_path / "problems.json").write_text(json.dumps(rows, ensure_ascii=False))
-    source = VqaTable(path=str(tmp_path), table="problems.json", key="*", image="train/{key}/{image}", choices="choices", answer_is="index0", hint="hint")
+    source = VqaTable(
+        path=str(tmp_path), table="problems.json", key="*", image="train/{key}/{image}", choices="choices", answer_is="index0", hint="hint"
+    )
     records, (reject,) = read(source)
     assert [(r.origin, r.fields["questions"][0]["answers"]) for r in records] == [("train/7/image.png", ["b"]), ("train/9/image.png", ["a"])]
-    assert records[1].fields["questions"][0]["question"] == "ä?" and (reject.origin, reject.reason) == ("problems.json#1", "unreadable")
+    assert records[1].fields["questions"][0]["question"] == "ä?" and (reject.origin, reject.reason) == ("problems.json#1", "no_image")
+
+
+def test_tables_place_marked_pictures_and_several_columns_are_several_pictures(tmp_path):
+    images(tmp_path, "0.jpg", "1.jpg")
+    both = {"left": "0.jpg", "right": "1.jpg", "answer": "x"}
+    alone = {**both, "right": None, "question": "<image>\nred?"}
+    table(tmp_path, {**both, "question": "Is <image 1> or <image 2> red?"}, alone, {**both, "question": "a <image>"})
+    records, (reject,) = read(VqaTable(path=str(tmp_path), table="t.jsonl", image=("left", "right"), per="question"))
+    assert [shown(r)[:-1] for r in records] == [["Question: Is ", 0, " or ", 1, " red? Answer:"], [0, "Question: red? Answer:"]]
+    assert reject.reason == "image_marks"
+
+
+def test_images_in_plain_tars_are_found_as_if_they_lay_beside_them(tmp_path):
+    (tmp_path / "coco").mkdir()
+    held = {"coco/a.tar": {"train/0.jpg": jpeg(0), "../x.jpg": jpeg(3)}, "b.tar": {"coco/train/0.jpg": jpeg(4), "other/1.jpg": jpeg(1)}}
+    for name, found in held.items():
+        with tarfile.open(tmp_path / name, "w") as tar:
+            for member, data in found.items():
+                info = tarfile.TarInfo(member)
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+    talk = [human("<image>\nq?"), gpt("a")]
+    named = ("coco/train/0.jpg", "other/1.jpg", "coco/train/0.jpg", "x.jpg", "coco/train/9.jpg")
+    table(tmp_path, *({"image": n, "conversations": talk} for n in named))
+    source = VqaJson(path=str(tmp_path), table="t.jsonl", archives="*.tar")
+    records, rejects = read(source)
+    assert [(r.origin, shown(r)[0]) for r in records] == [("coco/train/0.jpg", 4), ("other/1.jpg", 1), ("coco/train/0.jpg#2", 4)]
+    assert [r.reason for r in rejects] == ["unreadable"] * 2
+    (part,) = source.parts()
+    assert [i[:2] for i in part.inputs] == [["coco/train/0.jpg", len(jpeg(4))], ["other/1.jpg", len(jpeg(1))]]
+    cut = (tmp_path / "b.tar").read_bytes()
+    (tmp_path / "b.tar").write_bytes(cut[: len(cut) // 2])
+    assert {r.origin: shown(r)[0] for r in read(source)[0]}["coco/train/0.jpg"] in (0, 4)  # what lies before the cut is still there
