@@ -213,7 +213,8 @@ def _cut(table: str, entries: list[_Entry], files: dict[str, Input], inside: dic
 
 def _part(table: str, run: list[_Entry], files: dict[str, Input], inside: dict[str, list[Any]]) -> SourcePart:
     digest = sha256(b"".join(e.digest.digest() for e in run)).hexdigest()
-    spec: dict[str, Any] = {"table": table, "items": [e.spec() for e in run], "digest": digest, "joined": next((e.joined for e in run if e.joined), "")}
+    spec: dict[str, Any] = {"table": table, "items": [e.spec() for e in run], "digest": digest}
+    spec["joined"] = next((e.joined for e in run if e.joined), "")
     names = dict.fromkeys(image for e in run for image in e.images)
     held = {name: inside[name] for name in names if name in inside}
     if held:

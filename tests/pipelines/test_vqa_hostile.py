@@ -52,12 +52,19 @@ def sound(text):
     return text.encode() is not None
 
 
-@given(TALK, st.integers(0, 3), st.booleans(), st.booleans())
+MARKED = st.lists(st.sampled_from(["a", " ", "<image>", "\n", "&amp;", "&#9;"]), max_size=6).map("".join)
+SHOWING = st.lists(MARKED, min_size=1, max_size=3).map(
+    lambda asked: [t for a in asked for t in ({"from": "human", "value": a}, {"from": "gpt", "value": "x"})]
+)
+
+
+@given(st.one_of(TALK, SHOWING), st.one_of(st.integers(0, 3), st.none()), st.booleans(), st.booleans())
 @settings(max_examples=300)
 def test_a_conversation_is_questions_with_answers_or_a_reject_and_never_another_exception(talk, n, in_place, unescape):
     try:
         said = messages(talk)
         images_named(said)
+        n = sum(one.text.count("<image>") for one in said) if n is None else n
         found, system = exchanges(said, n, Limits(max_turns=3, max_text=50, unescape=unescape), in_place)
     except Reject as reject:
         assert reject.reason in ("unreadable", "empty", "too_large", "image_marks")
