@@ -84,6 +84,13 @@ def plain(dataset: Dataset, found: Found, words: Any = None) -> dict[str, Any]:
     return {**told, "shard": found.shard, "row": found.row, "segments": segments}
 
 
+def per_frame(fields: dict[str, Any], n: int) -> list[str]:
+    """What a clip's source measured of each frame (`fields.frames`), as words for n segments; empty where nothing was."""
+    told = fields.get("frames")
+    lists = {k: v for k, v in told.items() if isinstance(v, list) and len(v) == n} if isinstance(told, dict) else {}
+    return [" ".join(f"{name} {v[i]:.3g}" for name, v in sorted(lists.items()) if isinstance(v[i], int | float)) for i in range(n)]
+
+
 def _segment(dataset: Dataset, shard: int, s: Segment, words: Any) -> dict[str, Any]:
     told: dict[str, Any] = {"kind": s.kind, "role": s.role}
     told |= {key: value for key, value in (("atom", s.atom), ("turn", s.turn)) if value >= 0}

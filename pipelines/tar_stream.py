@@ -4,19 +4,23 @@ What comes in: a binary stream, plain or unpacked by `bounded.opened`. What goes
 sparse, names a path outside, is named twice or is too large comes as a `Reject` instead and is passed over. Python's own tarfile has let
 hostile archives through its filter four times since 2025, so the format's 512-byte headers are read here: ustar, GNU long names and the
 `path` and `size` of PAX headers, each with a limit. An archive that stops without its end mark is told apart from a whole one.
+
+Members that memory should not hold, films, come as open files: written piece by piece to unnamed scratch space that goes when they are closed.
 """
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from hashlib import blake2b
-from typing import IO
+from typing import IO, cast
 
 import numpy as np
 
-from pipelines.format.errors import Reject
+from pipelines.format.errors import Reject, told
 
 MAX_MEMBER = 256 << 20
+MAX_LARGE = 64 << 30  # of scratch space
 MAX_HEADER = 64 << 10  # bytes of a PAX or long-name header
 MAX_NAME = 255
 MAX_MEMBERS = 10_000_000
@@ -26,7 +30,18 @@ _FRESH = 50_000  # names kept apart until they are sorted in
 
 def members(stream: IO[bytes], wanted: tuple[str, ...]) -> Iterator[tuple[str, bytes | Reject]]:
     """(name, content) of members whose lower-case name ends in `wanted`, or (name, Reject). Raises `Reject` where the archive itself ends badly."""
-    for name, kind, size, problem in _heads(stream):
+    yield from cast(Iterator[tuple[str, bytes | Reject]], large_members(stream, wanted, ()))
+
+
+def large_members(
+    stream: IO[bytes], wanted: tuple[str, ...], large: tuple[str, ...], folder: str | None = None
+) -> Iterator[tuple[str, bytes | IO[bytes] | Reject]]:
+    """The same, and members whose name ends in `large` as open files of their own, rewound; whoever takes one closes it. `folder` is where
+    there is room for them (default: below TMPDIR)."""
+    for name, kind, size, problem in _heads(stream, large):
+        if problem is None and name.lower().endswith(large):
+            yield name, _spooled(stream, size, name, folder)
+            continue
         if problem is None and name.lower().endswith(wanted):
             yield name, _exactly(stream, _padded(size), f"in {name}")[:size]
             continue
@@ -40,7 +55,7 @@ def places(stream: IO[bytes], wanted: tuple[str, ...]) -> Iterator[tuple[str, in
     Raises `Reject` where the archive ends badly."""
     end = stream.seek(0, 2)
     stream.seek(0)
-    for name, kind, size, problem in _heads(stream):
+    for name, kind, size, problem in _heads(stream, ()):
         at = stream.tell()
         if at + _stored(kind, size) > end:
             raise Reject("truncated", f"the archive stops in {name}")
@@ -49,7 +64,7 @@ def places(stream: IO[bytes], wanted: tuple[str, ...]) -> Iterator[tuple[str, in
         stream.seek(at + _stored(kind, size))
 
 
-def _heads(stream: IO[bytes]) -> Iterator[tuple[str, bytes, int, Reject | None]]:
+def _heads(stream: IO[bytes], large: tuple[str, ...]) -> Iterator[tuple[str, bytes, int, Reject | None]]:
     """(name, kind, size, what speaks against it) of each member; whoever asks for the next has taken the content from the stream."""
     seen = _Names()
     extra: dict[str, str] = {}
@@ -67,7 +82,7 @@ def _heads(stream: IO[bytes]) -> Iterator[tuple[str, bytes, int, Reject | None]]
             continue
         name = extra.get("path") or _name(header)
         extra = {}
-        yield name, kind, size, _problem(name, kind, size, seen.has(name))
+        yield name, kind, size, _problem(name, kind, size, seen.has(name), MAX_LARGE if name.lower().endswith(large) else MAX_MEMBER)
     raise Reject("too_large", f"more than {MAX_MEMBERS} members")
 
 
@@ -76,15 +91,15 @@ def _stored(kind: bytes, size: int) -> int:
     return 0 if kind in (b"1", b"2", b"3", b"4", b"5", b"6") else _padded(size)
 
 
-def _problem(name: str, kind: bytes, size: int, met: bool) -> Reject | None:
+def _problem(name: str, kind: bytes, size: int, met: bool, most: int) -> Reject | None:
     if kind not in (b"0", b"\0", b"7"):
         return Reject("not_allowed", "a link, device, sparse or other special member")
     if name.startswith("/") or ".." in name.split("/") or "\0" in name or "\\" in name or len(name.encode()) > MAX_NAME:
         return Reject("not_allowed", "an absolute, outward or overlong name")
     if met:
         return Reject("not_allowed", "a name that an earlier member has")
-    if size > MAX_MEMBER:
-        return Reject("too_large", f"{size} bytes, allowed {MAX_MEMBER}")
+    if size > most:
+        return Reject("too_large", f"{size} bytes, allowed {most}")
     return None
 
 
@@ -163,6 +178,25 @@ def _exactly(stream: IO[bytes], size: int, where: str) -> bytes:
     if len(data) < size:
         raise Reject("truncated", f"the archive stops {where}")
     return data
+
+
+def _spooled(stream: IO[bytes], size: int, name: str, folder: str | None) -> IO[bytes]:
+    with told(folder or "scratch space"):
+        out = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - the taker closes it
+    try:
+        left = _padded(size)
+        while left > 0:
+            piece = _exactly(stream, min(left, 8 << 20), f"in {name}")
+            with told(folder or "scratch space"):
+                out.write(piece)
+            left -= len(piece)
+        with told(folder or "scratch space"):
+            out.truncate(size)
+            out.seek(0)
+    except BaseException:
+        out.close()
+        raise
+    return out
 
 
 def _skip(stream: IO[bytes], size: int, name: str) -> None:

@@ -21,7 +21,7 @@ from pipelines.format.page import Html, tag
 from pipelines.format.record import Record, Segment
 
 SHOWN = 48  # records on the sheet
-SIDE = 160  # pixels of a thumbnail's longest side
+SIDE, SMALL = 160, 100  # pixels of a thumbnail's longest side; of the frames of a clip, so that two stand side by side
 FRAMES = 8  # pictures shown of one record
 REJECTS = 20  # dropped records listed by name
 
@@ -90,7 +90,10 @@ def _parent(dataset: Dataset) -> Dataset | None:
 
 def _card(dataset: Dataset, found: look.Found, words: Any, above: Dataset | None) -> Html:
     record = found.record
-    pictures = [_figure(dataset, found.shard, s) for s in record.segments if s.kind in ("image", "latents")]
+    each = look.per_frame(record.fields, len(record.segments))
+    side = SMALL if sum(s.kind == "image" for s in record.segments) > 2 else SIDE
+    shown = [(s, said) for s, said in zip(record.segments, each, strict=True) if s.kind in ("image", "latents")]
+    pictures = [_figure(dataset, found.shard, s, said, side) for s, said in shown]
     source = look.find(above, record.id) if above is not None and pictures else None
     if above is not None and source is not None:
         pictures = [_figure(above, source.shard, s) for s in source.record.segments if s.kind == "image"] + pictures
@@ -117,20 +120,20 @@ def _questions(record: Record) -> Html:
     return page.join([tag("div", f"choices: {' / '.join(map(str, q['choices']))}", class_="soft") for q in rows[:4]])
 
 
-def _figure(dataset: Dataset, shard: int, s: Segment) -> Html:
+def _figure(dataset: Dataset, shard: int, s: Segment, said: str = "", side: int = SIDE) -> Html:
     caption = " ".join(filter(None, [f"{s.time_s:.1f} s" if s.time_s is not None else "", "" if s.role == "target" else s.role]))
     try:
-        inside = _latents(dataset.array(shard, s)) if s.kind == "latents" else _thumbnail(bytes(dataset.payload(shard, s)), s.shape)
+        inside = _latents(dataset.array(shard, s)) if s.kind == "latents" else _thumbnail(bytes(dataset.payload(shard, s)), s.shape, side)
     except (Reject, HeadwaterError) as error:
         inside = tag("em", f"cannot be shown: {error}")
-    return tag("figure", inside, tag("figcaption", caption))
+    return tag("figure", inside, tag("figcaption", caption), title=said or None)
 
 
-def _thumbnail(payload: bytes, size: tuple[int, ...]) -> Html:
+def _thumbnail(payload: bytes, size: tuple[int, ...], side: int) -> Html:
     """Decoded in the guarded child, as dropped records hold what strangers sent, and encoded anew."""
     from pipelines.media import images, still
 
-    jpeg, (_, width, _), _ = still.resized(payload, SIDE, "keep_ratio_largest", 80, upscale=False, max_pixels=images.MAX_PIXELS, keep=())
+    jpeg, (_, width, _), _ = still.resized(payload, side, "keep_ratio_largest", 80, upscale=False, max_pixels=images.MAX_PIXELS, keep=())
     return page.picture(jpeg, "×".join(map(str, size[1::-1])), width=max(64, width))
 
 

@@ -33,6 +33,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "av": ("pipelines/media/",),
     "cv2": ("pipelines/media/",),
     "decord": ("pipelines/media/",),
+    "scenedetect": ("pipelines/media/",),
 }
 
 

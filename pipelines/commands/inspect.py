@@ -17,6 +17,7 @@ from pipelines.format import storage
 from pipelines.format.dataset import Dataset
 from pipelines.format.errors import InputError
 from pipelines.format.manifest import read_card
+from pipelines.look import per_frame
 from pipelines.terminal import count, say, short, table
 
 
@@ -141,7 +142,9 @@ def _show_record(record: dict[str, Any], chars: int) -> None:
     say(f"{record['id']}  {record['data']} from {record['source']}: {short(record['origin'])}")
     for key in ("group", "licence", "url", "scores", "fields"):
         if key in record and not (key == "group" and record["group"] == record["id"]):
-            say(f"  {key}: {_scores(record[key]) if key == 'scores' else short(record[key], 160)}")
+            told = {k: v for k, v in record[key].items() if k != "frames"} if key == "fields" else record[key]
+            say(f"  {key}: {_scores(told) if key == 'scores' else short(told, 160)}")
+    each = per_frame(record.get("fields", {}), len(record["segments"]))
     for i, s in enumerate(record["segments"]):
         what = [s["kind"], s["role"]]
         what += [f"atom {s['atom']}"] if "atom" in s else []
@@ -151,5 +154,5 @@ def _show_record(record: dict[str, Any], chars: int) -> None:
         what += [f"{s['tokens']} tokens"] if s.get("tokens") else []
         text = s.get("text")
         said = f" “{short(text, chars)}”" if text else f" {s['ids']}" if "ids" in s else f" {s['member']}" if s.get("member") else ""
-        say(f"  {i:3} {', '.join(what)}{said}")
+        say(f"  {i:3} {', '.join(what)}{said}{'  ' + each[i] if each[i] else ''}")
     say()

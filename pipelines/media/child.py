@@ -43,7 +43,7 @@ INLINE = 1 << 20  # bytes up to this many go through the socket: a web picture c
 _AHEAD = 64 << 10
 MAX_BLOB = 1 << 30
 _START_S = 120.0
-_BOOT = "import sys, json; sys.path[:] = json.loads(sys.argv[1]); from pipelines.media.serve import serve; serve(*map(int, sys.argv[2:]))"
+_BOOT = "import sys, json; sys.path[:], first = json.loads(sys.argv[1]); from pipelines.media.serve import serve; serve(first, *map(int, sys.argv[2:]))"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,17 +62,29 @@ class ChildDied(Exception):
         self.reason = reason
 
 
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A sort of child: its memory, the calls it serves, the variables of our environment it sees, and what it loads `first`, before its walls."""
+
+    memory: int = MEMORY
+    retire: int = RETIRE
+    keep: tuple[str, ...] = ()
+    first: tuple[str, ...] = ()
+
+
 class Child:
     """One guarded process. `call` may be used by one thread at a time; `guarded` below shares children between threads."""
 
-    def __init__(self, memory: int = MEMORY) -> None:
+    def __init__(self, memory: int = MEMORY, kind: Kind | None = None) -> None:
+        self.kind = kind or Kind(memory)
         ours, theirs = socket.socketpair()
         alive_end, self._lifeline = os.pipe()
         paths = [os.path.abspath(p) for p in sys.path]
         # MALLOC_…: keep freed pictures in the heap instead of returning every one to the kernel; halves the time of large decodes.
-        env = {"LC_ALL": "C.UTF-8", "OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "67108864", "MALLOC_TRIM_THRESHOLD_": "268435456"}
+        env = {name: os.environ[name] for name in self.kind.keep if name in os.environ}
+        env |= {"LC_ALL": "C.UTF-8", "OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "67108864", "MALLOC_TRIM_THRESHOLD_": "268435456"}
         fds = (theirs.fileno(), alive_end)
-        argv = [sys.executable, "-I", "-c", _BOOT, json.dumps(paths), *map(str, fds), str(memory)]
+        argv = [sys.executable, "-I", "-c", _BOOT, json.dumps([paths, self.kind.first]), *map(str, fds), str(self.kind.memory)]
         null = subprocess.DEVNULL
         try:
             self._process = subprocess.Popen(argv, env=env, pass_fds=fds, stdin=null, stdout=null, stderr=null, cwd="/")
@@ -214,9 +226,11 @@ _lock = threading.Lock()
 _owner = 0
 
 
-def guarded(op: str, args: dict[str, Any], data: Any = b"", *, wall_s: float = WALL_S, cpu_s: int = CPU_S) -> Iterator[Answer]:
+def guarded(
+    op: str, args: dict[str, Any], data: Any = b"", *, wall_s: float = WALL_S, cpu_s: int = CPU_S, kind: Kind = Kind()
+) -> Iterator[Answer]:
     """`Child.call` on a child of this process: an idle one, else a new one. A lost child costs this record: `Reject("timeout" | …)`."""
-    child = _take()
+    child = _take(kind)
     try:
         yield from child.call(op, args, data, wall_s=wall_s, cpu_s=cpu_s)
     except ChildDied as e:
@@ -242,22 +256,22 @@ def close_children() -> None:
         child.close()
 
 
-def _take() -> Child:
+def _take(kind: Kind) -> Child:
     global _owner
     with _lock:
         if _owner != os.getpid():  # after a fork the parent's children are not ours to talk to
             _idle.clear()
             _owner = os.getpid()
-        while _idle:
-            child = _idle.pop()
+        for child in [c for c in reversed(_idle) if c.kind == kind]:
+            _idle.remove(child)
             if child.alive:
                 return child
             child.close()
-    return Child()
+    return Child(kind=kind)
 
 
 def _give_back(child: Child) -> None:
-    if child.alive and child.calls < RETIRE:
+    if child.alive and child.calls < min(child.kind.retire, RETIRE):
         with _lock:
             _idle.append(child)
     else:

@@ -27,9 +27,12 @@ _F_SETSIG = 10  # Linux: which signal an asynchronous descriptor sends
 _FILES = 64
 
 
-def serve(socket_fd: int, lifeline_fd: int, memory: int) -> None:
+def serve(first: list[str], socket_fd: int, lifeline_fd: int, memory: int) -> None:
     """The life of a child. Returns when the parent closes the socket."""
     _die_with(lifeline_fd)
+    for name in first:
+        with contextlib.suppress(Exception):  # who needs it will say so
+            importlib.import_module(name)
     _nowhere()
     connection = socket.socket(fileno=socket_fd)
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
@@ -37,7 +40,8 @@ def serve(socket_fd: int, lifeline_fd: int, memory: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     resource.setrlimit(resource.RLIMIT_NOFILE, (_FILES, _FILES))
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
-    walls = enter([*sys.path, *pipelines.__path__])  # an editable installation is found by a hook, not on sys.path
+    # An editable installation is found by a hook, not on sys.path; libraries may lie where LD_LIBRARY_PATH says, if this kind of child sees it.
+    walls = enter([*sys.path, *pipelines.__path__, *filter(None, os.environ.get("LD_LIBRARY_PATH", "").split(":"))])
     _send(connection, {"kind": "ready", "walls": walls})
     while True:
         call = _receive(connection)

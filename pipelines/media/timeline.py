@@ -31,6 +31,18 @@ class Table:
     end: int  # when the last frame leaves the screen
     damage: str | None  # why reading stopped early
 
+    @property
+    def uneven(self) -> bool:
+        """Whether frames stay on screen for different times, by more than muxers round."""
+        steps = np.diff(np.sort(self.pts[self.shown]))
+        return bool(len(steps) and int(steps.max() - steps.min()) * self.base > Fraction(2, 1000))
+
+    @property
+    def leading(self) -> bool:
+        """Whether pictures are shown before the key frame that they follow in the file: open groups."""
+        newest = np.maximum.accumulate(np.where(self.key, self.pts, self.pts.min()))
+        return bool((self.pts < newest).any())
+
 
 @dataclass(frozen=True, slots=True)
 class Want:
@@ -43,18 +55,60 @@ class Want:
     high: int
 
 
+def wanted(table: Table, args: dict[str, Any]) -> list[tuple[int, int]]:
+    """(k, tick) of what was asked for: `at` (nearest), `shown` (on screen), `numbers`, `uniform` of them, or every 1/`fps` s."""
+    if args.get("at") is not None:
+        return nearest(table, args["at"])
+    if args.get("shown") is not None:
+        return on_screen(table, args["shown"])
+    if args.get("numbers") is not None:
+        return numbered(table, args["numbers"])
+    return uniform(table, args) if args.get("uniform") is not None else every(table, args)
+
+
 def every(table: Table, args: dict[str, Any]) -> list[tuple[int, int]]:
     """(k, tick) of the times start + k/fps that lie before `stop` and before the end; k counts from the start of the video."""
     step = 1 / Fraction(str(args["fps"]))
-    end = (table.end - table.first) * table.base
-    stop = min(end, Fraction(str(args["stop"]))) if args.get("stop") is not None else end
-    slack = min(Fraction(1, 2), Fraction(1, 2000) / table.base)
-    k = -floor(-Fraction(str(args.get("start") or 0)) / step)
+    start, stop = _range(table, args)
+    k = -floor(-start / step)
     out: list[tuple[int, int]] = []
     while k * step < stop and (args.get("max_frames") is None or len(out) < args["max_frames"]):
-        out.append((k, table.first + floor(k * step / table.base + slack)))
+        out.append((k, _tick(table, k * step)))
         k += 1
     return out
+
+
+def uniform(table: Table, args: dict[str, Any]) -> list[tuple[int, int]]:
+    """(k, tick) of `uniform` times: the middles of so many equal stretches of [start, stop). No time is the very first or last moment, where
+    black frames and fades are; one frame asked for is the middle one. Short videos show a frame more than once rather than give fewer."""
+    n = int(args["uniform"])
+    start, stop = _range(table, args)
+    return [(k, _tick(table, start + (stop - start) * Fraction(2 * k + 1, 2 * n))) for k in range(n)] if start < stop else []
+
+
+def on_screen(table: Table, times: list[float]) -> list[tuple[int, int]]:
+    """(k, tick) of times at which something is on screen: from 0 on and before the last frame leaves."""
+    end = (table.end - table.first) * table.base
+    ticks = [(k, _tick(table, Fraction(time))) for k, time in enumerate(times) if Fraction(time) < end]
+    return [(k, tick) for k, tick in ticks if tick >= table.first]
+
+
+def _range(table: Table, args: dict[str, Any]) -> tuple[Fraction, Fraction]:
+    """`start` and `stop` in seconds, within the video."""
+    end = (table.end - table.first) * table.base
+    start = max(Fraction(0), Fraction(str(args.get("start") or 0)))
+    return start, min(end, Fraction(str(args["stop"]))) if args.get("stop") is not None else end
+
+
+def _tick(table: Table, time: Fraction) -> int:
+    slack = min(Fraction(1, 2), Fraction(1, 2000) / table.base)
+    return table.first + floor(time / table.base + slack)
+
+
+def places(table: Table, wants: list[Want]) -> list[int]:
+    """The number of each wanted frame in order of presentation, from 0: what decoders that count frames are asked for."""
+    shown = np.sort(table.pts[table.shown])
+    return [int(n) for n in np.searchsorted(shown, [want.pts for want in wants])]
 
 
 def nearest(table: Table, times: list[float]) -> list[tuple[int, int]]:

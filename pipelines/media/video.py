@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from pipelines.format.errors import Reject
-from pipelines.media.child import CPU_S, WALL_S, ask, guarded
+from pipelines.media.backends import Name, chosen
+from pipelines.media.child import CPU_S, WALL_S, Answer, ask, guarded
 
 SUFFIXES = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".ts")
 _HEAD = 400  # two transport-stream packets and a little
@@ -67,6 +68,14 @@ class Frames:
     stopped: Reject | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class By:
+    """Which decoder, and whether the file may be given to one that is not confined (`backends.py`)."""
+
+    backend: Name = "auto"
+    trusted: bool = False
+
+
 def sniff(head: bytes) -> str | None:
     """The container by its first bytes: mov, matroska, avi, mpegts, or None for anything else."""
     if head[4:8] in _BOXES:
@@ -85,16 +94,37 @@ def probe(data: Any, limits: Limits = Limits()) -> VideoInfo:
     return VideoInfo(**ask("pipelines.media.frames:probe", _args(data, limits), data, **_patience(data)).meta)
 
 
-def frames_at(data: Any, times: Sequence[float], limits: Limits = Limits()) -> Frames:
+def frames_at(data: Any, times: Sequence[float], limits: Limits = Limits(), by: By = By()) -> Frames:
     """The frames nearest to the given times (seconds), in order of time: right for tables whose times are rounded frame times."""
-    return _arrays(data, {**_args(data, limits), "at": [float(t) for t in times]})
+    return _arrays(data, {**_args(data, limits), "at": [float(t) for t in times]}, by)
+
+
+def frames_shown_at(data: Any, times: Sequence[float], limits: Limits = Limits(), by: By = By()) -> Frames:
+    """The frames on screen at the given times (seconds), in order of time; none for a time before the first frame or after the last."""
+    return _arrays(data, {**_args(data, limits), "shown": [float(t) for t in times]}, by)
+
+
+def frames_uniform(data: Any, n: int, start: float = 0.0, stop: float | None = None, limits: Limits = Limits(), by: By = By()) -> Frames:
+    """The frames on screen in the middles of `n` equal stretches of [start, stop), where stop is at most the end of the last frame."""
+    return _arrays(data, {**_args(data, limits), "uniform": int(n), "start": start, "stop": stop}, by)
+
+
+def frames_numbered(data: Any, numbers: Sequence[int], limits: Limits = Limits(), by: By = By()) -> Frames:
+    """Frames by their place in order of presentation, from 0; none for a place beyond the end."""
+    return _arrays(data, {**_args(data, limits), "numbers": [int(n) for n in numbers]}, by)
 
 
 def frames_every(
-    data: Any, fps: float = 1.0, start: float = 0.0, stop: float | None = None, max_frames: int | None = None, limits: Limits = Limits()
+    data: Any,
+    fps: float = 1.0,
+    start: float = 0.0,
+    stop: float | None = None,
+    max_frames: int | None = None,
+    limits: Limits = Limits(),
+    by: By = By(),
 ) -> Frames:
     """The frames on screen at the multiples of 1/fps in [start, stop)."""
-    return _arrays(data, {**_args(data, limits), "fps": fps, "start": start, "stop": stop, "max_frames": max_frames})
+    return _arrays(data, {**_args(data, limits), "fps": fps, "start": start, "stop": stop, "max_frames": max_frames}, by)
 
 
 def stills(
@@ -102,33 +132,46 @@ def stills(
     *,
     fps: float | None = None,
     at: Sequence[float] | None = None,
+    shown: Sequence[float] | None = None,
     numbers: Sequence[int] | None = None,
+    uniform: int | None = None,
     start: float = 0.0,
     stop: float | None = None,
     size: int | None = None,
     mode: str = "center_crop",
     quality: int = 92,
     limits: Limits = Limits(),
+    backend: Name = "auto",
+    trusted: bool = False,
 ) -> Iterator[Still]:
-    """Frames as JPEG, one at a time, resized and encoded in the child so that little crosses. Sampled at a rate, or nearest to the times `at`,
-    or by `numbers` in order of presentation; then `k` is the place in that list.
+    """Frames as JPEG, one at a time, resized and encoded in the child so that little crosses. Sampled at a rate; or nearest to the times `at`, on
+    screen at the times `shown`, or by `numbers` in order of presentation: then `k` is the place in that list; or so many `uniform` ones.
 
     A gap in `k` is a frame that could not be decoded. Ends with a `Reject` after the good frames when anything was lost."""
     args = {**_args(data, limits), "size": size, "mode": mode, "quality": quality}
     if at is not None:
         args["at"] = [float(t) for t in at]
+    elif shown is not None:
+        args["shown"] = [float(t) for t in shown]
     elif numbers is not None:
         args["numbers"] = [int(n) for n in numbers]
+    elif uniform is not None:
+        args |= {"uniform": int(uniform), "start": start, "stop": stop}
     else:
         args |= {"fps": fps or 1.0, "start": start, "stop": stop}
-    answers = guarded("pipelines.media.frames:sample", args, data, **_patience(data))
+    answers = _sampled(args, data, By(backend, trusted))
     next(answers)
     for answer in answers:
         yield Still(int(answer.meta["k"]), float(answer.meta["time_s"]), bytes(answer.blob), _shape(answer.meta))
 
 
-def _arrays(data: Any, args: dict[str, Any]) -> Frames:
-    answers = guarded("pipelines.media.frames:sample", args, data, **_patience(data))
+def _sampled(args: dict[str, Any], data: Any, by: By) -> Iterator[Answer]:
+    backend = chosen(by.backend, by.trusted)
+    return guarded(backend.op, args, data, kind=backend.kind, **_patience(data))
+
+
+def _arrays(data: Any, args: dict[str, Any], by: By) -> Frames:
+    answers = _sampled(args, data, by)
     out = Frames(VideoInfo(**next(answers).meta))
     try:
         for answer in answers:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 
 import av
@@ -56,3 +56,36 @@ def clip(
             box.mux(stream.encode(frame))
         box.mux(stream.encode(None))
     return out.getvalue()
+
+
+def film(
+    pictures: Iterable[np.ndarray],
+    fps: int = 30,
+    codec: str = "libx264",
+    container: str = "mp4",
+    ticks: Sequence[int] | None = None,
+    options: dict[str, str] | None = None,
+) -> bytes:
+    """A video of these pictures, uint8 [H, W, 3] of one even size. `ticks` as in `clip`."""
+    out = io.BytesIO()
+    with av.open(out, "w", format=container) as box:
+        stream = box.add_stream(codec, rate=fps, options=options or {})
+        stream.codec_context.time_base = Fraction(1, 1000) if ticks is not None else Fraction(1, fps)
+        for i, picture in enumerate(pictures):
+            if i == 0:
+                stream.height, stream.width, stream.pix_fmt = *picture.shape[:2], "yuv420p"
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+            frame.time_base = stream.codec_context.time_base
+            frame.pts = i if ticks is None else ticks[i]
+            box.mux(stream.encode(frame))
+        box.mux(stream.encode(None))
+    return out.getvalue()
+
+
+def scene(seed: int, frames: int, width: int = 128, height: int = 96, speed: int = 1) -> Iterator[np.ndarray]:
+    """One shot: smooth coloured blotches of the seed's colours, moved sideways by `speed` pixels a frame. Neighbouring seeds look quite different."""
+    random = np.random.default_rng(seed)
+    coarse = random.integers(0, 90, (6, 8, 3)) + np.array([(160, 0, 0), (0, 160, 0), (0, 0, 160), (150, 150, 0), (0, 150, 150)][seed % 5])
+    whole = np.kron(coarse, np.ones((height // 6, width // 8, 1))).astype(np.uint8)
+    for i in range(frames):
+        yield np.roll(whole, i * speed, axis=1)

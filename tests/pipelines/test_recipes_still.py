@@ -15,7 +15,7 @@ from tests.toys import jpeg
 
 PACKAGED = Path(pipelines.__file__).parent / "recipes"
 REAL = Path(pipelines.__file__).parents[1] / "examples" / "real"
-MINE = ["text_jsonl", "text_parquet", "captions", "captions_tar", "captions_parquet", "web_pairs", "vqa_json", "vqa_v2", "vqa_table"]
+MINE = ["text_jsonl", "text_parquet", "captions", "captions_tar", "captions_parquet", "web_pairs", "vqa_json", "vqa_v2", "vqa_table", "vqa_choices", "vqa_chat"]
 
 
 def made(stage, recipe, output, *overrides):

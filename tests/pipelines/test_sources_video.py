@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+import pipelines.clips as clips_room
 import pipelines.sources.video_folder as room
 from pipelines.format.record import Record
 from pipelines.media.child import close_children
@@ -84,7 +85,7 @@ def test_parts_by_time_give_the_clips_of_the_whole_file_once(tmp_path, monkeypat
     source = VideoFolder(path=str(tmp_path), fps=1, frames_per_clip=2, size=48)
     whole = [(r.id, [s.payload for s in r.segments]) for r in read(source)[0]]
     monkeypatch.setattr(room, "LONG_BYTES", 1)
-    monkeypatch.setattr(room, "RANGE_CLIPS", 3)
+    monkeypatch.setattr(clips_room, "RANGE_CLIPS", 3)
     parts = source.parts()
     assert [(p.spec["first"], p.spec["stop"]) for p in parts] == [(0, 6), (6, 12), (12, None)]
     assert [(r.id, [s.payload for s in r.segments]) for r in read(source)[0]] == whole
@@ -94,7 +95,7 @@ def test_damage_of_a_file_that_parts_share_is_counted_once(tmp_path, monkeypatch
     data = clip(450, container="matroska", options={"g": "15"})
     (tmp_path / "x.mkv").write_bytes(data[: len(data) * 3 // 4])
     monkeypatch.setattr(room, "LONG_BYTES", 1)
-    monkeypatch.setattr(room, "RANGE_CLIPS", 2)
+    monkeypatch.setattr(clips_room, "RANGE_CLIPS", 2)
     source = VideoFolder(path=str(tmp_path), fps=1, frames_per_clip=2, size=48)
     records, rejected = read(source)
     assert len(source.parts()) > 1 and len(records) > 2 and [r.reason for r in rejected] == ["truncated"]

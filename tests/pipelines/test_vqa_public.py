@@ -3,6 +3,7 @@
 import base64
 import csv
 import json
+import os
 import re
 from pathlib import Path
 
@@ -11,13 +12,20 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from pipelines.curate import VQA
+from pipelines.engine import open_job
+from pipelines.format.dataset import Dataset
+from pipelines.format.document import load
+from pipelines.recipe import Recipe
 from pipelines.sources.vqa_json import VqaJson
 from pipelines.sources.vqa_table import VqaTable
 from tests.pipelines.test_sources_text import read
 from tests.pipelines.test_sources_vqa import gpt, human, images
 from tests.toys import jpeg
 
-DOC = (Path(__file__).resolve().parents[2] / "docs/vqa.md").read_text()
+REPO = Path(__file__).resolve().parents[2]
+REAL = REPO / "examples/real"
+DOC = (REPO / "docs/vqa.md").read_text()
 LINES = dict(re.findall(r"^\| ([^|`]+) \| `(\{vqa_.*\})` \|$", DOC, re.M))
 CELL = {"bytes": jpeg(0), "path": "0.jpg"}
 TALK = [human("<image>\nOne?"), gpt("yes"), human("Two?"), gpt("no")]
@@ -154,6 +162,31 @@ def test_the_documented_line_reads_the_sets_own_files(tmp_path, name):
     source = {"vqa_json": VqaJson, "vqa_table": VqaTable}[kind](**{**keys, "path": str(tmp_path)})
     records, rejects = read(source)
     asked = [q for r in records for q in r.fields["questions"]]
-    assert not rejects and [(q["question"], q["answers"][0]) for q in asked][0] == ("One?", "yes") and len(asked) == 2, rejects
+    assert not rejects and (asked[0]["question"], asked[0]["answers"][0]) == ("One?", "yes") and len(asked) == 2, rejects
     assert all(sum(s.kind == "image" for s in r.segments) == 1 for r in records)
     assert ("choices" in asked[0]) == ("choices" in keys)
+
+
+DATA = os.environ.get("HEADWATER_DATA")
+
+
+@pytest.mark.skipif(not DATA, reason="HEADWATER_DATA is not set")
+@pytest.mark.parametrize(
+    ("name", "where", "records", "asked", "rejected"),
+    [
+        ("vqa", "vqa/easy_vqa", 400, 3934, {}),
+        ("vqa_rad", "vqa/vqa_rad", 110, 768, {}),
+        ("vqa_rad_chat", "vqa/vqa_rad", 110, 767, {"duplicate": 1}),
+        ("vqa_nlvr", "vqa/nlvr", 200, 200, {}),
+        ("vqa_coco", "", 4, 4, {}),
+    ],
+)
+def test_the_real_sets_are_accounted_for_to_the_question(tmp_path, name, where, records, asked, rejected):
+    recipe = load(Recipe, str(REAL / f"{name}.yaml"), [f"output={tmp_path}/out", "engine=local", f"source.vqa_table.path={DATA}/{where}"])
+    with open_job("local") as job:
+        data = Dataset.open(VQA.run(recipe, job))
+    assert (data.card["written"], data.card["rejected"], data.card["in"]) == (records, rejected, records + sum(rejected.values()))
+    found = [q for i in range(len(data.shards)) for r in data.records(i) for q in r.fields["questions"]]
+    assert len(found) == asked
+    if name == "vqa_nlvr":
+        assert 60 < sum(q["choices"][0] == "true" for q in found) < 140 and all(q["shown"]["answers"][0] in "AB" for q in found)
