@@ -311,3 +311,44 @@ def test_images_in_plain_tars_are_found_as_if_they_lay_beside_them(tmp_path):
     cut = (tmp_path / "b.tar").read_bytes()
     (tmp_path / "b.tar").write_bytes(cut[: len(cut) // 2])
     assert {r.origin: shown(r)[0] for r in read(source)[0]}["coco/train/0.jpg"] in (0, 4)  # what lies before the cut is still there
+
+
+def test_a_retry_takes_up_images_that_failed_in_passing_with_all_their_questions(tmp_path, monkeypatch):
+    well = False
+
+    def answer(seen):
+        return Answer(jpeg(1), headers={"Content-Type": "image/jpeg"}) if well or "ok" in seen.path else Answer(b"busy", 503)
+
+    with FaultServer(answer) as server:
+        monkeypatch.setenv("HEADWATER_FETCH_PRIVATE", f"{server.address}:{server.port}")
+        rows = [
+            {"image": server.url(f"/{p}"), "question": q, "answer": a} for p, q, a in (("ok", "a?", "x"), ("later", "b?", "x"), ("later", "c?", ""))
+        ]
+        table(tmp_path, *rows)
+        source = {"vqa_table": {"path": str(tmp_path), "table": "t.jsonl", "images_are": "url", "fetch": QUICK}}
+        document = {"name": "r", "output": str(tmp_path / "out"), "engine": "local", "source": source}
+        found = []
+        for retry in (None, "transient"):
+            with open_job("local") as job:
+                card = Dataset.open(VQA.run(parse(Recipe, {**document, "retry": retry}), job)).card
+            assert card["in"] == card["written"] + sum(card["rejected"].values())
+            found.append((card["in"], card["written"], card["rejected"]))
+            well = True
+    assert found == [(2, 1, {"fetch_transient": 1}), (3, 2, {"empty": 1})]
+
+
+def test_one_question_in_five_layouts_is_one_record(tmp_path):
+    """The same two questions about the same picture, however they are kept, make the same segments and words."""
+    images(tmp_path, "0.jpg")
+    asked = [{"question": f"q{i}?", "answer": "yes", "o": ["yes", "no"]} for i in range(2)]
+    table(tmp_path, *({**q, "image": "0.jpg"} for q in asked), name="a.jsonl")
+    (tmp_path / "b.json").write_text(json.dumps({q["question"]: {**q, "image": "0.jpg"} for q in asked}))
+    table(tmp_path, *({**q, "image": {"bytes": jpeg(0), "path": "x"}} for q in asked), name="c.parquet")
+    table(tmp_path, *({**q, "image": cells(0, "data")} for q in asked), name="d.jsonl")
+    keys = [{"table": "a.jsonl"}, {"table": "b.json", "key": "*"}, {"table": "c.parquet"}, {"table": "d.jsonl", "images_are": "base64"}]
+    letters = [{**q, "answer": "A", "image": "0.jpg"} for q in asked]
+    table(tmp_path, *letters, name="e.parquet")
+    keys.append({"table": "e.parquet", "images_are": "path", "answer_is": "letter"})
+    found = [read(VqaTable(path=str(tmp_path), choices="o", **k)) for k in keys]
+    assert all(len(records) == 1 and not rejects for records, rejects in found)
+    assert len({repr((r.segments, r.fields, r.group)) for (r,), _ in found}) == 1
