@@ -91,6 +91,9 @@ class VqaJson(VqaSource):
         return out
 
     def read(self, spec: dict[str, Any], source: str) -> Iterator[Record | Rejected]:
+        yield from self.told_once(self._all(spec, source))
+
+    def _all(self, spec: dict[str, Any], source: str) -> Iterator[Record | Rejected]:
         limits = self.limits
         for item in self.items(spec):
             if isinstance(item, Rejected):
@@ -98,7 +101,7 @@ class VqaJson(VqaSource):
                 continue
             if self.annotations is not None:
                 rows = [(f"{spec['table']}#{number}", partial(_annotated, row, note, limits)) for number, row, note in item.rows]
-                yield from answered(source, item, rows, self.max_pixels, self.max_turns, licence=self.licence)
+                yield from answered(source, item, rows, self.max_pixels, self.max_turns, self.repeats == "keep", licence=self.licence)
                 continue
             try:
                 yield self._conversation(source, item, limits)

@@ -26,8 +26,7 @@ from pipelines.vqa_source import VqaSource
 
 
 class VqaTable(VqaSource):
-    """Keys name columns; `type` is a column, or a fixed word written `=word`. `repeats: keep` keeps a question that was asked before about the same
-    image; else it is a reject (`duplicate`), told within a record only."""
+    """Keys name columns; `type` is a column, or a fixed word written `=word`."""
 
     question: str = "question"
     answer: str = "answer"
@@ -38,7 +37,6 @@ class VqaTable(VqaSource):
     hint: str | None = None
     type: str | None = None
     per: Literal["image", "question"] = "image"
-    repeats: Literal["reject", "keep"] = "reject"
 
     @property
     def _asked(self) -> Columns:
@@ -71,6 +69,9 @@ class VqaTable(VqaSource):
         return self.per == "image"
 
     def read(self, spec: dict[str, Any], source: str) -> Iterator[Record | Rejected]:
+        yield from self.told_once(self._all(spec, source))
+
+    def _all(self, spec: dict[str, Any], source: str) -> Iterator[Record | Rejected]:
         file = spec.get("table", spec.get("file", ""))
         for item in self.items(spec):
             if isinstance(item, Rejected):

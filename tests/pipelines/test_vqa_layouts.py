@@ -258,7 +258,8 @@ def test_images_named_by_the_messages_themselves_are_found(tmp_path):
 def test_rows_without_an_image_are_counted_or_kept_as_text(tmp_path):
     images(tmp_path, "0.jpg")
     talk = [human("q?"), gpt("a")]
-    table(tmp_path, {"conversations": talk}, {"image": "0.jpg", "conversations": talk}, {"image": None, "conversations": talk})
+    more = [human("r?"), gpt("a")]
+    table(tmp_path, {"conversations": talk}, {"image": "0.jpg", "conversations": talk}, {"image": None, "conversations": more})
     records, rejects = read(VqaJson(path=str(tmp_path), table="t.jsonl"))
     assert len(records) == 1 and [(r.origin, r.reason) for r in rejects] == [("t.jsonl#0", "no_image"), ("t.jsonl#2", "no_image")]
     kept, none = read(VqaJson(path=str(tmp_path), table="t.jsonl", without_image="keep"))
@@ -299,9 +300,9 @@ def test_images_in_plain_tars_are_found_as_if_they_lay_beside_them(tmp_path):
                 info = tarfile.TarInfo(member)
                 info.size = len(data)
                 tar.addfile(info, io.BytesIO(data))
-    talk = [human("<image>\nq?"), gpt("a")]
+    talk = lambda i: [human(f"<image>\n{i}?"), gpt("a")]
     named = ("coco/train/0.jpg", "other/1.jpg", "coco/train/0.jpg", "x.jpg", "coco/train/9.jpg")
-    table(tmp_path, *({"image": n, "conversations": talk} for n in named))
+    table(tmp_path, *({"image": n, "conversations": talk(i)} for i, n in enumerate(named)))
     source = VqaJson(path=str(tmp_path), table="t.jsonl", archives="*.tar")
     records, rejects = read(source)
     assert [(r.origin, shown(r)[0]) for r in records] == [("coco/train/0.jpg", 4), ("other/1.jpg", 1), ("coco/train/0.jpg#2", 4)]
@@ -352,3 +353,23 @@ def test_one_question_in_five_layouts_is_one_record(tmp_path):
     found = [read(VqaTable(path=str(tmp_path), choices="o", **k)) for k in keys]
     assert all(len(records) == 1 and not rejects for records, rejects in found)
     assert len({repr((r.segments, r.fields, r.group)) for (r,), _ in found}) == 1
+
+
+def test_repeats_of_whole_records_are_counted_and_absurd_rows_refused(tmp_path):
+    images(tmp_path, "0.jpg", "1.jpg")
+    (tmp_path / "2.jpg").write_bytes(jpeg(0))  # the same picture under another name
+    rows = [{"image": f"{n}.jpg", "question": "q?", "answer": a} for n, a in ((0, "x"), (0, "x"), (0, "y"), (1, "x"), (2, "x"))]
+    table(tmp_path, *rows)
+    records, rejects = read(VqaTable(path=str(tmp_path), table="t.jsonl", per="question"))
+    assert [r.origin for r in records] == ["0.jpg", "0.jpg#2", "1.jpg"]
+    assert [(r.origin, r.reason) for r in rejects] == [("0.jpg#1", "duplicate"), ("2.jpg", "duplicate")]
+    assert len(read(VqaTable(path=str(tmp_path), table="t.jsonl", per="question", repeats="keep"))[0]) == 5
+    talk = [human("q?"), gpt("a")]
+    table(
+        tmp_path,
+        {"image": ["0.jpg"] * 65, "conversations": talk},
+        *[{"image": "0.jpg", "conversations": talk}] * 2,
+        {"conversations": talk * 201, "image": "0.jpg"},
+    )
+    records, rejects = read(VqaJson(path=str(tmp_path), table="t.jsonl"))
+    assert len(records) == 1 and [r.reason for r in rejects] == ["too_large", "duplicate", "too_large"]
