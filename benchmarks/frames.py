@@ -36,7 +36,7 @@ from benchmarks.alternating import alternate, compared
 from benchmarks.video_clips import FPS, LOOP_S, film, number
 
 CASES = [(size, seconds, group_s) for seconds in (10, 60, 600) for size in ("480p", "1080p") for group_s in (2, 10)]
-RUNS = {10: 7, 60: 3, 600: 1}
+RUNS = {10: 5, 60: 3, 600: 1}
 BAR, BAR_ALL = 1.0, 1.5
 BATCH = 32
 
