@@ -50,7 +50,8 @@ def eat(args, file):
 
 def world(args, file):
     import resource, sys
-    return {"environment": os.environ.get("WHERE_LIBRARIES_ARE"), "loaded": "colorsys" in sys.modules, "memory": resource.getrlimit(resource.RLIMIT_AS)[0]}, b""
+    memory = resource.getrlimit(resource.RLIMIT_AS)[0]
+    return {"environment": os.environ.get("WHERE_LIBRARIES_ARE"), "loaded": "colorsys" in sys.modules, "memory": memory}, b""
 
 def refuse(args, file):
     yield {}, b"one"
