@@ -98,6 +98,22 @@ def made(case: Case) -> bytes:
     return out.getvalue()
 
 
+def repeated(data: bytes, times: int, seconds: int) -> bytes:
+    """The same video over and over, copied packet by packet."""
+    out = io.BytesIO()
+    with av.open(out, "w", format="mp4") as copy:
+        target = None
+        for k in range(times):
+            with av.open(io.BytesIO(data)) as box:
+                source = box.streams.video[0]
+                target = target or copy.add_stream_from_template(source, opaque=True)
+                for packet in (p for p in box.demux(source) if p.dts is not None):
+                    move = round(k * seconds / source.time_base)
+                    packet.pts, packet.dts, packet.stream = packet.pts + move, packet.dts + move, target
+                    copy.mux(packet)
+    return out.getvalue()
+
+
 def truth(case: Case, time: float) -> int:
     """The number of the frame on screen."""
     shown = ticks(case.uneven)[HIDDEN if case.shift == "hidden" else 0 :]

@@ -48,6 +48,11 @@ def eat(args, file):
     bytearray(1 << 36)
     yield
 
+def world(args, file):
+    import resource, sys
+    memory = resource.getrlimit(resource.RLIMIT_AS)[0]
+    return {"environment": os.environ.get("WHERE_LIBRARIES_ARE"), "loaded": "colorsys" in sys.modules, "memory": memory}, b""
+
 def refuse(args, file):
     yield {}, b"one"
     raise Reject("not_allowed", "because")
@@ -205,6 +210,21 @@ def test_nested_calls_use_children_of_their_own(hostile):
     assert ask(f"{hostile}:echo", {}, b"inner").blob == b"inner"
     with pytest.raises(Reject, match="because"):
         next(outer)
+
+
+def test_kinds_of_children_are_not_mixed_and_each_serves_its_own_number_of_calls(hostile, monkeypatch):
+    close_children()
+    monkeypatch.setenv("WHERE_LIBRARIES_ARE", "/somewhere")
+    short = child.Kind(memory=1 << 30, retire=2, keep=("WHERE_LIBRARIES_ARE",), first=("colorsys", "no_such_module"))
+    for _ in range(2):
+        list(guarded(f"{hostile}:echo", {}, b"x", kind=short))
+    assert child._idle == []
+    list(guarded(f"{hostile}:echo", {}, b"x", kind=short))
+    ordinary = ask(f"{hostile}:world", {}).meta
+    special = next(guarded(f"{hostile}:world", {}, kind=short)).meta
+    assert [c.kind for c in child._idle] == [child.Kind()]
+    assert special == {"environment": "/somewhere", "loaded": True, "memory": 1 << 30}
+    assert ordinary == {"environment": None, "loaded": False, "memory": child.MEMORY}
 
 
 def test_a_child_retires_after_its_calls(hostile, monkeypatch):

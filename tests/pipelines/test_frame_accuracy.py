@@ -13,11 +13,11 @@ import pytest
 
 from pipelines.clips import ClipSource
 from pipelines.format.errors import InputError, Reject
-from pipelines.media import frames, pyav_frames
+from pipelines.media import child, frames, pyav_frames
 from pipelines.media.backends import BACKENDS, installed, refusal
 from pipelines.media.child import close_children
 from pipelines.media.video import By, Frames, frames_every, frames_numbered, frames_shown_at, frames_uniform, sniff, stills
-from tests.pipelines.accuracy import CODECS, Case, cases, made, table, times, truth
+from tests.pipelines.accuracy import CODECS, Case, cases, made, repeated, table, times, truth
 from tests.pipelines.clips import clip, number
 
 
@@ -120,6 +120,20 @@ def test_only_groups_that_hold_wanted_frames_are_decoded(monkeypatch, uneven):
         got = list(frames.sample({**limits, "numbers": list(wanted)}, io.BytesIO(data)))[1:]
         assert [number(pixels) for _, pixels in got] == list(wanted)
         assert len(got) <= _Counting.packets <= most, wanted
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_memory_does_not_grow_with_the_film():
+    """Forty times the film, 13,200 frames: the child's peak stays, but for the table of packets (about 150 bytes a frame while it is made)."""
+    close_children()
+    data, peaks = made(Case("h264", False, 12, "mp4")), []
+    for often in (1, 40):
+        film = repeated(data, often, 11)
+        shown = [s.k for s in stills(film, fps=1.0)]
+        assert shown == list(range(11 * often))
+        status = Path(f"/proc/{child._idle[0].pid}/status").read_text()
+        peaks.append(int(status.partition("VmHWM:")[2].split()[0]) << 10)
+    assert peaks[0] < 400 << 20 and peaks[1] - peaks[0] < (16 << 20)
 
 
 # ---- which frames ----------------------------------------------------------------------------------------------------------------------------
