@@ -21,6 +21,7 @@ HEAD = """# Benchmarks
 
 Each row is one comparison, both sides in the same run: `ratio` is the median of paired runs, larger is better, and `bar` is what it must reach.
 Where the other side is a limit or a stated figure, that is the `peer`. Rewritten by `python -m benchmarks`; the single runs are in `results.json`.
+What needs an accelerator is apart: `python -m benchmarks.gpu`, [gpu.md](gpu.md).
 
 | name | ours | peer | unit | ratio | bar | | runs | versions |
 |---|---:|---:|---|---:|---:|---|---:|---|

@@ -8,16 +8,19 @@ from collections.abc import Callable
 from typing import Any
 
 
-def alternate(ours: Callable[[int], object], peer: Callable[[int], object], runs: int) -> list[dict[str, float]]:
+def alternate(
+    ours: Callable[[int], object], peer: Callable[[int], object], runs: int, cpu_s: Callable[[], float] = time.process_time, warm: bool = True
+) -> list[dict[str, float]]:
     """Each side `runs` times, first one then the other, after one run of each that does not count; the side that goes first changes."""
-    ours(0), peer(0)
+    if warm:
+        ours(0), peer(0)
     out = []
     for k in range(1, runs + 1):
         took: dict[str, float] = {}
         for name, side in (("ours", ours), ("peer", peer))[:: 1 if k % 2 else -1]:
-            wall, cpu = time.perf_counter(), time.process_time()
+            wall, cpu = time.perf_counter(), cpu_s()
             side(k)
-            took[f"{name}_s"], took[f"{name}_cpu_s"] = round(time.perf_counter() - wall, 3), round(time.process_time() - cpu, 3)
+            took[f"{name}_s"], took[f"{name}_cpu_s"] = round(time.perf_counter() - wall, 3), round(cpu_s() - cpu, 3)
         out.append(took)
     return out
 

@@ -93,8 +93,7 @@ class Encode:
         out: list[bytes] = []
         if item["pictures"] is not None:
             with threads(self.encoding.machine, self.threads):
-                for latents in self.encoding.batches(item["pictures"]):
-                    out += [codec.encode_latents(x, self.codec_name) for x in latents]
+                out += self.encoding.stored(item["pictures"], self.codec_name)
         return {**item, "pictures": None, "latents": out, "encoder": self.encoding.fingerprint}
 
 

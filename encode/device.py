@@ -1,8 +1,8 @@
 """A torch network as encoders give it to the core: uint8 batches in, float32 out, with copies running beside the arithmetic.
 
 In: a function from a uint8 tensor [B, H, W, 3] on the device to a tensor [B, tokens, channels]. Out: a `Network`, whose call starts a batch
-and returns a function that waits for its result. On a GPU the batch goes over from pinned memory, the result comes back in its own dtype
-on a second stream, and the next batch computes meanwhile; on a CPU everything happens in the call.
+and returns a function that waits for its result. On a GPU the batch goes over from pinned memory, the result comes back in its own dtype (bf16
+as bit patterns) on a second stream, and the next batch computes meanwhile; on a CPU everything happens in the call.
 """
 
 from __future__ import annotations
@@ -41,6 +41,6 @@ class TorchNetwork:
 
         def wait() -> np.ndarray:
             done.synchronize()
-            return np.asarray(host.float().numpy())
+            return host.view(torch.uint16).numpy() if host.dtype == torch.bfloat16 else host.float().numpy()
 
         return wait

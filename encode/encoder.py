@@ -21,14 +21,15 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from pipelines.format.codec import CODECS
+from pipelines.format.codec import CODECS, encode_latents
 from pipelines.format.document import Part, PartOf, fingerprint, part_name
 from pipelines.format.errors import InputError
 from pipelines.media import images
 
-AHEAD = 1  # batches started and not yet waited for, beside the one in use
+AHEAD = 2  # batches started and not yet waited for, beside the one in use
+RUN = 1 << 18  # values looked at together: they stay in the cache
 SPECIALS = ("bos", "eos", "boi", "eoi", "pad")
-Pending = Callable[[], np.ndarray]  # waits for a batch that was started, and gives float32 [B, tokens, channels]
+Pending = Callable[[], np.ndarray]  # waits for a batch that was started: float32 [B, tokens, channels], or `bf16` bit patterns in uint16
 Network = Callable[[np.ndarray], Pending]
 Codec = Literal["bf16", "f32", "int8", "f8e4m3", "none"]
 assert set(CODECS) < set(Codec.__args__)  # type: ignore[attr-defined]
@@ -168,6 +169,19 @@ class ImageEncoder(Part):
         return fingerprint({**self.identity(), "dtype": machine.dtype, "device": machine.kind})
 
 
+def values(latents: np.ndarray) -> np.ndarray:
+    """Float32, from float32 or from bit patterns of bf16 (exact)."""
+    return latents if latents.dtype != np.uint16 else (latents.astype(np.uint32) << 16).view(np.float32)
+
+
+def finite(latents: np.ndarray) -> bool:
+    """No NaN, no infinity: in bf16 those are the patterns whose exponent is all ones."""
+    if latents.dtype != np.uint16:
+        return bool(np.isfinite(latents).all())
+    flat = np.ascontiguousarray(latents).reshape(-1)
+    return all((flat[k : k + RUN] & 0x7F80).max() != 0x7F80 for k in range(0, len(flat), RUN))
+
+
 class ImageEncoding:
     """An image encoder with its network loaded: pictures or bytes in, latents out, in padded batches of one fixed size."""
 
@@ -179,10 +193,22 @@ class ImageEncoding:
         self.fingerprint = encoder.fingerprint(self.machine)
 
     def batches(self, pictures: np.ndarray) -> Iterator[np.ndarray]:
-        """uint8 [n, height, width, 3] -> float32 [<= batch, tokens, channels], in order. Values that are not finite are an InputError: they
-        would poison every statistic downstream."""
+        """uint8 [n, height, width, 3] -> float32 [<= batch, tokens, channels], in order."""
+        return (values(latents) for latents in self._raw(pictures))
+
+    def stored(self, pictures: np.ndarray, codec: str) -> Iterator[bytes]:
+        """uint8 [n, height, width, 3] -> each image's latents as the codec stores them. What the network gives in bf16 is stored in bf16 as it is:
+        at a thousand images a second the way there and back through float32 would cost more than the network."""
+        for latents in self._raw(pictures):
+            if latents.dtype == np.uint16 and codec == "bf16":
+                yield from (image.tobytes() for image in latents)
+            else:
+                yield from (encode_latents(image, codec) for image in values(latents))
+
+    def _raw(self, pictures: np.ndarray) -> Iterator[np.ndarray]:
+        """Batches as the network gives them. Values that are not finite are an InputError: they would poison every statistic downstream."""
         for latents in in_batches(self.network, pictures, self.encoder.batch):
-            if not np.isfinite(latents).all():
+            if not finite(latents):
                 raise InputError(f"{part_name(self.encoder)} gave latents that are not finite", next="try `dtype: f32`, and check the weights")
             yield latents
 

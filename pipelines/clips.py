@@ -11,7 +11,8 @@ sampled from the clip's beginning. A damaged file gives its good clips: a clip e
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from math import ceil
 from typing import Any, ClassVar, Literal
@@ -47,6 +48,18 @@ class Shots(Document):
 
     def as_args(self) -> dict[str, Any]:
         return {"detector": self.detector, "threshold": self.threshold or {"content": 27.0, "adaptive": 3.0}[self.detector], "stretch": STRETCH_S}
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What a source knows of a file beside its frames: its sha256 if that is known, the URL it came from, whose it is, fields for every record, and
+    the piece [start, stop) in seconds that is meant, if not all of it."""
+
+    group: str | None = None
+    url: str | None = None
+    licence: str | None = None
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    within: tuple[Fraction, Fraction | None] | None = None
 
 
 class KeepClip(Document):
@@ -127,11 +140,11 @@ class ClipSource(Source):
         frames = int(_exact(seconds) * _exact(self.fps)) + 1
         return [{"first": k, "stop": k + step if k + step < frames else None} for k in range(0, frames, step)]
 
-    def clips_of(self, f: Any, origin: str, source: str, spec: dict[str, Any]) -> Iterator[Record | Rejected]:
+    def clips_of(self, f: Any, origin: str, source: str, spec: dict[str, Any], about: About = About()) -> Iterator[Record | Rejected]:
         """All that one file gives. `spec` may hold `first` and `stop`, times in 1/fps seconds, when several parts share the file."""
         made, wrong = False, False
         try:
-            for record in self._clips(f, origin, source, spec.get("first", 0), spec.get("stop")):
+            for record in self._clips(f, origin, source, spec.get("first", 0), spec.get("stop"), about):
                 made = True
                 yield record
         except Reject as e:
@@ -146,8 +159,8 @@ class ClipSource(Source):
     def _least(self) -> float:
         return self.min_seconds if self.min_seconds is not None else SHORT_SHOT_S if self.shots else 0.0
 
-    def _clips(self, f: Any, rel: str, source: str, first: int, stop: int | None) -> Iterator[Record | Rejected]:
-        group = digest(f)
+    def _clips(self, f: Any, rel: str, source: str, first: int, stop: int | None, about: About) -> Iterator[Record | Rejected]:
+        about = about if about.group is not None else replace(about, group=digest(f))
         rate = _exact(self.fps)
         rule = {
             "fps": str(rate),
@@ -158,6 +171,7 @@ class ClipSource(Source):
             "crop": str(_exact(self.shots.crop_seconds if self.shots else 0)),
             "first": str(Fraction(first) / rate),
             "stop": str(Fraction(stop) / rate) if stop is not None else None,
+            "within": [None if t is None else str(t) for t in about.within] if about.within else None,
         }
         keep = KeepClip() if self.keep_clip is True else self.keep_clip or None
         files = keep.model_dump() if keep else None
@@ -165,20 +179,20 @@ class ClipSource(Source):
         detector = self.shots.as_args() if self.shots else None
         for clip in clip_frames.clips(f, rule, detector, pictures, self._limits, By(self.backend, self.trusted)):
             if len(clip.frames) >= min(self.min_frames, self._clip):
-                record = self._record(clip, rel, source, group)
+                record = self._record(clip, rel, source, about)
                 lost = keep is not None and clip.file is None
                 why = clip.no_file.detail if clip.no_file else f"its first frame does not decode, or it is more than {keep and keep.max_bytes} bytes"
                 yield Rejected(record.origin, "no_clip", why) if lost else record
 
-    def _record(self, clip: Clip, rel: str, source: str, group: str) -> Record:
+    def _record(self, clip: Clip, rel: str, source: str, about: About) -> Record:
         stop = clip.start + len(clip.frames) * clip.step
-        if self.shots:
+        if self.shots or about.within:
             stop = min(stop, clip.stop)
         start_ms, stop_ms = round(1000 * clip.start), round(1000 * stop)
         segments = [Image(s.payload, atom=i, shape=s.shape, time_s=s.time_s) for i, s in enumerate(clip.frames)]
         if clip.file is not None:
             segments.append(Video(clip.file, clip.file_shape, float(clip.start)))
-        fields: dict[str, Any] = {"video": rel, "seconds": round(float(stop - clip.start), 3)}
+        fields: dict[str, Any] = {"video": rel, **about.fields, "seconds": round(float(stop - clip.start), 3)}
         fields |= {"fps": self.fps} if self.frames is None else {}
         scores: dict[str, float] = {}
         if self.measure and clip.whole:
@@ -186,7 +200,8 @@ class ClipSource(Source):
             told |= {"cropped": [round(s, 3) for s in clip.cropped]} if any(clip.cropped) else {}
             fields |= {"shown": [clip.whole[1], clip.whole[0]], **told}
         scores |= {name: float(f"{value:.4g}") for name, value in clip.vectors.items()}
-        return Record.make(source, f"{rel}@{start_ms}-{stop_ms}", "video", segments, group, licence=self.licence, fields=fields, scores=scores)
+        rest = {"licence": about.licence or self.licence, "url": about.url, "fields": fields, "scores": scores}
+        return Record.make(source, f"{rel}@{start_ms}-{stop_ms}", "video", segments, about.group, **rest)
 
 
 def _exact(x: Any) -> Fraction:

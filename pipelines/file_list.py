@@ -72,6 +72,11 @@ def entries(path: str, prefix: str | None = None, url_field: str = "url", digest
     return out
 
 
+def entry_of(text: Any, digest: Any, path: str, prefix: str | None = None) -> Entry:
+    """One cell of a table at `path` as an entry; `problem` says what is wrong with it."""
+    return _entry(text, digest or None, prefix if prefix is not None else path.rpartition("/")[0] or ".", path)
+
+
 def _rows(path: str, url_field: str, digest_field: str | None) -> Iterator[tuple[Any, Any]]:
     """(file, hash) as the list says them."""
     name = path.lower()

@@ -28,8 +28,12 @@ def parse(data: bytes) -> Any:
 
 
 def json_list(stream: IO[bytes], key: str | None) -> Iterator[tuple[int, int, Any]]:
-    """The elements of a list, or of the list under `key` when the text is an object."""
+    """The elements of a list, or of the list under `key` when the text is an object. With the key `*` the object's own members are the elements, each
+    with its name under `key` (GQA's and ScienceQA's questions by their ids)."""
     cursor = _Cursor(stream)
+    if key == "*" and cursor.peek() == "{":
+        yield from _members(cursor)
+        return
     if cursor.peek() == "{" and key is not None:
         cursor.enter(key)
     if cursor.take() != "[":
@@ -47,6 +51,31 @@ def json_list(stream: IO[bytes], key: str | None) -> Iterator[tuple[int, int, An
             return
         if mark != ",":
             raise Reject("truncated" if not mark else "unreadable", f"the JSON list is broken at byte {cursor.at}")
+
+
+def member(data: bytes) -> Any:
+    """The text `"name": {…}` of a member as one mapping, its name under `key`."""
+    found = parse(b"{" + data + b"}")
+    if isinstance(found, Reject):
+        return found
+    (name, value), *_ = found.items()
+    return {"key": name, **value} if isinstance(value, dict) else Reject("unreadable", f"not a mapping under {name[:80]!r}")
+
+
+def _members(cursor: _Cursor) -> Iterator[tuple[int, int, Any]]:
+    mark = cursor.take()
+    if cursor.peek() == "}":
+        return
+    while mark in ("{", ","):
+        at, name = cursor.value()
+        if cursor.take() != ":" or name[:1] != '"':
+            raise Reject("unreadable", f"the JSON object is broken at byte {cursor.at}")
+        start, text = cursor.value()
+        data = (name + ":" + text).encode("latin-1")
+        yield at, start + len(text) - at, member(data)
+        mark = cursor.take()
+    if mark != "}":
+        raise Reject("truncated" if not mark else "unreadable", f"the JSON object is broken at byte {cursor.at}")
 
 
 class _Cursor:

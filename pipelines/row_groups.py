@@ -72,6 +72,18 @@ def numbered_rows(
         yield f"{rel}#{row}", reject
 
 
+def column_names(where: str) -> list[str]:
+    """The columns of a Parquet file, by its footer. `Reject` when it has none."""
+    with _opened(where) as file:
+        return list(file.schema_arrow.names)
+
+
+def group_sizes(where: str) -> list[int]:
+    """Rows of each row group of a Parquet file, by its footer. `Reject` when it has none."""
+    with _opened(where) as file:
+        return [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
+
+
 def plain(value: Any) -> Any:
     """A cell as JSON can hold it: dates and decimals as text, NaN as null."""
     if isinstance(value, dict):

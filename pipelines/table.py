@@ -18,8 +18,9 @@ from typing import IO, Any, NamedTuple
 
 from pipelines.bounded import COMPRESSIONS, MAX_LINE, lines, opened
 from pipelines.format.errors import InputError, Reject
-from pipelines.json_list import json_list, parse
+from pipelines.json_list import json_list, member, parse
 
+csv.field_size_limit(MAX_LINE)  # of the whole process; its own 128 KiB is less than a photo in base64
 SUFFIXES = tuple(kind + end for kind in (".jsonl", ".json", ".csv", ".tsv") for end in ("", *COMPRESSIONS))
 
 
@@ -55,8 +56,9 @@ def between(path: str, at: int, end: int, first: int) -> Iterator[Row]:
         head = stream.readline(MAX_LINE) if kind in ("csv", "tsv") else b""
         _forward(stream, at, len(head))
         data = stream.read(end - at)
-    slice_ = io.BytesIO(b"[" + data + b"]" if kind == "json" else head + data)
-    found = _jsonl(slice_) if kind == "jsonl" else json_list(slice_, None) if kind == "json" else _csv(slice_, kind)
+    named = data[:1] == b'"'  # members of an object
+    slice_ = io.BytesIO((b"{" + data + b"}" if named else b"[" + data + b"]") if kind == "json" else head + data)
+    found = _jsonl(slice_) if kind == "jsonl" else json_list(slice_, "*") if kind == "json" else _csv(slice_, kind)
     for number, (start, size, value) in enumerate(found, first):
         bad = value if isinstance(value, Reject) else None
         yield Row(at - len(head) + start, size, number, None if bad else value, bad)
@@ -73,7 +75,7 @@ def pick(path: str, spots: Iterable[tuple[int, int]]) -> dict[int, Any]:
         for at, size in sorted(spots):
             _forward(stream, at, now)
             data = stream.read(size)
-            out[at] = dict(zip(header, _cells(data, kind), strict=False)) if header else parse(data)
+            out[at] = dict(zip(header, _cells(data, kind), strict=False)) if header else member(data) if data[:1] == b'"' else parse(data)
             now = at + size
     return out
 
@@ -114,9 +116,11 @@ def template(pattern: str, row: Any) -> str:
 
 
 def cell(row: Any, name: str) -> Any:
-    """A column by name, or a list's element by position. `Reject` when there is none."""
+    """A column by name, or a list's element by position; `types.structural` is a column's member. `Reject` when there is none."""
     if isinstance(row, dict) and name in row:
         return row[name]
+    if isinstance(row, dict) and "." in name and isinstance(row.get(name.partition(".")[0]), dict):
+        return cell(row[name.partition(".")[0]], name.partition(".")[2])
     if isinstance(row, list) and name.isdigit() and int(name) < len(row):
         return row[int(name)]
     known = ", ".join(map(str, row)) if isinstance(row, dict) else f"0 to {len(row) - 1}" if isinstance(row, list) else type(row).__name__

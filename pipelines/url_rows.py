@@ -21,17 +21,20 @@ from pipelines.format.storage import open_read
 from pipelines.listing import Input, list_files, place
 from pipelines.row_groups import numbered_rows
 from pipelines.stage import SourcePart
-from pipelines.table import SUFFIXES, Row, between, scan
+from pipelines.table import SUFFIXES, Row, between, matching, scan
 
 ROWS = 10_000
 MAX_SLICE = 64 << 20  # bytes of a text table in one part: 10,000 rows are 3 MB, if nobody put books into the captions
 
 
-def url_parts(path: str, columns: list[str], key: str | None = None) -> list[SourcePart]:
-    """The parts of every table below `path`, or of the one it is."""
+def url_parts(path: str, columns: list[str], key: str | None = None, table: str | None = None, rows: int | None = None) -> list[SourcePart]:
+    """The parts, of at most so many rows, of every table below `path`, or of the one it is; or of those that `table` names (`*` for several)."""
     out: list[SourcePart] = []
-    for item in list_files(path, (".parquet", *SUFFIXES)):
-        out += _parquet(path, item, columns) if item.path.lower().endswith(".parquet") else _text(path, item, columns, key)
+    most = rows or ROWS
+    found = list_files(path, (".parquet", *SUFFIXES))
+    named = matching(table, [f.path for f in found]) if table else [f.path for f in found]
+    for item in (f for f in found if f.path in named):
+        out += _parquet(path, item, columns, most) if item.path.lower().endswith(".parquet") else _text(path, item, columns, key, most)
     return out
 
 
@@ -53,7 +56,7 @@ def url_rows(path: str, spec: dict[str, Any], columns: list[str]) -> Iterator[tu
             yield found.number, found.value if mapping else found.problem or Reject("unreadable", "a row is a mapping of columns")
 
 
-def _parquet(path: str, item: Input, columns: list[str]) -> Iterator[SourcePart]:
+def _parquet(path: str, item: Input, columns: list[str], rows: int) -> Iterator[SourcePart]:
     with open_read(place(path, item.path)) as f:
         try:
             file = pq.ParquetFile(f)
@@ -65,16 +68,16 @@ def _parquet(path: str, item: Input, columns: list[str]) -> Iterator[SourcePart]
     if missing:
         raise InputError("no such column", where=item.path, found=missing[0], allowed=", ".join(known[:50]))
     starts = [0, *accumulate(groups)]
-    for first in range(0, starts[-1], ROWS):
-        stop = min(first + ROWS, starts[-1])
+    for first in range(0, starts[-1], rows):
+        stop = min(first + rows, starts[-1])
         a, b = bisect_right(starts, first) - 1, bisect_left(starts, stop)
         yield SourcePart({"file": item.path, "groups": [a, b], "row": starts[a], "rows": [first, stop]}, [item.as_list()])
 
 
-def _text(path: str, item: Input, columns: list[str], key: str | None) -> Iterator[SourcePart]:
+def _text(path: str, item: Input, columns: list[str], key: str | None, rows: int) -> Iterator[SourcePart]:
     run: _Run | None = None
     for row in scan(place(path, item.path), key):
-        if run and (row.at < 0 or run.rows >= ROWS or run.end - run.at > MAX_SLICE):
+        if run and (row.at < 0 or run.rows >= rows or run.end - run.at > MAX_SLICE):
             yield run.part(item)
             run = None
         if row.at < 0:  # the table is broken from here on

@@ -59,7 +59,7 @@ def _figures(found: dict[str, Any]) -> list[Html]:
         if summary.is_balance(figures):
             out += show_balance.blocks(name, found, figures)
         else:
-            out += [tag("h2", f"What {name} reports"), page.table(["", ""], summary.flat(figures))]
+            out += [tag("h2", f"What {name} reports"), *(page.table(rows[0], rows[1:]) for _, rows in summary.tables(name, figures))]
     return out
 
 

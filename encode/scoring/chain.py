@@ -16,6 +16,7 @@ import numpy as np
 
 from encode.chain import data_file, place, rows, threads
 from encode.encoder import in_batches, machine_for
+from encode.encoder import values as as_float
 from encode.scorer import Scorer, Sight, Values, folded
 from encode.scoring.figures import tally
 from pipelines.captions import column, named
@@ -109,7 +110,7 @@ class Score:
         if batch is None or network is None:
             return None
         with threads(self.machines[sight], self.cpus):
-            return np.concatenate(list(in_batches(network, batch, sight.batch)))
+            return np.concatenate([as_float(some) for some in in_batches(network, batch, sight.batch)])
 
 
 def valued(name: str, scorer: Scorer, seen: np.ndarray | None, said: np.ndarray | None, at: np.ndarray) -> Values:

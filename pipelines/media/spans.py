@@ -5,7 +5,8 @@ each. Without shots the whole file is one span, so a clip begins at multiples of
 up from its own first frame on, and no clip reaches past it. All in whole numbers and fractions: no float is compared.
 
 The rule: `length`, `overlap`, `least` and `crop` in seconds; `fps`, or `frames` for so many a clip; `first` and `stop` in seconds: only clips that
-begin there; `shots`: [start, stop, begins with a cut, ends with a cut] in ticks, or null. Numbers are text, as "16/3".
+begin there; `shots`: [start, stop, begins with a cut, ends with a cut] in ticks, or null; `within`: [start, stop] in seconds, where a list names
+a piece of the video, or null. A piece is cut up from its own beginning, as a shot is. Numbers are text, as "16/3".
 """
 
 from collections.abc import Iterator
@@ -37,7 +38,7 @@ def spans(table: Table, rule: dict[str, Any]) -> Iterator[Span]:
     slack = min(Fraction(1, 2), Fraction(1, 2000) / table.base)  # as in `timeline.every`: muxers round
     shown = np.sort(table.pts[table.shown])
     whole = [table.first, table.end, False, False]
-    for begin, end, opens, closes in rule["shots"] if rule["shots"] is not None else [whole]:
+    for begin, end, opens, closes in _inside(rule["shots"] if rule["shots"] is not None else [whole], rule.get("within"), table):
         start, stop = begin + (crop if opens else 0), end - (crop if closes else 0)
         at, n = Fraction(start), 0
         while at < stop:
@@ -48,9 +49,21 @@ def spans(table: Table, rule: dict[str, Any]) -> Iterator[Span]:
                 step, times = _times(at, until, rule, table)
                 inside = int(np.searchsorted(shown, ceil(until)) - np.searchsorted(shown, ceil(at)))
                 if rule["frames"] is None or inside >= rule["frames"]:
-                    yield Span(at, until, step, tuple(min(floor(t + slack), end - 1) for t in times))
+                    yield Span(at, until, step, tuple(min(floor(t + slack), ceil(end) - 1) for t in times))
             n += 1
             at = start + n * (length - overlap)
+
+
+def _inside(stretches: list[list[Any]], within: list[str | None] | None, table: Table) -> Iterator[tuple[Any, Any, bool, bool]]:
+    """Stretches, or what of them lies within the piece; where the piece's edge cuts one off there is no cut of the film."""
+    low, high = within if within is not None else (None, None)
+    first = table.first + Fraction(low) / table.base if low is not None else None
+    last = table.first + Fraction(high) / table.base if high is not None else None
+    for begin, end, opens, closes in stretches:
+        start = begin if first is None or first <= begin else first
+        stop = end if last is None or last >= end else last
+        if start < stop:
+            yield start, stop, opens and start == begin, closes and stop == end
 
 
 def _times(at: Fraction, until: Fraction, rule: dict[str, Any], table: Table) -> tuple[Fraction, list[Fraction]]:

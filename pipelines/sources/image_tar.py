@@ -13,14 +13,13 @@ from pipelines.bounded import opened
 from pipelines.format.document import Size
 from pipelines.format.errors import Reject
 from pipelines.format.record import Record
-from pipelines.json_list import parse
 from pipelines.listing import list_files, place
 from pipelines.media.images import MAX_PIXELS
 from pipelines.pictures import SUFFIXES, captions, pair
+from pipelines.sample_members import TARS, said, stem_of
 from pipelines.stage import Rejected, Source, SourcePart
 from pipelines.tar_stream import MAX_MEMBER, members
 
-TARS = (".tar", ".tar.gz", ".tgz", ".tar.zst")
 MAX_SAMPLE = MAX_MEMBER + (16 << 20)  # bytes of all members of one stem: the largest picture and what is said of it
 _TEXTS = (".txt", ".caption", ".json")
 
@@ -56,9 +55,9 @@ class ImageTar(Source):
                 yield Rejected(f"{rel}!{stem}" if stem else rel, reject.reason, reject.detail)
 
     def _pair(self, source: str, origin: str, image: bytes, sample: dict[str, bytes]) -> Record:
-        texts = captions({name: _value(sample, where) for name, where in self.caption_fields.items()})
-        url, licence = (w and _value(sample, w) for w in (self.url_field, self.licence_field))
-        fields = {w: _value(sample, w) for w in self.keep}
+        texts = captions({name: said(sample, where) for name, where in self.caption_fields.items()})
+        url, licence = (w and said(sample, w) for w in (self.url_field, self.licence_field))
+        fields = {w: said(sample, w) for w in self.keep}
         return pair(source, origin, image, texts, self.max_pixels, url=url, licence=licence or self.licence, fields=fields)
 
 
@@ -71,8 +70,7 @@ def _samples(path: str) -> Iterator[tuple[str, dict[str, bytes] | Reject]]:
                 if isinstance(content, Reject):
                     yield name, content
                     continue
-                folder, slash, base = name.rpartition("/")
-                now = folder + slash + base.split(".", 1)[0]
+                now = stem_of(name)
                 if now != stem and sample:
                     yield stem, sample
                     sample, held = {}, 0
@@ -87,18 +85,3 @@ def _samples(path: str) -> Iterator[tuple[str, dict[str, bytes] | Reject]]:
         return
     if sample:
         yield stem, sample
-
-
-def _value(sample: dict[str, bytes], where: str) -> Any:
-    member, _, key = where.partition(".")
-    if member not in sample:
-        return None
-    if member != "json":
-        try:
-            return sample[member].decode("utf-8-sig")
-        except UnicodeDecodeError:
-            raise Reject("unreadable", f"the {member} is not UTF-8") from None
-    value = parse(sample[member])
-    for step in key.split("."):
-        value = value.get(step) if isinstance(value, dict) else None
-    return value

@@ -1,136 +1,140 @@
-"""Questions about images as JSON: LLaVA's and Cambrian's conversations, chat messages, and VQA v2's questions with annotations.
+"""Conversations about images: LLaVA's and Cambrian's JSON, chat messages, The Cauldron's Parquet; and VQA v2's questions with annotations.
 
     [{"id", "image": "a.jpg", "conversations": [{"from": "human", "value": "<image>\\nWhat …?"}, {"from": "gpt", "value": "…"}, …]}]
     [{"image": …, "messages": [{"role": "user", "content": …}, {"role": "assistant", "content": …}]}]
+    Parquet of images: list<{bytes, path}>, texts: list<{user, assistant}>
     {"questions": [{"image_id", "question_id", "question"}]} with {"annotations": [{"question_id", "answers": [{"answer"}], …}]}
 
 A conversation is one record, its exchanges are the turns; with more than one, `fields.dialogue` says that later turns lean on earlier ones.
-VQA v2's questions on one image are one record of independent turns. A list of a gigabyte streams; JSON Lines work as well.
+VQA v2's questions on one image are one record of independent turns. A list of a gigabyte streams; JSON Lines and CSV work as well.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
-from pipelines.format.document import Size
-from pipelines.format.errors import Reject
+from pipelines.conversations import exchanges, images_named, messages
+from pipelines.format.errors import InputError, Reject
 from pipelines.format.record import Record
-from pipelines.image_rows import Item, Rows
-from pipelines.media.images import MAX_PIXELS
-from pipelines.pictures import sound
-from pipelines.stage import Rejected, Source, SourcePart
-from pipelines.table import cell, template
+from pipelines.image_rows import Item
+from pipelines.listing import list_files, place
+from pipelines.question_text import Limits
+from pipelines.row_groups import column_names
+from pipelines.stage import Rejected, SourcePart
+from pipelines.table import cell, matching, template
 from pipelines.turns import answered, ranked, vqa_record
+from pipelines.vqa_source import VqaSource
 
-_ASKS, _ANSWERS = ("human", "user"), ("gpt", "assistant", "model")
-_MARKS = ("<image>", "<video>")
+_TALK = ("conversations", "messages", "texts")
 
 
-class VqaJson(Source):
-    """`table` is the file of conversations or questions below `path` (`*` for several); `image` a column, or a template such as
-    `train2014/COCO_train2014_{image_id:012}.jpg`, relative to the table's folder. `annotations` makes it VQA v2's pair of files.
-    `independent: true` says that a conversation's turns do not lean on one another."""
+class VqaJson(VqaSource):
+    """`image` is a column, or a template such as `train2014/COCO_train2014_{image_id:012}.jpg`, relative to the table's folder. `conversation` is the
+    column of turns; by default `conversations`, `messages` or `texts`, whichever there is. `annotations` makes it VQA v2's pair of files.
+    `independent: true` says that a conversation's turns do not lean on one another: their pictures then stand in front of all of them."""
 
-    data: ClassVar[str] = "vqa"
-    path: str
     table: str = "*.json"
-    image: str = "image"
+    conversation: str | None = None
     annotations: str | None = None
     independent: bool = False
-    licence: str | None = None
-    max_pixels: Size = MAX_PIXELS
 
-    def _rows(self) -> Rows:
-        keys = {"key": "questions", "joined": self.annotations, "joined_key": "annotations"}
-        return Rows(self.path, self.table, self._images_of, self._usable, merge=self.annotations is not None, **keys)  # type: ignore[arg-type]
+    def merged(self) -> bool:
+        return self.annotations is not None
 
-    def _usable(self, row: Any) -> None:
+    def rows(self, **more: Any) -> Any:
+        if self.annotations is None:
+            return super().rows()
+        return super().rows(key=self.key or "questions", joined=self.annotations, joined_key="annotations")
+
+    def columns(self) -> list[str]:
+        """For Parquet and for slices of tables; a conversation column that is not named is looked for in the first file."""
+        images = [self.image] if isinstance(self.image, str) else list(self.image)
+        if self.conversation is not None:
+            return [*images, self.conversation]
+        if not self.parquet:
+            return [*images, *_TALK, "id"]
+        files = [f.path for f in list_files(self.path, (".parquet",))]
+        first = matching(self.table, files)[0]
+        try:
+            known = column_names(place(self.path, first))
+        except Reject:
+            return images
+        talk = [name for name in _TALK if name in known]
+        if not talk:
+            there = {"found": ", ".join(known[:50]), "allowed": ", ".join(_TALK)}
+            raise InputError("no column of conversations", where=first, **there, next="name it with `conversation`")
+        return [*images, talk[0], *(["id"] if "id" in known else [])]
+
+    def parts(self) -> list[SourcePart]:
+        if self.annotations is not None and self.held != "path":
+            raise InputError("VQA v2's pair of files names images beside it", where=self.path, found=f"images_are: {self.held}")
+        return super().parts()
+
+    def usable(self, row: Any) -> None:
         if self.annotations is not None:
             cell(row, "question")
         else:
-            _exchanges(_turns(row))
+            exchanges(messages(self._talk(row)), len(self.named(row)), self.limits)
 
-    def _images_of(self, row: Any) -> list[str]:
-        if "{" not in self.image:
-            if isinstance(row, dict) and row.get(self.image) is None:
-                raise Reject("empty", "a conversation without an image")
-            value = cell(row, self.image)
-            if isinstance(value, list) and value:
-                return [sound(v) for v in value]
-        return [template(self.image, row)]
-
-    def parts(self) -> list[SourcePart]:
-        return self._rows().parts()
+    def named(self, row: Any) -> list[Any]:
+        out: list[Any] = []
+        for column in (self.image,) if isinstance(self.image, str) else self.image:
+            if "{" in column:
+                out.append(template(column, row))
+                continue
+            found = row.get(column) if isinstance(row, dict) else cell(row, column)
+            out += [ref for ref in (found if isinstance(found, list) else [found]) if ref is not None and ref != ""]
+        if not out and self.annotations is None:
+            return images_named(messages(self._talk(row)))
+        return out
 
     def read(self, spec: dict[str, Any], source: str) -> Iterator[Record | Rejected]:
-        for item in self._rows().items(spec):
+        yield from self.told_once(self._all(spec, source))
+
+    def _all(self, spec: dict[str, Any], source: str) -> Iterator[Record | Rejected]:
+        limits = self.limits
+        for item in self.items(spec):
             if isinstance(item, Rejected):
                 yield item
                 continue
             if self.annotations is not None:
-                rows = [(f"{spec['table']}#{number}", partial(_annotated, row, note)) for number, row, note in item.rows]
-                yield from answered(source, item, rows, self.max_pixels, licence=self.licence)
+                rows = [(f"{spec['table']}#{number}", partial(_annotated, row, note, limits)) for number, row, note in item.rows]
+                yield from answered(source, item, rows, self.max_pixels, self.max_turns, self.repeats == "keep", licence=self.licence)
                 continue
             try:
-                yield self._conversation(source, item)
+                yield self._conversation(source, item, limits)
             except Reject as reject:
                 yield Rejected(item.origin, reject.reason, reject.detail)
 
-    def _conversation(self, source: str, item: Item) -> Record:
+    def _conversation(self, source: str, item: Item, limits: Limits) -> Record:
         row = item.rows[0][1]
-        questions = _exchanges(_turns(row))
-        fields: dict[str, Any] = {"source_id": str(row["id"])} if row.get("id") is not None else {}
+        questions, system = exchanges(messages(self._talk(row)), len(item.images), limits, in_place=not self.independent)
+        fields: dict[str, Any] = dict(item.fields)
+        if isinstance(row, dict) and row.get("id") is not None:
+            fields["source_id"] = limits.tidy(str(row["id"]))
         if len(questions) > 1 and not self.independent:
             fields["dialogue"] = True
-        return vqa_record(source, item, questions, self.max_pixels, fields=fields, licence=self.licence)
+        if system:
+            fields["system"] = limits.tidy(system)
+        return vqa_record(source, item, questions, self.max_pixels, fields=fields, licence=self.licence, url=item.url)
+
+    def _talk(self, row: Any) -> Any:
+        if self.conversation is not None:
+            return cell(row, self.conversation)
+        return next((row[name] for name in _TALK if row.get(name)), None) if isinstance(row, dict) else None
 
 
-def _annotated(row: dict[str, Any], note: dict[str, Any]) -> dict[str, Any]:
+def _annotated(row: dict[str, Any], note: dict[str, Any], limits: Limits) -> dict[str, Any]:
     """VQA v2: the answer to train on is the one most of the ten people gave, which its files name `multiple_choice_answer`."""
     given = [a.get("answer") if isinstance(a, dict) else a for a in note.get("answers") or []]
     best = note.get("multiple_choice_answer")
-    answers = ranked([a for a in given if isinstance(a, str)], first=best if isinstance(best, str) else None)
+    answers = ranked([limits.tidy(a) for a in given if isinstance(a, str)], first=limits.tidy(best) if isinstance(best, str) else None)
     if not answers:
         raise Reject("empty", "a question without an answer")
-    out = {"question": sound(cell(row, "question")).strip(), "answers": answers}
+    asked = limits.tidy(cell(row, "question"))
+    if not asked:
+        raise Reject("empty", "an answer without a question")
     kind = note.get("question_type") or note.get("answer_type")
-    return {**out, "type": str(kind)} if kind else out
-
-
-def _turns(row: Any) -> Any:
-    return (row.get("conversations") or row.get("messages")) if isinstance(row, dict) else None
-
-
-def _exchanges(turns: Any) -> list[dict[str, Any]]:
-    """Question and answer pairs of a conversation; system messages are passed over, anything else out of order is a `Reject`."""
-    if not isinstance(turns, list) or not turns:
-        raise Reject("unreadable", "no list under `conversations` or `messages`")
-    out: list[dict[str, Any]] = []
-    asked: str | None = None
-    for turn in turns:
-        who, said = _said(turn)
-        if who in _ASKS and asked is None:
-            asked = said
-        elif who in _ANSWERS and asked:
-            if said:
-                out.append({"question": asked, "answers": [said]})
-            asked = None
-        elif who != "system":
-            raise Reject("unreadable", f"a conversation is question, answer, question, …; found {who[:40]!r} after turn {len(out)}")
-    if not out:
-        raise Reject("empty", "a conversation without an answer")
-    return out
-
-
-def _said(turn: Any) -> tuple[str, str]:
-    if not isinstance(turn, dict):
-        raise Reject("unreadable", "a turn of a conversation is a mapping")
-    who, said = turn.get("from", turn.get("role")), turn.get("value", turn.get("content"))
-    if isinstance(said, list):  # chat messages: a list of {type: text | image}
-        said = "\n".join(p["text"] for p in said if isinstance(p, dict) and isinstance(p.get("text"), str))
-    text = sound(said)
-    for mark in _MARKS:
-        text = text.replace(mark, "")
-    return str(who), text.strip()
+    return {"question": asked, "answers": answers, **({"type": str(kind)} if kind else {})}

@@ -5,11 +5,12 @@ import json
 import numpy as np
 import pytest
 
-from encode.encoder import ImageEncoding, as_written, opened
+from encode.encoder import ImageEncoding, as_written, finite, opened, values
 from encode.encoders.pixels import Pixels
 from encode.encoders.siglip2 import Siglip2
 from encode.encoders.text_tokens import TextTokens
 from encode.processor import read_processor
+from pipelines.format import codec
 from pipelines.format.errors import InputError, Reject
 from pipelines.media import images
 
@@ -243,3 +244,24 @@ def test_many_texts_are_encoded_in_order_whatever_the_batch(tmp_path, monkeypatc
     monkeypatch.setattr(text_tokens, "BATCH_CHARACTERS", 7)
     for one, other, text in zip(whole, tokenizer.encode(said), said, strict=True):
         assert one.tolist() == other.tolist() and len(one) == len(text)
+
+
+def test_what_a_network_gives_in_bf16_is_stored_bit_for_bit_and_reads_as_the_same_floats():
+    encoding = ImageEncoding(Pixels(size=28, batch=2), "cpu")
+    grid = encoding.grid
+    x = np.random.default_rng(0).standard_normal((3, grid.tokens, grid.channels), dtype=np.float32)
+    bits = codec.bf16_bits(x)
+    given = [bits[:2], np.concatenate([bits[2:], bits[:1]])]
+    encoding.network = lambda pictures: given.pop(0).copy
+    pictures = np.zeros((3, grid.height, grid.width, 3), np.uint8)
+    stored = list(encoding.stored(pictures, "bf16"))
+    assert stored == [codec.encode_latents(image, "bf16") for image in x]
+    assert (values(bits) == np.stack([codec.decode_latents(s, "bf16", grid.tokens, grid.channels) for s in stored])).all()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_bf16_pattern_that_is_no_number_is_seen(bad):
+    x = np.ones((2, 3), np.float32)
+    assert finite(codec.bf16_bits(x)) and finite(x)
+    x[1, 2] = bad
+    assert not finite(codec.bf16_bits(x)) and not finite(x)

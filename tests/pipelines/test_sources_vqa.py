@@ -79,10 +79,11 @@ def test_answers_choices_and_types_are_kept_for_evaluation(tmp_path):
     (tmp_path / "qa.jsonl").write_text(json.dumps(row))
     source = VqaTable(path=str(tmp_path), table="qa.jsonl", answer="best", answers="all", choices="options", type="kind")
     (record,), _ = read(source)
-    question = {"question": "q?", "answers": ["two", "one", "three"], "choices": ["one", "two"], "type": "count", "turn": 0}
+    question = {"question": "q?", "answers": ["two", "one", "three"], "choices": ["one", "two"], "choice": 1, "type": "count", "turn": 0}
     assert record.fields["questions"] == [question]
-    (fixed,), _ = read(VqaTable(path=str(tmp_path), table="qa.jsonl", answer="all", choice_list=("x", "y"), type="=plain"))
-    assert fixed.fields["questions"][0] == {"question": "q?", "answers": ["one", "two", "three"], "choices": ["x", "y"], "type": "plain", "turn": 0}
+    (fixed,), _ = read(VqaTable(path=str(tmp_path), table="qa.jsonl", answer="all", choice_list=("x", "One "), type="=plain"))
+    asked = {"question": "q?", "answers": ["one", "two", "three"], "choices": ["x", "One"], "choice": 1, "type": "plain", "turn": 0}
+    assert fixed.fields["questions"][0] == asked
 
 
 def test_a_bad_question_costs_itself_and_leaves_the_others_on_its_image(tmp_path):
@@ -121,7 +122,7 @@ def test_a_conversation_is_one_record_whose_turns_lean_on_one_another(tmp_path):
     turns = [human("<image>\nWhat is it?"), gpt("A cat."), human("Why?"), gpt("Whiskers.")]
     (record,), rejects = read(conversations(tmp_path, {"id": 7, "image": "x/a.jpg", "conversations": turns}))
     assert said(record) == [(0, "context", "Question: What is it? Answer:"), (0, "target", " A cat."),
-                            (1, "context", "Question: Why? Answer:"), (1, "target", " Whiskers.")]  # fmt: skip
+                            (1, "context", "\nQuestion: Why? Answer:"), (1, "target", " Whiskers.")]  # fmt: skip
     assert record.fields["dialogue"] is True and record.fields["source_id"] == "7" and not rejects
     apart = VqaJson(path=str(tmp_path), table="data.json", independent=True)
     assert "dialogue" not in read(apart)[0][0].fields
@@ -129,7 +130,7 @@ def test_a_conversation_is_one_record_whose_turns_lean_on_one_another(tmp_path):
 
 def test_chat_messages_and_several_images_are_read_too(tmp_path):
     images(tmp_path, "a.jpg", "b.jpg")
-    content = [{"type": "image"}, {"type": "text", "text": "Which is larger?"}]
+    content = [{"type": "image"}, {"type": "image"}, {"type": "text", "text": "Which is larger?"}]
     chat = [{"role": "system", "content": "be brief"}, {"role": "user", "content": content}, {"role": "assistant", "content": "The left."}]
     (record,), _ = read(conversations(tmp_path, {"image": ["a.jpg", "b.jpg"], "messages": chat}))
     assert [s.payload for s in record.segments if s.kind == "image"] == [jpeg(0), jpeg(1)]
@@ -143,7 +144,7 @@ def test_conversations_that_make_no_sense_are_rejects_with_a_reason(tmp_path):
     rows = [{"image": "a.jpg", "conversations": b} for b in bad] + [{"conversations": [human("no image"), gpt("x")]}]
     records, rejects = read(conversations(tmp_path, *rows, {"image": "a.jpg", "conversations": [human("q"), gpt("a")]}))
     assert len(records) == 1
-    assert [r.reason for r in rejects] == ["unreadable"] * 3 + ["empty"] + ["unreadable"] * 3 + ["empty"]
+    assert [r.reason for r in rejects] == ["unreadable"] * 3 + ["empty"] + ["unreadable"] * 3 + ["no_image"]
 
 
 def test_vqa_v2_joins_questions_to_annotations_by_question_id(tmp_path):
@@ -203,7 +204,7 @@ DATA = os.environ.get("HEADWATER_DATA")
     ("where", "fields", "records", "questions"),
     [
         ("vqa/easy_vqa", {"table": "train/questions.json", "question": "0", "answer": "1", "image": "images/{2}.png"}, 400, 3934),
-        ("vqa/vqa_rad", {"table": "qa.json", "image": "images/{image_name}", "type": "answer_type"}, 110, 0),
+        ("vqa/vqa_rad", {"table": "qa.json", "image": "images/{image_name}", "type": "answer_type", "repeats": "keep"}, 110, 768),
         ("vqa/nlvr", {"table": "dev/items.jsonl", "question": "sentence", "answer": "label", "choice_list": ("true", "false")}, 200, 0),
         ("", {"table": "vqa/vqav2_on_coco/qa.jsonl", "answer": "multiple_choice_answer", "answers": "answers"}, 4, 4),
     ],

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from trainer.batch import LATENT, PADDING, Batch
-from trainer.models.attention import Marks, marks, order, prepare, visible
+from trainer.models.attention import Marks, _mask_mod, marks, order, prepare, visible
 from trainer.models.transfusion import Transfusion, TransfusionModel
 from trainer.parallel import initialise
 
@@ -55,6 +55,18 @@ def test_back_ends_agree_with_the_dense_mask(backend: str, seed: int) -> None:
     expected = prepare(batch, m, fallen, "dense")(qkv, 4)
     found = prepare(batch, m, fallen, backend)(qkv, 4)
     assert torch.allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("drop", [False, True])
+def test_the_kernel_s_short_form_of_the_mask_is_the_mask(seed: int, drop: bool) -> None:
+    batch = hand.pack(np.random.default_rng(seed), rows=3)
+    fallen = (batch.condition > 0) & (torch.rand(batch.shape, generator=torch.Generator().manual_seed(seed)) < 0.5) if drop else None
+    rows, length = batch.shape
+    b, q, k = torch.meshgrid(*(torch.arange(n) for n in (rows, length, length)), indexing="ij")
+    short = _mask_mod(marks(batch, fallen))(b, torch.zeros_like(b), q, k).numpy()
+    real = (batch.kind != PADDING).numpy()
+    assert (short == mask(batch, fallen))[real].all()
 
 
 def test_gradients_through_documents_equal_those_through_the_dense_mask() -> None:

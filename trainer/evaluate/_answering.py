@@ -32,7 +32,7 @@ def greedy(subject: Subject, questions: Sequence[Question], images: Images, open
     first = True
     while going:
         branches = [questions[i].answer_ids if first else np.array(answers[i], np.int32) for i in going]
-        documents = [document(questions[i].ids, images[i], [b], specials) for i, b in zip(going, branches, strict=True)]
+        documents = [document(questions[i].ids, images[i], [b], specials, questions[i].places) for i, b in zip(going, branches, strict=True)]
         still = []
         for place, said in _said(subject, documents, branches):
             i = going[place]
@@ -71,7 +71,7 @@ def _said(subject: Subject, documents: list, branches: list[np.ndarray]) -> list
 
 def choice_likelihoods(subject: Subject, questions: Sequence[Question], images: Images, choices: Sequence[list[np.ndarray]]) -> list[np.ndarray]:
     """Per question the mean log-likelihood per token (nats) of each choice, all choices of a question in one pass."""
-    documents = [document(q.ids, im, ids, subject.specials) for q, im, ids in zip(questions, images, choices, strict=True)]
+    documents = [document(q.ids, im, ids, subject.specials, q.places) for q, im, ids in zip(questions, images, choices, strict=True)]
     scores: list[np.ndarray] = [np.zeros(0)] * len(questions)
     for places, batch in subject.batches(documents):
         at, wanted, owner = [], [], []

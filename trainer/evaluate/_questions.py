@@ -18,12 +18,13 @@ import numpy as np
 from pipelines.format.chance import draw, group_hash, hash64
 from pipelines.format.dataset import Dataset
 from pipelines.format.errors import InputError
-from pipelines.format.record import Record, Segment
+from pipelines.format.record import Record
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One turn of one held-out record. `ids` and `answer_ids` are as stored; `bag` are candidate answers, None where the record names none."""
+    """One turn of one held-out record. `ids` and `answer_ids` are as stored; `places` are those of the images among the ids, all 0 where they
+    stand in front; answers and choices have the form they are answered in; `bag` are candidate answers, None where the record names none."""
 
     id: str
     group: str
@@ -34,6 +35,7 @@ class Question:
     ids: np.ndarray = field(repr=False)
     answer_ids: np.ndarray = field(repr=False)
     images: tuple[np.ndarray, ...] = field(repr=False)
+    places: tuple[int, ...] = ()
     choices: tuple[str, ...] = ()
     bag: tuple[str, ...] | None = None
 
@@ -83,24 +85,30 @@ def held_out_questions(plan: Any, source: str, limit: int) -> list[Question]:
 
 def _question(dataset: Dataset, shard: int, record: Record, turn: int) -> Question:
     asked = next(q for q in record.fields["questions"] if int(q["turn"]) == turn)
+    shown = asked.get("shown") or asked
     bag, read = asked.get("bag"), lambda s: np.asarray(dataset.array(shard, s))
+    images, places, ids = [], [], [np.zeros(0, np.int32)]
+    for s in record.segments:
+        if s.kind == "latents" and s.turn in (-1, turn):
+            images.append(read(s).astype(np.float32))
+            places.append(sum(map(len, ids)))
+        elif s.kind == "tokens" and s.turn == turn and s.role == "context":
+            ids.append(read(s).astype(np.int32))
+    answer = [read(s).astype(np.int32) for s in record.segments if s.kind == "tokens" and s.turn == turn and s.role == "target"]
     return Question(
         id=record.id,
         group=record.group,
         turn=turn,
         type=str(asked.get("type") or "all"),
         text=str(asked.get("question", "")),
-        answers=tuple(map(str, asked.get("answers", []))),
-        ids=np.concatenate([read(s).astype(np.int32) for s in _of(record, turn, "context")] or [np.zeros(0, np.int32)]),
-        answer_ids=np.concatenate([read(s).astype(np.int32) for s in _of(record, turn, "target")] or [np.zeros(0, np.int32)]),
-        images=tuple(read(s).astype(np.float32) for s in record.segments if s.kind == "latents"),
-        choices=tuple(map(str, asked.get("choices") or ())),
+        answers=tuple(map(str, shown.get("answers", []))),
+        ids=np.concatenate(ids),
+        answer_ids=np.concatenate(answer or [np.zeros(0, np.int32)]),
+        images=tuple(images),
+        places=tuple(places),
+        choices=tuple(map(str, shown.get("choices") or ())),
         bag=None if bag is None else tuple(map(str, bag)),
     )
-
-
-def _of(record: Record, turn: int, role: str) -> list[Segment]:
-    return [s for s in record.segments if s.kind == "tokens" and s.turn == turn and s.role == role]
 
 
 def shuffled_images(questions: Sequence[Question]) -> list[tuple[np.ndarray, ...]]:

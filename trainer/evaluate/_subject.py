@@ -87,19 +87,25 @@ class Subject:
         return self.forward(batch, at=at).logits.float().cpu()
 
 
-def document(question: np.ndarray, images: Sequence[np.ndarray], branches: Sequence[np.ndarray], specials: Specials) -> Document:
+def document(
+    question: np.ndarray, images: Sequence[np.ndarray], branches: Sequence[np.ndarray], specials: Specials, places: Sequence[int] = ()
+) -> Document:
     """BOS · (BOI latents EOI)* · question · branch 0 | branch 1 | …: all branches follow the question and none sees another.
 
     question and branches are token ids, images are latents [n, C] as stored. The prefix is a turn that all see, each branch a turn of its own
-    whose positions go on after the question: what `turns: isolated` means, so several endings cost one reading of the picture.
+    whose positions go on after the question: what `turns: isolated` means, so several endings cost one reading of the picture. `places` says
+    before which id of the question each image stands, in order; without one for each image, all stand in front.
     """
     ids, kinds, image = [specials.bos], [2], [-1]
-    for ordinal, latents in enumerate(images):
-        n = len(latents)
-        ids += [specials.boi, *[specials.pad] * n, specials.eoi]
-        kinds += [2, *[1] * n, 2]
-        image += [-1, *[ordinal] * n, -1]
-    ids += question.tolist()
+    where = list(places) if len(places) == len(images) else [0] * len(images)
+    done = 0
+    for ordinal, (latents, place) in enumerate(zip(images, where, strict=True)):
+        before, n = question[done:place].tolist(), len(latents)
+        ids += [*before, specials.boi, *[specials.pad] * n, specials.eoi]
+        kinds += [*[0] * len(before), 2, *[1] * n, 2]
+        image += [*[-1] * len(before), -1, *[ordinal] * n, -1]
+        done = max(done, place)
+    ids += question[done:].tolist()
     prefix = len(ids)
     position = list(range(prefix))
     turn = [-1] * prefix
