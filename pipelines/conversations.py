@@ -100,6 +100,17 @@ def exchanges(said: list[Said], images: int, limits: Limits, in_place: bool = Tr
     return out, system
 
 
+def marked(asked: str, images: int, limits: Limits, in_place: bool = True) -> tuple[str, list[int]]:
+    """One question of a table without its marks, and the places of its pictures if they stand among its words; else they stand in front."""
+    marks = [int(m[1] or 0) for m in MARK.finditer(asked)]
+    _fit(marks, images)
+    lead = _without_leading(asked)
+    question, places = _placed(asked if MARK.search(lead) else lead, limits)
+    if not question.strip():
+        raise Reject("empty", "an answer without a question")
+    return question, places if in_place and images > 1 else []
+
+
 def _pairs(said: list[Said]) -> tuple[list[tuple[str, str]], str]:
     pairs: list[tuple[str, str]] = []
     system: list[str] = []

@@ -9,26 +9,30 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
+from posixpath import dirname
+from posixpath import join as posix_join
 from typing import Any
 
 from pipelines.format.errors import HeadwaterError, InputError, Reject
-from pipelines.format.storage import join, read
+from pipelines.format.storage import join, open_read, read
 from pipelines.listing import PART_BYTES, PART_FILES, Input, list_files
 from pipelines.parquet_table import pick_rows, scan_rows
 from pipelines.pictures import SUFFIXES as IMAGES
 from pipelines.stage import Rejected, SourcePart
 from pipelines.table import SUFFIXES as TABLES
 from pipelines.table import Row, beside, matching, pick, scan
+from pipelines.tar_stream import places
 
 PART_ROWS = 20_000
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """What becomes one record: images (path, bytes) and the rows about them, as (ordinal, value, joined value). `fields` and `rest` are what is known of
-    the images themselves: how they were fetched, where from."""
+    """What becomes one record: images (path, bytes) and the rows about them, as (ordinal, value, joined value). `fields` and `url` are
+    what is known of the images themselves: how they were fetched, where from."""
 
     origin: str
     images: list[tuple[str, bytes]]
@@ -42,7 +46,8 @@ class Rows:
     """How a table is read. `images_of` gives the image paths of a row, relative to the table's folder (none = the row is no item: `Reject`).
     `merge` puts all rows about one image into one item. `usable` raises `Reject` for a row that lacks what the recipe names: a table without one
     usable row is an error of the recipe, told before anything runs. `joined` is a second table, matched by the column `on`. Of a Parquet table the
-    `columns` are read. A row that names no image is an item of its own."""
+    `columns` are read. A row that names no image is an item of its own. `archives` are plain tars below the path (`*` for several): their members
+    are files as if they had been unpacked beside them."""
 
     path: str
     table: str
@@ -54,6 +59,7 @@ class Rows:
     joined_key: str | None = None
     on: str = "question_id"
     columns: tuple[str, ...] = ()
+    archives: str | None = None
 
     def parts(self) -> list[SourcePart]:
         """Parts in the order of the tables' rows; with `merge`, in the order in which images first appear."""
@@ -61,7 +67,8 @@ class Rows:
         files = {f.path: f for f in listed if f.path.lower().endswith(IMAGES)}
         names = [f.path for f in listed if f.path.lower().endswith((*TABLES, ".parquet"))]
         other = self._other(names)
-        return [part for table in matching(self.table, names) for part in _cut(table, self._entries(table, files, other), files)]
+        inside = self._inside(listed, files)
+        return [part for table in matching(self.table, names) for part in _cut(table, self._entries(table, files, other), files, inside)]
 
     def items(self, spec: dict[str, Any]) -> Iterator[Item | Rejected]:
         """The items of a part, in order."""
@@ -70,6 +77,7 @@ class Rows:
         rows = self._picked(join(self.path, spec["table"]), spots)
         joined = [(r[3], r[4]) for e in entries if len(e) == 3 for r in e[2] if len(r) > 3]
         other = pick(join(self.path, spec["joined"]), joined) if joined else {}
+        inside = spec.get("inside", {})
         last: tuple[list[str], list[tuple[str, bytes]]] = ([], [])  # neighbouring questions on one image read it once
         for entry in entries:
             if len(entry) == 4:
@@ -78,11 +86,30 @@ class Rows:
             origin, images, found = entry
             try:
                 if images != last[0]:
-                    last = (images, [(image, read(join(self.path, image))) for image in images])
+                    last = (images, [(image, self._bytes(image, inside)) for image in images])
             except HeadwaterError as error:
                 yield Rejected(origin, "unreadable", error.what)
                 continue
             yield Item(origin, last[1], [(r[0], rows[r[1]], other.get(r[3]) if len(r) > 3 else None) for r in found])
+
+    def _inside(self, listed: list[Input], files: dict[str, Input]) -> dict[str, list[Any]]:
+        """The members of archives, added to `files`, and where each lies: archive, offset, size. What follows damage in an archive is not there."""
+        out: dict[str, list[Any]] = {}
+        tars = {f.path: f for f in listed if f.path.lower().endswith(".tar")}
+        for name in matching(self.archives, tars) if self.archives else ():
+            with open_read(join(self.path, name)) as stream, suppress(Reject):
+                for member, at, size in places(stream, IMAGES):
+                    path = posix_join(dirname(name), member)
+                    if path not in files:
+                        files[path] = Input(path, size, f"{tars[name].tag}@{at}")
+                        out[path] = [name, at, size]
+        return out
+
+    def _bytes(self, image: str, inside: dict[str, list[Any]]) -> bytes:
+        if image not in inside:
+            return read(join(self.path, image))
+        archive, at, size = inside[image]
+        return read(join(self.path, archive), at, at + size)
 
     def _picked(self, table: str, spots: list[tuple[int, int]]) -> dict[int, Any]:
         return pick_rows(table, [at for at, _ in spots], list(self.columns)) if table.lower().endswith(".parquet") else pick(table, spots)
@@ -171,23 +198,27 @@ class _Entry:
         return [self.origin, list(self.images), self.rows]
 
 
-def _cut(table: str, entries: list[_Entry], files: dict[str, Input]) -> Iterator[SourcePart]:
+def _cut(table: str, entries: list[_Entry], files: dict[str, Input], inside: dict[str, list[Any]]) -> Iterator[SourcePart]:
     run: list[_Entry] = []
     nbytes = rows = 0
     for entry in entries:
         nbytes, rows = nbytes + entry.nbytes, rows + len(entry.rows)
         if run and (nbytes > PART_BYTES or rows > PART_ROWS or len(run) >= PART_FILES):
-            yield _part(table, run, files)
+            yield _part(table, run, files, inside)
             run, nbytes, rows = [], entry.nbytes, len(entry.rows)
         run.append(entry)
     if run:
-        yield _part(table, run, files)
+        yield _part(table, run, files, inside)
 
 
-def _part(table: str, run: list[_Entry], files: dict[str, Input]) -> SourcePart:
+def _part(table: str, run: list[_Entry], files: dict[str, Input], inside: dict[str, list[Any]]) -> SourcePart:
     digest = sha256(b"".join(e.digest.digest() for e in run)).hexdigest()
-    spec = {"table": table, "items": [e.spec() for e in run], "digest": digest, "joined": next((e.joined for e in run if e.joined), "")}
+    spec: dict[str, Any] = {"table": table, "items": [e.spec() for e in run], "digest": digest}
+    spec["joined"] = next((e.joined for e in run if e.joined), "")
     names = dict.fromkeys(image for e in run for image in e.images)
+    held = {name: inside[name] for name in names if name in inside}
+    if held:
+        spec["inside"] = held
     return SourcePart(spec, [files[name].as_list() for name in names])
 
 

@@ -78,7 +78,8 @@ class Columns:
         further = _list(cell(row, self.answers)) if self.answers else []
         chosen, given = None, first if isinstance(first, list) else [first]
         if self.answer_is != "text" and choices:
-            chosen = places.get(_place(first, self.answer_is, row, self.choices), None)
+            named = _place(first, self.answer_is, row, self.choices)
+            chosen = None if named is None else places.get(named)
             if chosen is None:
                 raise Reject("answer_not_in_choices", f"answer {str(first)[:80]!r} is no {self.answer_is} of {len(choices)} choices")
             given = [choices[chosen]]

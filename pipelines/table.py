@@ -20,6 +20,7 @@ from pipelines.bounded import COMPRESSIONS, MAX_LINE, lines, opened
 from pipelines.format.errors import InputError, Reject
 from pipelines.json_list import json_list, member, parse
 
+csv.field_size_limit(MAX_LINE)  # of the whole process; its own 128 KiB is less than a photo in base64
 SUFFIXES = tuple(kind + end for kind in (".jsonl", ".json", ".csv", ".tsv") for end in ("", *COMPRESSIONS))
 
 

@@ -39,6 +39,34 @@ def large_members(
 ) -> Iterator[tuple[str, bytes | IO[bytes] | Reject]]:
     """The same, and members whose name ends in `large` as open files of their own, rewound; whoever takes one closes it. `folder` is where
     there is room for them (default: below TMPDIR)."""
+    for name, kind, size, problem in _heads(stream, large):
+        if problem is None and name.lower().endswith(large):
+            yield name, _spooled(stream, size, name, folder)
+            continue
+        if problem is None and name.lower().endswith(wanted):
+            yield name, _exactly(stream, _padded(size), f"in {name}")[:size]
+            continue
+        if kind != b"5" and problem is not None:  # folders are neither wanted nor suspicious
+            yield name, problem
+        _skip(stream, _stored(kind, size), name)
+
+
+def places(stream: IO[bytes], wanted: tuple[str, ...]) -> Iterator[tuple[str, int, int]]:
+    """(name, offset, size) of the members that `members` would give, of a plain tar in a seekable stream: headers are read, contents passed over.
+    Raises `Reject` where the archive ends badly."""
+    end = stream.seek(0, 2)
+    stream.seek(0)
+    for name, kind, size, problem in _heads(stream, ()):
+        at = stream.tell()
+        if at + _stored(kind, size) > end:
+            raise Reject("truncated", f"the archive stops in {name}")
+        if problem is None and name.lower().endswith(wanted):
+            yield name, at, size
+        stream.seek(at + _stored(kind, size))
+
+
+def _heads(stream: IO[bytes], large: tuple[str, ...]) -> Iterator[tuple[str, bytes, int, Reject | None]]:
+    """(name, kind, size, what speaks against it) of each member; whoever asks for the next has taken the content from the stream."""
     seen = _Names()
     extra: dict[str, str] = {}
     for _ in range(MAX_MEMBERS):
@@ -54,19 +82,14 @@ def large_members(
             extra |= _pax(text) if kind == b"x" else {"path": _text(text)} if kind == b"L" else {}
             continue
         name = extra.get("path") or _name(header)
-        spooled = name.lower().endswith(large)
-        problem = _problem(name, kind, size, seen.has(name), MAX_LARGE if spooled else MAX_MEMBER)
         extra = {}
-        if problem is None and spooled:
-            yield name, _spooled(stream, size, name, folder)
-            continue
-        if problem is None and name.lower().endswith(wanted):
-            yield name, _exactly(stream, _padded(size), f"in {name}")[:size]
-            continue
-        if kind != b"5" and problem is not None:  # folders are neither wanted nor suspicious
-            yield name, problem
-        _skip(stream, _padded(size if kind not in (b"1", b"2", b"3", b"4", b"5", b"6") else 0), name)
+        yield name, kind, size, _problem(name, kind, size, seen.has(name), MAX_LARGE if name.lower().endswith(large) else MAX_MEMBER)
     raise Reject("too_large", f"more than {MAX_MEMBERS} members")
+
+
+def _stored(kind: bytes, size: int) -> int:
+    """The bytes a member's content takes; links, devices and folders have none, whatever their header says."""
+    return 0 if kind in (b"1", b"2", b"3", b"4", b"5", b"6") else _padded(size)
 
 
 def _problem(name: str, kind: bytes, size: int, met: bool, most: int) -> Reject | None:

@@ -3,7 +3,8 @@
 What comes in: images, and questions as plain mappings {question, answers, choices?, choice?, hint?, type?, bag?, image_at?}. What goes out: a record
 of images (turn -1, which all turns share), then for each question a Text(context) that ends with an answer mark and a Text(target), the first of
 its answers; all one atom. Pictures that stand inside a question (`image_at`, places in its bare words) have its turn and part its text.
-`fields.questions` keeps the bare words for templates and evaluations, each with its turn; `fields.dialogue` says that later turns lean on earlier ones.
+`fields.questions` keeps the bare words for templates and evaluations, each with its turn; `fields.dialogue` says that later turns lean on
+earlier ones.
 """
 
 from __future__ import annotations
@@ -118,4 +119,3 @@ def ranked(given: Sequence[str], first: str | None = None) -> list[str]:
     counted = Counter(a for a in given if a)
     by_count = sorted(counted, key=lambda a: -counted[a])
     return list(dict.fromkeys([*([first] if first else []), *by_count]))
-

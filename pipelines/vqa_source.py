@@ -11,7 +11,9 @@ by path, by URL or by the bytes themselves. Merging by bytes reads the table twi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterable, Iterator
+from hashlib import sha256
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
@@ -20,6 +22,7 @@ from pipelines.fetch import Policy
 from pipelines.fetch.policy import PACE
 from pipelines.format.document import Size
 from pipelines.format.errors import Reject
+from pipelines.format.record import Record
 from pipelines.image_rows import Item, Rows
 from pipelines.listing import list_files
 from pipelines.media.images import MAX_PIXELS
@@ -35,7 +38,9 @@ Held = Literal["path", "bytes", "base64", "url"]
 
 class VqaSource(Source):
     """`table` is the file of questions below `path` (`*` for several), with `key` the list's key where a JSON file holds an object (`*`: the object
-    itself, by id). `without_image: keep` makes records of text where a row names no image. A text is at most `max_text` characters."""
+    itself, by id). `archives` are plain tars that hold the images the table names. `without_image: keep` makes records of text where a row
+    names no image. `repeats: keep` keeps what was asked before about the same images; else it is a reject (`duplicate`), told within a part. A
+    text is at most `max_text` characters; `unescape` turns HTML's entities into what they mean."""
 
     data: ClassVar[str] = "vqa"
     version: ClassVar[int] = 2  # 2: pictures stand where they are marked, rows of Parquet merge, answers must be among their choices
@@ -44,8 +49,11 @@ class VqaSource(Source):
     image: str | tuple[str, ...] = "image"
     images_are: Held | None = None
     key: str | None = None
+    archives: str | None = None
     without_image: Literal["reject", "keep"] = "reject"
+    repeats: Literal["reject", "keep"] = "reject"
     unescape: bool = True
+    max_images: int = Field(64, ge=1, le=1_000)
     max_turns: int = Field(200, ge=1, le=10_000)
     max_text: Size = 100_000
     licence: str | None = None
@@ -93,7 +101,7 @@ class VqaSource(Source):
         columns = tuple(self.columns()) if self.parquet else ()
         paths = lambda row: [path_of(ref) for ref in self._images(row)]
         given = {"key": self.key, **{k: v for k, v in more.items() if v is not None}}
-        return Rows(self.path, self.table, paths, self.usable, merge=self.merged(), columns=columns, **given)
+        return Rows(self.path, self.table, paths, self.usable, self.merged(), columns=columns, archives=self.archives, **given)
 
     def parts(self) -> list[SourcePart]:
         if self.held == "path":
@@ -129,6 +137,20 @@ class VqaSource(Source):
         found = self.named(row)
         if not found and self.without_image == "reject":
             raise Reject("no_image", "a row that names no image")
+        if len(found) > self.max_images:
+            raise Reject("too_large", f"{len(found)} images, allowed {self.max_images}")
         return found
 
-
+    def told_once(self, found: Iterable[Record | Rejected]) -> Iterator[Record | Rejected]:
+        """Records, and a reject in place of each that asks the same questions about the same images, with the same answers, as one before."""
+        before: set[bytes] = set()
+        for one in found:
+            if isinstance(one, Record) and self.repeats == "reject":
+                said = [[q["question"].casefold().split(), q.get("choices"), q["answers"][0]] for q in one.fields["questions"]]
+                shown = one.group if any(s.kind == "image" for s in one.segments) else ""  # without images, a record's group is its own
+                key = sha256(json.dumps([shown, said]).encode()).digest()
+                if key in before:
+                    yield Rejected(one.origin, "duplicate", "the same questions about the same images, answered the same, stand before")
+                    continue
+                before.add(key)
+            yield one

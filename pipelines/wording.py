@@ -1,7 +1,7 @@
 """How a question is put into words: patterns for what is asked, how choices and hints are listed, and what form the answer takes.
 
-What comes in: a question as `turns.py` keeps it, bare. What goes out: the pieces of its text between the pictures that stand inside it, and the text of
-the answer. Patterns are Python's format strings with named fields and nothing else: no attributes, no indexes, so that a recipe cannot
+What comes in: a question as `turns.py` keeps it, bare. What goes out: the pieces of its text between the pictures that stand inside it, and the
+text of the answer. Patterns are Python's format strings with named fields and nothing else: no attributes, no indexes, so that a recipe cannot
 reach into anything.
 """
 
@@ -19,8 +19,8 @@ CHOICE = ("letter", "choice")
 
 @dataclass(frozen=True, slots=True)
 class Wording:
-    """`question` uses {question}, {choices}, {hint}, {instruction} and {system}; `with_choices` and `answer_with_choices` take the place of `question`
-    and `answer` where there are choices; `hint` is what {hint} becomes where there is one, else nothing. Without `choice`, choices read
+    """`question` uses {question}, {choices}, {hint}, {instruction} and {system}; `with_choices` and `answer_with_choices` take the place of
+    `question` and `answer` where there are choices; `hint` is what {hint} becomes where there is one, else nothing. Without `choice`, choices read
     `a, b or c`; with it each is put by that pattern ({letter}, {choice}), joined by `between`. {instruction} is `instruction_for_choices`
     where there are choices, else `instruction` where the answer has at most `short` words. `follows` comes before every later question of
     a dialogue, and `system` is only said before the first."""

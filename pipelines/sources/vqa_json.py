@@ -63,7 +63,8 @@ class VqaJson(VqaSource):
             return images
         talk = [name for name in _TALK if name in known]
         if not talk:
-            raise InputError("no column of conversations", where=first, found=", ".join(known[:50]), allowed=", ".join(_TALK), next="name it with `conversation`")
+            there = {"found": ", ".join(known[:50]), "allowed": ", ".join(_TALK)}
+            raise InputError("no column of conversations", where=first, **there, next="name it with `conversation`")
         return [*images, talk[0], *(["id"] if "id" in known else [])]
 
     def parts(self) -> list[SourcePart]:
@@ -90,6 +91,9 @@ class VqaJson(VqaSource):
         return out
 
     def read(self, spec: dict[str, Any], source: str) -> Iterator[Record | Rejected]:
+        yield from self.told_once(self._all(spec, source))
+
+    def _all(self, spec: dict[str, Any], source: str) -> Iterator[Record | Rejected]:
         limits = self.limits
         for item in self.items(spec):
             if isinstance(item, Rejected):
@@ -97,7 +101,7 @@ class VqaJson(VqaSource):
                 continue
             if self.annotations is not None:
                 rows = [(f"{spec['table']}#{number}", partial(_annotated, row, note, limits)) for number, row, note in item.rows]
-                yield from answered(source, item, rows, self.max_pixels, self.max_turns, licence=self.licence)
+                yield from answered(source, item, rows, self.max_pixels, self.max_turns, self.repeats == "keep", licence=self.licence)
                 continue
             try:
                 yield self._conversation(source, item, limits)

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any, Literal
 
+from pipelines.conversations import MARK, marked
 from pipelines.format.record import Record
 from pipelines.question_text import AnswerIs, Columns
 from pipelines.stage import Rejected
@@ -25,8 +26,7 @@ from pipelines.vqa_source import VqaSource
 
 
 class VqaTable(VqaSource):
-    """Keys name columns; `type` is a column, or a fixed word written `=word`. `repeats: keep` keeps a question that was asked before about the same
-    image; else it is a reject (`duplicate`), told within a record only."""
+    """Keys name columns; `type` is a column, or a fixed word written `=word`."""
 
     question: str = "question"
     answer: str = "answer"
@@ -37,7 +37,6 @@ class VqaTable(VqaSource):
     hint: str | None = None
     type: str | None = None
     per: Literal["image", "question"] = "image"
-    repeats: Literal["reject", "keep"] = "reject"
 
     @property
     def _asked(self) -> Columns:
@@ -47,7 +46,7 @@ class VqaTable(VqaSource):
         return self.image if isinstance(self.image, tuple) else (self.image,)
 
     def columns(self) -> list[str]:
-        holes = [n.partition("}")[0].partition(":")[0] for c in self._image_columns() for n in c.split("{")[1:]]
+        holes = [name for column in self._image_columns() for name in _holes(column)]
         whole = [c for c in self._image_columns() if "{" not in c]
         return list(dict.fromkeys(c.partition(".")[0] for c in (*whole, *holes, *self._asked.names())))
 
@@ -55,7 +54,8 @@ class VqaTable(VqaSource):
         out: list[Any] = []
         for column in self._image_columns():
             if "{" in column:
-                out.append(template(column, row))
+                if all(cell(row, name) not in (None, "") for name in _holes(column)):
+                    out.append(template(column, row))
                 continue
             found = cell(row, column)
             given = found if isinstance(found, list) else [found]
@@ -69,14 +69,30 @@ class VqaTable(VqaSource):
         return self.per == "image"
 
     def read(self, spec: dict[str, Any], source: str) -> Iterator[Record | Rejected]:
+        yield from self.told_once(self._all(spec, source))
+
+    def _all(self, spec: dict[str, Any], source: str) -> Iterator[Record | Rejected]:
         file = spec.get("table", spec.get("file", ""))
-        limits = self.limits
         for item in self.items(spec):
             if isinstance(item, Rejected):
                 yield item
                 continue
-            rows = [(f"{file}#{number}", partial(self._asked.read, row, limits)) for number, row, _ in item.rows]
+            shape = (len(item.images), len(item.rows) == 1)
+            rows = [(f"{file}#{number}", partial(self._question, row, *shape)) for number, row, _ in item.rows]
             if len(rows) == 1 and item.origin.startswith(f"{file}#"):
                 rows = [(item.origin, rows[0][1])]
             rest = {"licence": self.licence, "fields": item.fields, "url": item.url}
             yield from answered(source, item, rows, self.max_pixels, self.max_turns, self.repeats == "keep", **rest)
+
+    def _question(self, row: Any, images: int, alone: bool) -> dict[str, Any]:
+        """The question of a row; marked pictures stay among its words where no other question shares them."""
+        q = self._asked.read(row, self.limits)
+        if MARK.search(q["question"]):
+            q["question"], at = marked(q["question"], images, self.limits, alone)
+            if at:
+                q["image_at"] = at
+        return q
+
+
+def _holes(pattern: str) -> list[str]:
+    return [name.partition("}")[0].partition(":")[0] for name in pattern.split("{")[1:]]

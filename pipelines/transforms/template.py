@@ -26,7 +26,7 @@ _FIELDS = {"question": ASKING, "with_choices": ASKING, "answer": ANSWERING, "ans
 
 
 class Template(Transform):
-    """The patterns are those of `pipelines.wording.Wording`. `system: record` says a conversation's own system message. `seed` is that of `shuffle`."""
+    """The patterns are those of `pipelines.wording.Wording`. `system: record` says a conversation's own system message."""
 
     version: ClassVar[int] = 2  # 2: dialogues' later questions begin a line of their own
     question: str = PLAIN.question

@@ -15,7 +15,8 @@ from tests.toys import jpeg
 
 PACKAGED = Path(pipelines.__file__).parent / "recipes"
 REAL = Path(pipelines.__file__).parents[1] / "examples" / "real"
-MINE = ["text_jsonl", "text_parquet", "captions", "captions_tar", "captions_parquet", "web_pairs", "vqa_json", "vqa_v2", "vqa_table"]
+ASKED = ["vqa_json", "vqa_v2", "vqa_table", "vqa_choices", "vqa_chat"]
+MINE = ["text_jsonl", "text_parquet", "captions", "captions_tar", "captions_parquet", "web_pairs", *ASKED]
 
 
 def made(stage, recipe, output, *overrides):

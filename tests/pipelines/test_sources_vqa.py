@@ -204,7 +204,7 @@ DATA = os.environ.get("HEADWATER_DATA")
     ("where", "fields", "records", "questions"),
     [
         ("vqa/easy_vqa", {"table": "train/questions.json", "question": "0", "answer": "1", "image": "images/{2}.png"}, 400, 3934),
-        ("vqa/vqa_rad", {"table": "qa.json", "image": "images/{image_name}", "type": "answer_type"}, 110, 0),
+        ("vqa/vqa_rad", {"table": "qa.json", "image": "images/{image_name}", "type": "answer_type", "repeats": "keep"}, 110, 768),
         ("vqa/nlvr", {"table": "dev/items.jsonl", "question": "sentence", "answer": "label", "choice_list": ("true", "false")}, 200, 0),
         ("", {"table": "vqa/vqav2_on_coco/qa.jsonl", "answer": "multiple_choice_answer", "answers": "answers"}, 4, 4),
     ],

@@ -1,7 +1,9 @@
 """Layouts of public question sets: choices in every form, images in cells, by path and by URL, several to a question, and marks in the text."""
 
 import base64
+import io
 import json
+import tarfile
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -109,7 +111,9 @@ def cells(n, form):
     return {"data": "data:image/jpeg;base64," + base64.b64encode(jpeg(n)).decode(), "path": f"{n}.jpg"}[form]
 
 
-@pytest.mark.parametrize(("form", "name"), [("bytes", "t.parquet"), ("struct", "t.parquet"), ("base64", "t.jsonl"), ("data", "t.parquet"), ("path", "t.parquet")])
+@pytest.mark.parametrize(
+    ("form", "name"), [("bytes", "t.parquet"), ("struct", "t.parquet"), ("base64", "t.jsonl"), ("data", "t.parquet"), ("path", "t.parquet")]
+)
 def test_questions_about_one_image_meet_in_one_record_wherever_the_image_is(tmp_path, form, name):
     images(tmp_path, *(["0.jpg", "1.jpg"] if form == "path" else []))
     rows = [{"image": cells(n, form), "question": f"q{i}?", "answer": f"a{i}"} for i, n in enumerate((0, 1, 0, 0, 1))]
@@ -171,7 +175,10 @@ def test_images_by_url_are_fetched_once_and_what_fails_in_passing_can_be_asked_f
     table(tmp_path, *({"image": server.url(p), "question": f"q{i}?", "answer": "x"} for i, p in enumerate(paths)), name=name)
     source = VqaTable(path=str(tmp_path), table=name, images_are="url", fetch=QUICK)
     records, rejects = read(source)
-    assert [(r.origin, r.url, len(r.fields["questions"])) for r in records] == [(f"{name}#0", server.url("/img/0"), 2), (f"{name}#2", server.url("/img/2"), 1)]
+    assert [(r.origin, r.url, len(r.fields["questions"])) for r in records] == [
+        (f"{name}#0", server.url("/img/0"), 2),
+        (f"{name}#2", server.url("/img/2"), 1),
+    ]
     assert [(r.origin, r.reason) for r in rejects] == [(f"{name}#1", "fetch_transient"), (f"{name}#4", "fetch_permanent")]
     assert records[0].fields["fetch"]["sha256"] == records[0].group
     assert sum(n for (_, path), n in server.seen.items() if path == "/img/0") == 1
@@ -240,7 +247,10 @@ def test_the_cauldron_and_chat_messages_are_read_from_parquet(tmp_path):
 def test_images_named_by_the_messages_themselves_are_found(tmp_path):
     images(tmp_path, "0.jpg", "1.jpg")
     content = [{"type": "image", "image": "0.jpg"}, {"type": "image_url", "image_url": {"url": "1.jpg"}}, {"type": "text", "text": "Alike?"}]
-    table(tmp_path, {"messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": content}, {"role": "assistant", "content": "No."}]})
+    table(
+        tmp_path,
+        {"messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": content}, {"role": "assistant", "content": "No."}]},
+    )
     (record,), _ = read(VqaJson(path=str(tmp_path), table="t.jsonl"))
     assert shown(record) == [0, 1, "Question: Alike? Answer:", " No."] and record.fields["system"] == "Be brief."
 
@@ -248,7 +258,8 @@ def test_images_named_by_the_messages_themselves_are_found(tmp_path):
 def test_rows_without_an_image_are_counted_or_kept_as_text(tmp_path):
     images(tmp_path, "0.jpg")
     talk = [human("q?"), gpt("a")]
-    table(tmp_path, {"conversations": talk}, {"image": "0.jpg", "conversations": talk}, {"image": None, "conversations": talk})
+    more = [human("r?"), gpt("a")]
+    table(tmp_path, {"conversations": talk}, {"image": "0.jpg", "conversations": talk}, {"image": None, "conversations": more})
     records, rejects = read(VqaJson(path=str(tmp_path), table="t.jsonl"))
     assert len(records) == 1 and [(r.origin, r.reason) for r in rejects] == [("t.jsonl#0", "no_image"), ("t.jsonl#2", "no_image")]
     kept, none = read(VqaJson(path=str(tmp_path), table="t.jsonl", without_image="keep"))
@@ -258,10 +269,107 @@ def test_rows_without_an_image_are_counted_or_kept_as_text(tmp_path):
 
 def test_an_object_of_questions_by_id_is_a_table_of_them(tmp_path):
     images(tmp_path, "train/7/image.png", "train/9/image.png")
-    rows = {"7": {"question": "q?", "choices": ["a", "b"], "answer": 1, "hint": "h", "image": "image.png"}, "8": {"image": None, "question": "x", "choices": ["a"], "answer": 0},
+    rows = {"7": {"question": "q?", "choices": ["a", "b"], "answer": 1, "hint": "h", "image": "image.png"},
+            "8": {"question": "x", "choices": ["a"], "answer": 0, "hint": "", "image": None},
             "9": {"question": "ä?", "choices": ["a", "b"], "answer": 0, "hint": "", "image": "image.png"}}  # fmt: skip
     (tmp_path / "problems.json").write_text(json.dumps(rows, ensure_ascii=False))
-    source = VqaTable(path=str(tmp_path), table="problems.json", key="*", image="train/{key}/{image}", choices="choices", answer_is="index0", hint="hint")
+    source = VqaTable(
+        path=str(tmp_path), table="problems.json", key="*", image="train/{key}/{image}", choices="choices", answer_is="index0", hint="hint"
+    )
     records, (reject,) = read(source)
     assert [(r.origin, r.fields["questions"][0]["answers"]) for r in records] == [("train/7/image.png", ["b"]), ("train/9/image.png", ["a"])]
-    assert records[1].fields["questions"][0]["question"] == "ä?" and (reject.origin, reject.reason) == ("problems.json#1", "unreadable")
+    assert records[1].fields["questions"][0]["question"] == "ä?" and (reject.origin, reject.reason) == ("problems.json#1", "no_image")
+
+
+def test_tables_place_marked_pictures_and_several_columns_are_several_pictures(tmp_path):
+    images(tmp_path, "0.jpg", "1.jpg")
+    both = {"left": "0.jpg", "right": "1.jpg", "answer": "x"}
+    alone = {**both, "right": None, "question": "<image>\nred?"}
+    table(tmp_path, {**both, "question": "Is <image 1> or <image 2> red?"}, alone, {**both, "question": "a <image>"})
+    records, (reject,) = read(VqaTable(path=str(tmp_path), table="t.jsonl", image=("left", "right"), per="question"))
+    assert [shown(r)[:-1] for r in records] == [["Question: Is ", 0, " or ", 1, " red? Answer:"], [0, "Question: red? Answer:"]]
+    assert reject.reason == "image_marks"
+
+
+def test_images_in_plain_tars_are_found_as_if_they_lay_beside_them(tmp_path):
+    (tmp_path / "coco").mkdir()
+    held = {"coco/a.tar": {"train/0.jpg": jpeg(0), "../x.jpg": jpeg(3)}, "b.tar": {"coco/train/0.jpg": jpeg(4), "other/1.jpg": jpeg(1)}}
+    for name, found in held.items():
+        with tarfile.open(tmp_path / name, "w") as tar:
+            for member, data in found.items():
+                info = tarfile.TarInfo(member)
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+    talk = lambda i: [human(f"<image>\n{i}?"), gpt("a")]
+    named = ("coco/train/0.jpg", "other/1.jpg", "coco/train/0.jpg", "x.jpg", "coco/train/9.jpg")
+    table(tmp_path, *({"image": n, "conversations": talk(i)} for i, n in enumerate(named)))
+    source = VqaJson(path=str(tmp_path), table="t.jsonl", archives="*.tar")
+    records, rejects = read(source)
+    assert [(r.origin, shown(r)[0]) for r in records] == [("coco/train/0.jpg", 4), ("other/1.jpg", 1), ("coco/train/0.jpg#2", 4)]
+    assert [r.reason for r in rejects] == ["unreadable"] * 2
+    (part,) = source.parts()
+    assert [i[:2] for i in part.inputs] == [["coco/train/0.jpg", len(jpeg(4))], ["other/1.jpg", len(jpeg(1))]]
+    cut = (tmp_path / "b.tar").read_bytes()
+    (tmp_path / "b.tar").write_bytes(cut[: len(cut) // 2])
+    assert {r.origin: shown(r)[0] for r in read(source)[0]}["coco/train/0.jpg"] in (0, 4)  # what lies before the cut is still there
+
+
+def test_a_retry_takes_up_images_that_failed_in_passing_with_all_their_questions(tmp_path, monkeypatch):
+    well = False
+
+    def answer(seen):
+        return Answer(jpeg(1), headers={"Content-Type": "image/jpeg"}) if well or "ok" in seen.path else Answer(b"busy", 503)
+
+    with FaultServer(answer) as server:
+        monkeypatch.setenv("HEADWATER_FETCH_PRIVATE", f"{server.address}:{server.port}")
+        rows = [
+            {"image": server.url(f"/{p}"), "question": q, "answer": a} for p, q, a in (("ok", "a?", "x"), ("later", "b?", "x"), ("later", "c?", ""))
+        ]
+        table(tmp_path, *rows)
+        source = {"vqa_table": {"path": str(tmp_path), "table": "t.jsonl", "images_are": "url", "fetch": QUICK}}
+        document = {"name": "r", "output": str(tmp_path / "out"), "engine": "local", "source": source}
+        found = []
+        for retry in (None, "transient"):
+            with open_job("local") as job:
+                card = Dataset.open(VQA.run(parse(Recipe, {**document, "retry": retry}), job)).card
+            assert card["in"] == card["written"] + sum(card["rejected"].values())
+            found.append((card["in"], card["written"], card["rejected"]))
+            well = True
+    assert found == [(2, 1, {"fetch_transient": 1}), (3, 2, {"empty": 1})]
+
+
+def test_one_question_in_five_layouts_is_one_record(tmp_path):
+    """The same two questions about the same picture, however they are kept, make the same segments and words."""
+    images(tmp_path, "0.jpg")
+    asked = [{"question": f"q{i}?", "answer": "yes", "o": ["yes", "no"]} for i in range(2)]
+    table(tmp_path, *({**q, "image": "0.jpg"} for q in asked), name="a.jsonl")
+    (tmp_path / "b.json").write_text(json.dumps({q["question"]: {**q, "image": "0.jpg"} for q in asked}))
+    table(tmp_path, *({**q, "image": {"bytes": jpeg(0), "path": "x"}} for q in asked), name="c.parquet")
+    table(tmp_path, *({**q, "image": cells(0, "data")} for q in asked), name="d.jsonl")
+    keys = [{"table": "a.jsonl"}, {"table": "b.json", "key": "*"}, {"table": "c.parquet"}, {"table": "d.jsonl", "images_are": "base64"}]
+    letters = [{**q, "answer": "A", "image": "0.jpg"} for q in asked]
+    table(tmp_path, *letters, name="e.parquet")
+    keys.append({"table": "e.parquet", "images_are": "path", "answer_is": "letter"})
+    found = [read(VqaTable(path=str(tmp_path), choices="o", **k)) for k in keys]
+    assert all(len(records) == 1 and not rejects for records, rejects in found)
+    assert len({repr((r.segments, r.fields, r.group)) for (r,), _ in found}) == 1
+
+
+def test_repeats_of_whole_records_are_counted_and_absurd_rows_refused(tmp_path):
+    images(tmp_path, "0.jpg", "1.jpg")
+    (tmp_path / "2.jpg").write_bytes(jpeg(0))  # the same picture under another name
+    rows = [{"image": f"{n}.jpg", "question": "q?", "answer": a} for n, a in ((0, "x"), (0, "x"), (0, "y"), (1, "x"), (2, "x"))]
+    table(tmp_path, *rows)
+    records, rejects = read(VqaTable(path=str(tmp_path), table="t.jsonl", per="question"))
+    assert [r.origin for r in records] == ["0.jpg", "0.jpg#2", "1.jpg"]
+    assert [(r.origin, r.reason) for r in rejects] == [("0.jpg#1", "duplicate"), ("2.jpg", "duplicate")]
+    assert len(read(VqaTable(path=str(tmp_path), table="t.jsonl", per="question", repeats="keep"))[0]) == 5
+    talk = [human("q?"), gpt("a")]
+    table(
+        tmp_path,
+        {"image": ["0.jpg"] * 65, "conversations": talk},
+        *[{"image": "0.jpg", "conversations": talk}] * 2,
+        {"conversations": talk * 201, "image": "0.jpg"},
+    )
+    records, rejects = read(VqaJson(path=str(tmp_path), table="t.jsonl"))
+    assert len(records) == 1 and [r.reason for r in rejects] == ["too_large", "duplicate", "too_large"]

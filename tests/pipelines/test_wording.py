@@ -83,7 +83,9 @@ def test_two_choices_of_one_text_keep_their_own_letters():
 
 @given(st.text(), st.lists(st.text(min_size=1), min_size=2, max_size=4), st.lists(st.integers(0, 40), max_size=3))
 def test_no_words_of_the_data_are_taken_for_a_pattern_and_none_is_lost(asked, choices, places):
-    pieces = Wording(question="<{question}|{choices}>", choice="{letter}{choice}").asked({"question": asked, "choices": choices, "answers": ["x"]}, sorted(places))
+    pieces = Wording(question="<{question}|{choices}>", choice="{letter}{choice}").asked(
+        {"question": asked, "choices": choices, "answers": ["x"]}, sorted(places)
+    )
     assert sum(p is None for p in pieces) == len(places)
     assert "".join(p or "" for p in pieces) == f"<{asked}|" + "\n".join(f"{letter(i)}{c}" for i, c in enumerate(choices)) + ">"
 

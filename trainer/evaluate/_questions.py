@@ -23,8 +23,8 @@ from pipelines.format.record import Record
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One turn of one held-out record. `ids` and `answer_ids` are as stored; `places` are those of the images among the ids, all 0 where they stand in
-    front; answers and choices have the form they are answered in; `bag` are candidate answers, None where the record names none."""
+    """One turn of one held-out record. `ids` and `answer_ids` are as stored; `places` are those of the images among the ids, all 0 where they
+    stand in front; answers and choices have the form they are answered in; `bag` are candidate answers, None where the record names none."""
 
     id: str
     group: str
