@@ -105,7 +105,7 @@ class Client:
 
     async def _poured(self, ask: Ask, trip: _Trip, into: Download) -> Fetched:
         head, _, final = await self._get(parse_url(ask.url), trip, lambda target, sent, left: self._exchange.pour(target, sent, into, left))
-        found = self._found(ask, head, final, into.sha256, into.agrees)
+        found = self._found(ask, into.began or head, final, into.sha256, into.agrees)
         return replace(found, evidence={**found.evidence, "bytes": into.size})
 
     def _found(self, ask: Ask, head: Head, final: Target, digest: str, agreed: bool) -> Fetched:

@@ -40,6 +40,7 @@ class Download:
         self._validator: str | None = None
         self._unpacking: Unpacking | None = None
         self._total: int | None = None
+        self.began: Head | None = None  # the head of the answer that the file begins with: later ones need not repeat what that one said
         self._joined = False
         self._tried_whole = False
         self._mark = 0
@@ -98,7 +99,7 @@ class Download:
 
     def _start_over(self, head: Head | None) -> None:
         self._fresh()
-        self._joined = False
+        self._joined, self.began = False, head
         with told(self._where):
             self._file.seek(0)
             self._file.truncate()

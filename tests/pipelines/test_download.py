@@ -71,6 +71,21 @@ def test_a_date_serves_where_there_is_no_tag_and_a_weak_or_young_one_does_not(tm
         assert log[1][2] == (old if goes_on else None)
 
 
+def test_what_is_said_of_a_file_does_not_tell_how_often_it_broke_off(tmp_path):
+    said = {"Content-Type": "video/mp4", "TDM-Reservation": "0"}  # a part that answers If-Range need not repeat them
+
+    def script(broken):
+        def run(seen):
+            whole = ranged(seen, DATA, "short" if seen.attempt < broken else "whole")
+            return whole if whole.status == 206 else ranged(seen, DATA, whole.how, **said)
+
+        return run
+
+    told = [get(script(broken), tmp_path)[0].evidence for broken in (0, 1, 2)]
+    ports = [{**e, "url": e["url"].rpartition("/")[2]} for e in told]
+    assert ports[0] == ports[1] == ports[2] and ports[0]["http"] == 200 and ports[0]["type"] == "video/mp4"
+
+
 OTHER = random.Random(6).randbytes(len(DATA))
 
 
