@@ -27,10 +27,11 @@ def phash(data: bytes, max_pixels: int = images.MAX_PIXELS) -> int:
 
 
 def sketches(data: bytes, hows: Sequence[str] = (AS_IS,), max_pixels: int = images.MAX_PIXELS) -> tuple[bytes, list[Sketch]]:
-    """(sha256 of the pixels, a sketch for each geometry: `as_is` or a mode of `resize_image`) of an image file. Raises `Reject`."""
+    """(sha256 of the pixels, a sketch for each geometry: `as_is` or a mode of `resize_image`) of an image file. A square picture is the same in all
+    geometries and gets one sketch where `as_is` is among them. Raises `Reject`."""
     answer = ask(f"{_HERE}:sketch_op", {"max_pixels": max_pixels, "hows": list(hows)}, data)
+    hashes, side, hows = answer.meta["phash"], answer.meta["side"], answer.meta["hows"]
     cells = np.frombuffer(bytes(answer.blob), np.uint8).reshape(len(hows), GRID, GRID, CHANNELS)
-    hashes, side = answer.meta["phash"], answer.meta["side"]
     return bytes.fromhex(answer.meta["pixels"]), [Sketch(h, side, c, how) for h, c, how in zip(hashes, cells, hows, strict=True)]
 
 
@@ -42,11 +43,13 @@ def phash_op(args: dict[str, Any], file: BinaryIO) -> tuple[dict[str, Any], byte
 def sketch_op(args: dict[str, Any], file: BinaryIO) -> tuple[dict[str, Any], bytes]:
     """Runs in the child: decode once, sketch in each geometry."""
     pixels = images.decode(file.read(), args["max_pixels"])
-    made = [sketched(pixels if how == AS_IS else resizing.resize(pixels, _SIDE, how)) for how in args["hows"]]
+    square = pixels.shape[0] == pixels.shape[1] and AS_IS in args["hows"]
+    hows = [AS_IS] if square else args["hows"]
+    made = [sketched(pixels if how == AS_IS else resizing.resize(pixels, _SIDE, how)) for how in hows]
     digest = sha256(str(pixels.shape).encode() + pixels.data).hexdigest()
     cells = b"".join(c for _, c in made)
     assert len(cells) == CELLS * len(made)
-    return {"pixels": digest, "side": min(pixels.shape[:2]), "phash": [h for h, _ in made]}, cells
+    return {"pixels": digest, "side": min(pixels.shape[:2]), "hows": hows, "phash": [h for h, _ in made]}, cells
 
 
 def sketched(pixels: np.ndarray) -> tuple[int, bytes]:

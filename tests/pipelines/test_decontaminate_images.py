@@ -154,6 +154,25 @@ def test_a_set_may_be_a_folder_tars_parquet_a_table_a_dataset_or_a_list_of_hashe
         assert image_files(one)
 
 
+def test_a_list_of_perceptual_hashes_finds_near_pictures_by_the_hash_alone(tmp_path):
+    hashes = [images.phash(PHOTOS[i]) ^ (0b11 if i else 0) for i in range(2)]
+    (tmp_path / "list.txt").write_text("".join(f"{h:016x}\n" for h in hashes))
+    one = ReferenceImages(path=str(tmp_path / "list.txt"), hashes=True)
+    records = [sample(str(i), [COPIES["JPEG at quality 60"](p)]) for i, p in enumerate(PHOTOS)]
+    gone, told = dropped(records, against={"test": one})
+    assert gone == {r.id: "decontaminate_images.test.near" for r in records[:2]}
+    assert DecontaminateImages(against={"test": one}).report(told)["sets"]["test"]["pictures"] == 2
+
+
+def test_frames_of_a_dataset_of_clips_are_a_set_and_shared_frames_are_read_once(tmp_path):
+    source = {"video_folder": {"path": folder(tmp_path / "in", {"a.mp4": clip(first=1111)}), "fps": 10.0, "frames_per_clip": 10, "size": 96}}
+    data = run("video", source, tmp_path / "d")
+    frames = dict(reference_images(ReferenceImages(path=data.path)))
+    assert len(frames) == 30 and all("@" in name and "#" in name for name in frames)
+    again = run("video", source, tmp_path / "out", stage(data.path))
+    assert again.card["written"] == 0 and again.card["filtered"] == {"decontaminate_images.test.exact": 3}
+
+
 def test_what_is_missing_from_a_set_is_an_error_and_what_cannot_be_decoded_is_known_by_its_bytes(tmp_path, evaluation):
     (tmp_path / "qa.jsonl").write_text('{"image": "none.jpg"}\n')
     with pytest.raises(Exception, match=r"none\.jpg"):

@@ -45,6 +45,15 @@ def test_drawings_that_differ_by_a_shape_are_told_apart_though_their_hashes_may_
     assert not alike(sketch(one), sketch(other))
 
 
+def test_a_square_picture_has_one_sketch_which_stands_for_all_geometries():
+    square = np.ascontiguousarray(PHOTOS[0][:, :240])
+    hows = ("as_is", "center_crop", "border")
+    (one,) = hashing.sketches(images.encode_png(square), hows)[1]
+    assert [s.how for s in hashing.sketches(images.encode_png(PHOTOS[0]), hows)[1]] == list(hows)
+    for mode in hows[1:]:
+        assert alike(one, sketch(resizing.resize(square, 160, mode))) and alike(one, sketch(square, mode))
+
+
 def test_plain_pictures_match_nothing():
     flats = [np.full((40, 60, 3), c, np.uint8) for c in (0, 90, 255)]
     ramp = np.repeat(np.linspace(100, 125, 64).astype(np.uint8)[None, :, None], 64, 0).repeat(3, 2)
