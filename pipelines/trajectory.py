@@ -92,11 +92,17 @@ class ActionSource(Source):
         twice = [name for name, n in Counter(names).items() if n > 1]
         if twice:
             raise ValueError(f"{', '.join(twice)} would mean two things: a pose gives dx, dy, dyaw, and every sample has rel_t")
+        strange = [n for n in (self.goals.combine if isinstance(self.goals.combine, dict) else ()) if n != "rest" and not self._is_action(n)]
+        if strange:
+            raise ValueError(f"goals.combine names {', '.join(strange)}; known: rest, {', '.join(self.actions)}")
         slots = ActionText(self.template).slots if self.template else {}
-        loose = [s for s in slots if s not in names and not any(s.startswith(a) and s[len(a) :].isdigit() for a in self.actions)]
+        loose = [s for s in slots if s not in names and not self._is_action(s)]
         if loose:
             raise ValueError(f"template names {', '.join(loose)}; known: {', '.join(sorted(names))}")
         return self
+
+    def _is_action(self, name: str) -> bool:
+        return any(name == a or (name.startswith(a) and name[len(a) :].isdigit()) for a in self.actions)
 
     @property
     def _spacing(self) -> float:
