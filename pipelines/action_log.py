@@ -71,6 +71,25 @@ class Log:
             rotation=rotation,
         )
 
+    def shifted(self, by: int) -> Log:
+        """What row i + `by` says, at row i; rows that would look beyond the ends say nothing. Times stay."""
+        if not by:
+            return self
+        n = len(self)
+        at = np.arange(n) + by
+        inside, at = (at >= 0) & (at < n), np.clip(at, 0, max(0, n - 1))
+
+        def moved(column: np.ndarray) -> np.ndarray:
+            return np.where(inside if column.ndim == 1 else inside[:, None], column[at], np.nan)
+
+        return replace(
+            self,
+            values={name: moved(v) for name, v in self.values.items()},
+            words={name: [w[i] if ok else None for i, ok in zip(at.tolist(), inside, strict=True)] for name, w in self.words.items()},
+            poses=None if self.poses is None else moved(self.poses),
+            rotation=None if self.rotation is None else moved(self.rotation),
+        )
+
     def sound(self) -> np.ndarray:
         """bool [n]: every number is finite and every word is there."""
         out = np.ones(len(self), bool)
