@@ -18,7 +18,7 @@ from pipelines.action_text import NOTHING
 from pipelines.actions import Pose, heading
 from pipelines.columns import Columns, numbers, widths
 from pipelines.columns import words as spoken
-from pipelines.resample import Resampling, increasing
+from pipelines.resample import Combine, Resampling, increasing
 
 Idle = Literal["zero", "same"]
 _STILL = 1e-3  # of a spacing, or radians: a pose that moved less stood still
@@ -50,8 +50,9 @@ class Log:
     def __len__(self) -> int:
         return len(self.times)
 
-    def on(self, at: np.ndarray, how: Callable[[np.ndarray, np.ndarray], Resampling]) -> Log:
-        """The same log on another clock: `how(row times, at)` makes the resampling. Rows that are not later than all before are left out first."""
+    def on(self, at: np.ndarray, how: Callable[[np.ndarray, np.ndarray], Resampling], combine: Callable[[str], Combine] = lambda name: "mean") -> Log:
+        """The same log on another clock: `how(row times, at)` makes the resampling, `combine(name)` says how several numbers become one. Rows that
+        are not later than all before are left out first."""
         keep = increasing(self.times)
         r = how(self.times[keep], at)
         index = np.flatnonzero(keep).tolist()
@@ -63,11 +64,30 @@ class Log:
         return replace(
             self,
             times=at,
-            values={name: r.numbers(v[keep]) for name, v in self.values.items()},
+            values={name: r.numbers(v[keep], combine(name)) for name, v in self.values.items()},
             words={name: r.words([w[i] for i in index]) for name, w in self.words.items()},
             noted={name: r.words([c[i] for i in index]) for name, c in self.noted.items()},
             poses=poses,
             rotation=rotation,
+        )
+
+    def shifted(self, by: int) -> Log:
+        """What row i + `by` says, at row i; rows that would look beyond the ends say nothing. Times stay."""
+        if not by:
+            return self
+        n = len(self)
+        at = np.arange(n) + by
+        inside, at = (at >= 0) & (at < n), np.clip(at, 0, max(0, n - 1))
+
+        def moved(column: np.ndarray) -> np.ndarray:
+            return np.where(inside if column.ndim == 1 else inside[:, None], column[at], np.nan)
+
+        return replace(
+            self,
+            values={name: moved(v) for name, v in self.values.items()},
+            words={name: [w[i] if ok else None for i, ok in zip(at.tolist(), inside, strict=True)] for name, w in self.words.items()},
+            poses=None if self.poses is None else moved(self.poses),
+            rotation=None if self.rotation is None else moved(self.rotation),
         )
 
     def sound(self) -> np.ndarray:

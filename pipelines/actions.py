@@ -88,7 +88,8 @@ def metres(spacing: Any) -> Any:
 class Goals(Document):
     """Which frame a sample leads to: `min` … `max` frames away, with `backward` also behind (`min: 0` lets an observation be its own goal, as
     Navigation World Models does); `each` goals per observation, an observation every `stride` frames. `combine` makes one action of the rows from
-    observation to goal: the first, the last before the goal, mean, or sum; `said` one word: the first, the last, or what held the longest."""
+    observation to goal: the first, the last before the goal, mean, or sum, for all or by name (`{a6: last, rest: sum}`: a6 is a gripper's state,
+    the others are moves); `said` one word: the first, the last, or what held the longest."""
 
     context: int = Field(default=4, ge=1, le=64)
     min: int = Field(default=1, ge=0)
@@ -97,7 +98,7 @@ class Goals(Document):
     each: int = Field(default=1, ge=1, le=256)
     stride: int = Field(default=1, ge=1)
     horizon: int = Field(default=128, ge=1)
-    combine: Combine = "mean"
+    combine: Combine | dict[str, Combine] = "mean"
     said: Literal["first", "last", "most"] = "most"
     seed: int = 0
 
@@ -107,6 +108,10 @@ class Goals(Document):
         if value < info.data.get("min", 1):
             raise ValueError("max is below min")
         return value
+
+    def how(self, name: str) -> Combine:
+        """How rows become one number for the action of this name."""
+        return self.combine if isinstance(self.combine, str) else self.combine.get(name, self.combine.get("rest", "mean"))
 
     def offset(self, h: int, k: int, at: int, length: int) -> int | None:
         """The k-th goal of the observation at frame `at` of `length`: uniform over what exists. None when nothing is in reach."""
@@ -195,7 +200,7 @@ def action(track: Track, goals: Goals, at: int, offset: int, spacing: float) -> 
         out["dx"], out["dy"], out["dyaw"] = delta(track.poses[at], track.poses[at + offset], spacing)
     stop = at + max(offset, 1)
     for name, column in track.values.items():
-        out[name] = combined(column[at:stop], goals.combine)
+        out[name] = combined(column[at:stop], goals.how(name))
     for name, said in track.words.items():
         heard = [str(w) for w in said[at:stop]]
         out[name] = {"first": heard[0], "last": heard[-1], "most": Counter(heard).most_common(1)[0][0]}[goals.said]  # ties: the earliest

@@ -16,9 +16,9 @@ IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
 
 class ImageFrames(ActionSource):
-    """An `ActionSource` whose rows have a file each: row → path relative to the source."""
+    """An `ActionSource` whose rows have a picture each: row → path relative to the source, or the bytes themselves."""
 
-    def _loader(self, files: Mapping[int, str]) -> Load:
+    def _loader(self, files: Mapping[int, str] | Mapping[int, bytes]) -> Load:
         def load(rows: Sequence[int]) -> Iterator[tuple[int, Segment | Reject]]:
             for row in rows:
                 try:
@@ -28,7 +28,7 @@ class ImageFrames(ActionSource):
 
         return load
 
-    def _thumbs(self, files: Mapping[int, str]) -> Thumbs:
+    def _thumbs(self, files: Mapping[int, str] | Mapping[int, bytes]) -> Thumbs:
         def thumbs(rows: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
             for row in rows:
                 try:
@@ -38,7 +38,9 @@ class ImageFrames(ActionSource):
 
         return thumbs
 
-    def _bytes(self, rel: str) -> bytes:
+    def _bytes(self, rel: str | bytes) -> bytes:
+        if isinstance(rel, bytes):
+            return rel
         try:
             return storage.read(storage.join(self.path, rel))
         except HeadwaterError as e:

@@ -25,10 +25,11 @@ import pyarrow.parquet as pq
 
 from pipelines.columns import Columns, numbers, read_columns, texts
 from pipelines.format import storage
-from pipelines.format.errors import HeadwaterError, InputError
-from pipelines.table import scan, template
+from pipelines.format.errors import HeadwaterError, InputError, Reject
+from pipelines.table import beside, scan, template
 
 INFO = "meta/info.json"
+MAX_EPISODES = 10_000_000  # a card may say anything
 _EPISODES, _TASKS = "meta/episodes/", "meta/tasks.parquet"
 
 
@@ -61,12 +62,12 @@ def episodes(root: str, listed: Collection[str], cameras: Sequence[str] | None) 
     if unknown or not chosen:
         said = unknown[0] if unknown else "none"
         raise InputError("no such camera", where=INFO, found=said, allowed=", ".join(videos) or "this dataset has no video")
-    if version.startswith("v3"):
-        found = _joined(root, listed, info, chosen)
-    elif version.startswith("v2"):
-        found = _apart(info, chosen)
-    else:
+    if not version.startswith(("v2", "v3")):
         raise InputError("a LeRobot version that is not known here", where=INFO, found=version, allowed="v2.0, v2.1, v3.0")
+    try:
+        found = _joined(root, listed, info, chosen) if version.startswith("v3") else _apart(info, chosen)
+    except (KeyError, TypeError, ValueError, Reject) as e:
+        raise InputError("the dataset's card does not say where episodes lie", where=INFO, found=f"{type(e).__name__}: {e}"[:200]) from None
     here = [e for e in found if e.table in listed or e.video in listed]
     if not here:
         raise InputError("none of the dataset's episodes is here", where=root, found=f"{info.get('total_episodes')} in {INFO}")
@@ -75,11 +76,16 @@ def episodes(root: str, listed: Collection[str], cameras: Sequence[str] | None) 
 
 def _apart(info: Mapping[str, Any], cameras: Sequence[str]) -> list[Episode]:
     out = []
-    for index in range(int(info["total_episodes"])):
+    for index in range(min(int(info["total_episodes"]), MAX_EPISODES)):
         for camera in cameras:
             known = {"episode_index": index, "episode_chunk": index // int(info.get("chunks_size", 1000)), "video_key": camera}
-            out.append(Episode(index, camera, template(info["data_path"], known), template(info["video_path"], known), float(info["fps"])))
+            out.append(Episode(index, camera, _path(info["data_path"], known), _path(info["video_path"], known), float(info["fps"])))
     return out
+
+
+def _path(pattern: str, known: Mapping[str, Any]) -> str:
+    """A file by the card's template. `Reject` for one outside the dataset's folder."""
+    return beside(INFO, "../" + template(pattern, known))
 
 
 def _joined(root: str, listed: Collection[str], info: Mapping[str, Any], cameras: Sequence[str]) -> list[Episode]:
@@ -92,8 +98,8 @@ def _joined(root: str, listed: Collection[str], info: Mapping[str, Any], cameras
         mine = []
         for r in rows:
             known = {"video_key": camera, **{k: r[f"videos/{camera}/{k}"] for k in ("chunk_index", "file_index")}}
-            video = template(info["video_path"], known)
-            table = template(info["data_path"], {k: r[f"data/{k}"] for k in ("chunk_index", "file_index")})
+            video = _path(info["video_path"], known)
+            table = _path(info["data_path"], {k: r[f"data/{k}"] for k in ("chunk_index", "file_index")})
             start, stop = float(r[f"videos/{camera}/from_timestamp"]), float(r[f"videos/{camera}/to_timestamp"])
             mine.append(Episode(int(r["episode_index"]), camera, table, video, fps, start, stop, in_file.get(video, 0)))
             in_file[video] = in_file.get(video, 0) + int(r["length"])

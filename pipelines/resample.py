@@ -25,8 +25,8 @@ SAME = 1e-6  # seconds: times that differ by less are one time, written by two p
 class Resampling:
     """From row times (increasing) to the times `at`. `max_distance` is by default one and a half times the rows' usual step."""
 
-    def __init__(self, rows: np.ndarray, at: np.ndarray, align: Align, max_distance: float | None = None, combine: Combine = "mean") -> None:
-        self.align, self.combine, self.rows, self.at = align, combine, rows, at
+    def __init__(self, rows: np.ndarray, at: np.ndarray, align: Align, max_distance: float | None = None) -> None:
+        self.align, self.rows, self.at = align, rows, at
         far = max_distance if max_distance is not None else 1.5 * usual_step(rows)
         self._left = np.searchsorted(rows, at + SAME, side="right") - 1  # the last row at or before
         self._right = np.where(self._exact(), self._left, self._left + 1)
@@ -52,10 +52,10 @@ class Resampling:
         left, right = (np.abs(self.rows[np.clip(i, 0, last)] - self.at) if len(self.rows) else self.at for i in (self._left, self._right))
         return np.where(self.after & (~self.before | (right < left)), self._right, np.where(self.before, self._left, -1))
 
-    def numbers(self, values: np.ndarray) -> np.ndarray:
-        """float64 [n] of values [rows]."""
+    def numbers(self, values: np.ndarray, combine: Combine = "mean") -> np.ndarray:
+        """float64 [n] of values [rows]; `combine` makes one of several where `between` asks for it."""
         if self.align == "between":
-            return self._between(values)
+            return self._between(values, combine)
         if self.align == "linear":
             weight, left, right = self._mix(values)
             return np.where(self.before & self.after, left + (right - left) * weight, np.nan)
@@ -104,8 +104,8 @@ class Resampling:
         ends = np.append(self.at[1:], self.at[-1:] + usual_step(self.at)) if len(self.at) else self.at
         return list(zip(np.searchsorted(self.rows, self.at - SAME).tolist(), np.searchsorted(self.rows, ends - SAME).tolist(), strict=True))
 
-    def _between(self, values: np.ndarray) -> np.ndarray:
-        return np.array([combined(values[a:b], self.combine) if b > a else np.nan for a, b in self._spans()], np.float64)
+    def _between(self, values: np.ndarray, combine: Combine) -> np.ndarray:
+        return np.array([combined(values[a:b], combine) if b > a else np.nan for a, b in self._spans()], np.float64)
 
 
 def combined(values: np.ndarray, how: Combine) -> float:

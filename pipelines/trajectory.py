@@ -60,7 +60,8 @@ class ActionSource(Source):
     """The keys that all sources of action video share. Any of `pose`, `actions` (name in the template → column of numbers) and `words` (→ column of
     text or of pressed keys); `template` defaults to the paper's form for poses, and to `action: name={name}, …` otherwise. Times are a column in
     `time_unit`, or rows at `fps`. Stretches in which nothing happens for longer than `max_idle` seconds are left out. `check_shift` compares
-    the actions with the motion that the frames show, and warns of (in fields) or rejects a log that lies frames off."""
+    the actions with the motion that the frames show, and warns of (in fields) or rejects a log that lies frames off; `shift: 1` puts right one whose
+    row i + 1 says what row i should."""
 
     data: ClassVar[str] = "action-video"
     version: ClassVar[int] = 2
@@ -76,6 +77,7 @@ class ActionSource(Source):
     max_idle: float | None = Field(default=None, gt=0)
     idle: Idle = "zero"
     check_shift: Literal["no", "warn", "reject"] = "no"
+    shift: int = Field(default=0, ge=-1000, le=1000)
     goals: Goals = Goals()
     size: int | None = Field(default=224, ge=8, le=8192)
     mode: Mode = "center_crop"
@@ -92,11 +94,17 @@ class ActionSource(Source):
         twice = [name for name, n in Counter(names).items() if n > 1]
         if twice:
             raise ValueError(f"{', '.join(twice)} would mean two things: a pose gives dx, dy, dyaw, and every sample has rel_t")
+        strange = [n for n in (self.goals.combine if isinstance(self.goals.combine, dict) else ()) if n != "rest" and not self._is_action(n)]
+        if strange:
+            raise ValueError(f"goals.combine names {', '.join(strange)}; known: rest, {', '.join(self.actions)}")
         slots = ActionText(self.template).slots if self.template else {}
-        loose = [s for s in slots if s not in names and not any(s.startswith(a) and s[len(a) :].isdigit() for a in self.actions)]
+        loose = [s for s in slots if s not in names and not self._is_action(s)]
         if loose:
             raise ValueError(f"template names {', '.join(loose)}; known: {', '.join(sorted(names))}")
         return self
+
+    def _is_action(self, name: str) -> bool:
+        return any(name == a or (name.startswith(a) and name[len(a) :].isdigit()) for a in self.actions)
 
     @property
     def _spacing(self) -> float:
@@ -105,7 +113,7 @@ class ActionSource(Source):
     def _log(self, table: Columns, times: np.ndarray | None = None) -> Log:
         if times is None:
             times = self._seconds(table, self.time) if self.time is not None else np.arange(table.rows) / (self.fps or 1.0)
-        return Log.read(table, times, self.actions, self.words, self.pose)
+        return Log.read(table, times, self.actions, self.words, self.pose).shifted(self.shift)
 
     def _text(self, log: Log) -> ActionText:
         if self.template is None and self.pose:

@@ -87,7 +87,7 @@ class Aligned:
             _, problems = stretch(times, None, source.max_gap)
             problems = [p for p in problems if p[1] in ("bad_time", "duplicate_time", "clock_back")]
             found |= {"log_rows": self.table.rows, "align": self.how.align}
-            log = log.on(at, lambda rows, to: Resampling(rows, to, self.how.align, self.how.max_distance, source.goals.combine))
+            log = log.on(at, lambda rows, to: Resampling(rows, to, self.how.align, self.how.max_distance), source.goals.how)
             missing: dict[int, tuple[str, str]] = {}
             found |= {"covered": int(log.sound().sum())} if increasing(times).any() else {}
         else:

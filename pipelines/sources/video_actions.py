@@ -29,7 +29,7 @@ from pipelines.media.video import Limits
 from pipelines.resample import Align
 from pipelines.stage import Rejected, SourcePart
 from pipelines.table import template
-from pipelines.trajectory import ActionSource
+from pipelines.trajectory import ActionSource, Trajectory
 from pipelines.video_alignment import Aligned, Aligning
 from pipelines.video_files import digest, video_file
 
@@ -116,6 +116,7 @@ class VideoActions(ActionSource):
         words = lerobot.tasks(self.path)
         table, rows = "", None
         digests: dict[str, str] = {}
+        groups: dict[int, str] = {}
         for e in episodes:
             try:
                 for path, reason in ((e.table, "missing_table"), (e.video, "missing_frame")):
@@ -127,15 +128,15 @@ class VideoActions(ActionSource):
                 with video_file(self.path, e.video) as f:
                     if e.video not in digests:
                         digests[e.video] = digest(f)
-                    yield from self.samples(self._episode(e, mine, f, digests[e.video], words), source)
+                    apart = e.start_s is None and not isinstance(self.camera, tuple)
+                    # Views of one episode stay on one side of the held-out split; a joined video's episodes have a group each.
+                    group = groups.setdefault(e.index, digests[e.video] if apart else f"{digests[e.video]}/{e.index}")
+                    yield from self.samples(self._episode(e, mine, f, group, words), source)
             except Reject as problem:
                 yield Rejected(_origin(e, self.camera), problem.reason, problem.detail)
 
-    def _episode(self, e: Episode, rows: Columns, f: Any, video_digest: str, words: dict[int, str]) -> Any:
-        several = isinstance(self.camera, tuple)
-        # Views of one episode stay on one side of the held-out split: they share a group, and a v3 file's episodes have one each.
-        group = f"{e.table}#{e.index}" if several else video_digest if e.start_s is None else f"{video_digest}/{e.index}"
-        fields = {"video": e.video, "episode": e.index, **({"camera": e.camera} if several else {})}
+    def _episode(self, e: Episode, rows: Columns, f: Any, group: str, words: dict[int, str]) -> Trajectory:
+        fields = {"video": e.video, "episode": e.index, **({"camera": e.camera} if isinstance(self.camera, tuple) else {})}
         aligned = Aligned(self._aligning, f, rows, self._row_times(rows, e), e)
         return aligned.trajectory(self, _origin(e, self.camera), group, fields, words)
 

@@ -107,6 +107,12 @@ def test_actions_on_the_way_become_one(combine, wanted):
     assert found == {"rel_t": 4 / 128, "a": wanted}
 
 
+def test_states_and_moves_are_combined_each_in_its_way():
+    goals = Goals(combine={"rest": "sum", "grip": "last"})
+    found = action(track(values={"a0": np.arange(40.0), "grip": np.arange(40.0)}, poses=False), goals, 3, 4, 1.0)
+    assert (found["a0"], found["grip"]) == (18.0, 6.0) and Goals(combine={"grip": "last"}).how("a0") == "mean"
+
+
 def test_a_sample_is_context_action_goal_in_one_atom_with_shared_payloads():
     goals = Goals(max=1)
     t = track(8)

@@ -191,5 +191,7 @@ def test_a_hole_in_the_log_leaves_frames_without_an_action(tmp_path):
 def test_keys_that_contradict_each_other_are_refused(tmp_path):
     with pytest.raises(ValidationError, match="clock: frames"):
         game(tmp_path, align="linear")
+    with pytest.raises(ValidationError, match="combine names speed"):
+        game(tmp_path, goals={"combine": {"speed": "sum"}})
     with pytest.raises(ValidationError, match="two things"):
         game(tmp_path, pose={"x": "x", "y": "y", "yaw": "z"})

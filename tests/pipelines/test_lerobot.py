@@ -148,6 +148,15 @@ def test_a_missing_file_costs_its_episodes(tmp_path):
     assert [(r.origin, r.reason) for r in rejected] == [("data/chunk-000/file-001.parquet!2", "missing_frame")]
 
 
+@pytest.mark.parametrize("broken", [{"fps": None}, {"data_path": "x/{nothing}.parquet"}, {"video_path": 3}, {"data_path": "../../{file_index}"}])
+def test_a_card_that_makes_no_sense_is_refused_in_words(tmp_path, broken):
+    lerobot_v3(tmp_path)
+    info = tmp_path / "meta/info.json"
+    info.write_text(json.dumps({**json.loads(info.read_text()), **broken}))
+    with pytest.raises(InputError, match="card"):
+        arm(tmp_path).parts()
+
+
 def test_a_folder_without_its_list_of_episodes_says_so(tmp_path):
     lerobot_v3(tmp_path)
     (tmp_path / "meta/episodes/chunk-000/file-000.parquet").unlink()

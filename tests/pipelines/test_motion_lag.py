@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from fractions import Fraction
 from pathlib import Path
 
@@ -14,10 +15,13 @@ import pytest
 from pipelines.format.record import Record
 from pipelines.media.child import close_children
 from pipelines.media.images import encode_jpeg
+from pipelines.media.still import thumbnail
 from pipelines.motion_lag import SHORTEST, find_lag, motion
 from pipelines.sources.frames_actions import FramesActions
 from pipelines.sources.video_actions import VideoActions
 from pipelines.stage import Rejected
+
+DATA = os.environ.get("HEADWATER_DATA")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -93,12 +97,12 @@ def test_sources_warn_or_reject_when_asked_and_say_nothing_otherwise(tmp_path: P
             grey = np.kron(np.clip(f, 0, 255).astype(np.uint8), np.ones((2, 2), np.uint8))
             (tmp_path / "images" / f"{i}.jpg").write_bytes(encode_jpeg(np.repeat(grey[:, :, None], 3, axis=2), 90))
 
-    def found(by: int, check: str) -> tuple[list[Record], list[Rejected]]:
+    def found(by: int, check: str, shift: int = 0) -> tuple[list[Record], list[Rejected]]:
         x = np.roll(path, by) if by else path
         rows = [{"x": float(v), "y": 0.0, "yaw": 0.0} for v in x]
         (tmp_path / "pan.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
         pose, goals = {"x": "x", "y": "y", "yaw": "yaw"}, {"max": 4, "stride": 20}
-        keys = {"path": str(tmp_path), "pose": pose, "check_shift": check, "size": 32, "goals": goals}
+        keys = {"path": str(tmp_path), "pose": pose, "check_shift": check, "shift": shift, "size": 32, "goals": goals}
         source = VideoActions(**keys) if kind == "video" else FramesActions(**keys, table="pan.jsonl", image="images/{row}.jpg", fps=10)
         out = [r for part in source.parts() for r in source.read(part.spec, "pan")]
         return [r for r in out if isinstance(r, Record)], [r for r in out if isinstance(r, Rejected)]
@@ -108,6 +112,21 @@ def test_sources_warn_or_reject_when_asked_and_say_nothing_otherwise(tmp_path: P
         assert records == [] and [r.reason for r in rejected] == ["shifted"] and f"{by:+d} rows off" in rejected[0].detail
         warned = found(by, "warn")
         assert len(warned[0]) == 6 and warned[1] == [] and warned[0][0].fields["trajectory"]["shift"]["frames"] == by
+        right, beyond = found(by, "reject", shift=by)
+        assert [r.segments[4].text for r in right[:5]] == [r.segments[4].text for r in found(0, "no")[0][:5]]
+        assert [r.reason for r in beyond] == ["bad_action"]  # the row at the end that has nothing to look at
     for check in ("no", "warn", "reject"):
         records, rejected = found(0, check)
         assert len(records) == 6 and rejected == [] and "shift" not in records[0].fields["trajectory"]
+
+
+@pytest.mark.skipif(not DATA, reason="HEADWATER_DATA names no real files")
+def test_a_real_cars_steering_runs_ahead_of_its_frames_and_a_planted_frame_is_seen_on_top_of_it():
+    tub = Path(str(DATA)) / "action_video/donkeycar/tub_15"
+    rows = [json.loads(line) for line in (tub / "catalog_15.catalog").read_text().splitlines()][60:540]
+    frames = np.stack([thumbnail((tub / "images" / r["cam/image_array"]).read_bytes(), 32, 1 << 20) for r in rows])
+    steer = np.array([abs(r["user/angle"]) for r in rows])
+    found = {by: find_lag(motion(frames), np.roll(steer, by)) for by in (-1, 0, 1)}
+    print(found)
+    assert all(lag is not None and lag.sure for lag in found.values())
+    assert [lag.best for lag in found.values() if lag] == [-4, -3, -2]

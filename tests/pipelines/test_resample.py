@@ -43,7 +43,7 @@ def test_between_takes_every_row_once_and_sums_exactly():
     rows = np.sort(rng.uniform(0, 10, 500))
     moved = rng.normal(size=500)
     at = np.arange(0, 10, 0.25)
-    found = Resampling(rows, at, "between", combine="sum").numbers(moved)
+    found = Resampling(rows, at, "between").numbers(moved, "sum")
     assert np.nansum(found) == pytest.approx(moved[rows >= 0].sum())
     words = Resampling(np.array([0.0, 0.1, 0.2, 1.1]), np.array([0.0, 1.0, 2.0]), "between").words(["w", "w", "none", "a"])
     assert words == ["w", "a", None]
