@@ -2,8 +2,9 @@
 
     python -m benchmarks.frames --json [10s 480p …]
 
-Films of 10, 60 and 600 s at 480p and 1080p, h264 with B-frames, a key frame every 2 s or every 10 s (`video_clips.py`). All sides decode on one
-thread, from a file in the page cache, and the numbers in their frames must be equal. The peer of a row is the best of four ways, as measured once before:
+Films of 10, 60 and 600 s at 480p and 1080p, h264 with B-frames, a key frame every 2 s or every 10 s (`video_clips.py`). All sides decode on
+one thread, from a file in the page cache, and the numbers in their frames must be equal. The peer of a row is the best of four ways, as
+measured once before:
 
     seek        PyAV: for each time, seek to the key frame before it and decode up to it
     decode      PyAV: decode everything, convert what is wanted
@@ -23,6 +24,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -122,7 +124,7 @@ def cpu_s() -> float:
     return time.process_time() + sum(int(a) + int(b) for a, b in ticks) / os.sysconf("SC_CLK_TCK")
 
 
-def _checked(side: Callable[[Path, int], list[int]], path: Path, seconds: int) -> None:
+def _checked(side: Callable[[Path, int], list[int]], path: Path, seconds: int, run: int = 0) -> None:
     found = side(path, seconds)
     assert found == [t * FPS % (LOOP_S * FPS) for t in range(seconds)], f"{side.__name__} showed {found}"
 
@@ -156,9 +158,9 @@ def rows(folder: Path, only: list[str]) -> Iterator[dict[str, Any]]:
         sides = [("frames", ours, PEERS[name], BAR), ("frames.child", child, PEERS[name], BAR)]
         sides += [("frames.all", ours, decode, BAR_ALL)] if group_s == 2 else []
         for kind, mine, theirs, bar in sides:
-            pairs = alternate(lambda _, s=mine: _checked(s, path, seconds), lambda _, s=theirs: _checked(s, path, seconds), runs, cpu_s, warm)
-            more = {"peer_is": "decode" if kind == "frames.all" else name, "peers_cpu_s": took, "bytes": path.stat().st_size}
-            row = compared(f"{kind}.{label}", seconds, f"frames/s of processor time; peer: {more['peer_is']}", bar, pairs, versions=versions(), **more)
+            pairs = alternate(partial(_checked, mine, path, seconds), partial(_checked, theirs, path, seconds), runs, cpu_s, warm)
+            more = {"peer_is": theirs.__name__, "peers_cpu_s": took, "bytes": path.stat().st_size, "versions": versions()}
+            row = compared(f"{kind}.{label}", seconds, f"frames/s of processor time; peer: {theirs.__name__}", bar, pairs, **more)
             print(f"{row['name']}: {row['ratio']} (wall {row['wall_ratio']}) {took}", file=sys.stderr, flush=True)
             yield row
 

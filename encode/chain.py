@@ -137,8 +137,9 @@ def threads(machine: Machine, number: int) -> Iterator[None]:
 
 
 def rows(dataset: Dataset, i: int, first: int, count: int) -> list[Record]:
-    """Records [first, first + count) of shard i, without payloads."""
-    return [record_of(row) for row in dataset.index(i).slice(first, count).to_pylist()]
+    """Records [first, first + count) of shard i, without payloads, and without clips that are kept beside their frames."""
+    found = (record_of(row) for row in dataset.index(i).slice(first, count).to_pylist())
+    return [replace(r, segments=tuple(s for s in r.segments if s.kind != "video")) for r in found]
 
 
 def place(s: Segment) -> Place:

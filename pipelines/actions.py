@@ -1,7 +1,7 @@
 """Actions in words, and the samples a trajectory gives: what every source of video with actions shares.
 
     poses of two frames ──delta──▶ dx, dy, dyaw in the frame of the first ──ActionText──▶ "action: dx=+1.338, dy=-0.659, dyaw=+0.012, rel_t=+0.031"
-    rows between them  ──combine──▶ steer, throttle, … ──────────────────────▶ "action: steer=+0.120, throttle=+0.300"
+    rows between them  ──combine──▶ steer, throttle, keys, … ────────────────▶ "action: keys=w+space, steer=+0.120, throttle=+0.300"
 
 A sample is `context` frames, the action as plain text, and the frame it leads to. The goal of a sample is some frames ahead or behind, drawn from
 the hash of the observation's id, so it depends on no order and no worker. All samples of a trajectory point at the same encoded frames.
@@ -12,56 +12,22 @@ divided by the dataset's waypoint spacing, yaw in radians, goals within 64 frame
 
 from __future__ import annotations
 
-import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field, field_validator, model_validator
 
+from pipelines.action_text import ActionText
 from pipelines.format.chance import draw, hash64, record_id
 from pipelines.format.document import Document
 from pipelines.format.record import Record, Segment, Text
+from pipelines.resample import Combine, combined
 
-TEMPLATE = "action: dx={dx}, dy={dy}, dyaw={dyaw}, rel_t={rel_t}"
-_SLOT = re.compile(r"\{(\w+)(?::\.(\d)f)?\}")
-
-
-@dataclass(frozen=True)
-class ActionText:
-    """A template such as `action: steer={steer}, throttle={throttle:.2f}`: signed decimals, three digits unless it says otherwise."""
-
-    template: str = TEMPLATE
-
-    @cached_property
-    def slots(self) -> dict[str, int]:
-        """Name → digits after the point, in the order of the text."""
-        return {m[1]: int(m[2] or 3) for m in _SLOT.finditer(self.template)}
-
-    def write(self, values: Mapping[str, float]) -> str:
-        """The text. Never "-0.000": what rounds to zero is written with a plus, so that equal actions are equal texts."""
-        return _SLOT.sub(lambda m: _signed(values[m[1]], int(m[2] or 3)), self.template)
-
-    def parse(self, text: str) -> dict[str, float] | None:
-        """The inverse, up to rounding; None for a text of another form."""
-        match = self._pattern.fullmatch(text)
-        return {name: float(match[name]) for name in self.slots} if match else None
-
-    @cached_property
-    def _pattern(self) -> re.Pattern[str]:
-        out, at = "", 0
-        for m in _SLOT.finditer(self.template):
-            digits = int(m[2] or 3)
-            out += re.escape(self.template[at : m.start()]) + rf"(?P<{m[1]}>[+-]\d+" + (rf"\.\d{{{digits}}})" if digits else ")")
-            at = m.end()
-        return re.compile(out + re.escape(self.template[at:]))
-
-
-def _signed(value: float, digits: int) -> str:
-    text = f"{value:+.{digits}f}"
-    return "+" + text[1:] if float(text) == 0 else text
+# Metres between two frames by dataset, the waypoint spacing that Navigation World Models divides positions by.
+SPACING = {"recon": 0.25, "scand": 0.38, "tartan": 0.72, "go_stanford": 0.12, "sacson": 0.255, "huron": 0.255}
 
 
 def delta(a: Sequence[float], b: Sequence[float], spacing: float = 1.0) -> tuple[float, float, float]:
@@ -73,13 +39,18 @@ def delta(a: Sequence[float], b: Sequence[float], spacing: float = 1.0) -> tuple
 
 class Pose(Document):
     """The columns that say where the camera is: x and y in metres (or whatever `spacing` is in), yaw in radians, or quaternion columns w, x, y, z.
-    `spacing` is the usual distance between two frames: .25 RECON, .38 SCAND, .72 TartanDrive, .255 HuRoN."""
+    `spacing` is the usual distance between two frames, a number or the name of a dataset whose number is known (`SPACING`)."""
 
     x: str
     y: str
     yaw: str | None = None
     quaternion: tuple[str, str, str, str] | None = None
     spacing: float = Field(default=1.0, gt=0)
+
+    @field_validator("spacing", mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        return metres(value)
 
     @model_validator(mode="after")
     def _one(self) -> Pose:
@@ -93,26 +64,41 @@ class Pose(Document):
 
     def read(self, column: Callable[[str], np.ndarray]) -> np.ndarray:
         """[n, 3] float64: x, y, yaw."""
-        if self.yaw is not None:
-            yaw = column(self.yaw)
-        else:
-            w, x, y, z = (column(name) for name in self.quaternion or ())
-            yaw = np.arctan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z))
+        yaw = column(self.yaw) if self.yaw is not None else heading(self.rotation(column))
         return np.stack([column(self.x), column(self.y), yaw], axis=1)
+
+    def rotation(self, column: Callable[[str], np.ndarray]) -> np.ndarray:
+        """[n, 4] float64: w, x, y, z."""
+        return np.stack([column(name) for name in self.quaternion or ()], axis=1)
+
+
+def heading(q: np.ndarray) -> np.ndarray:
+    """The yaw of quaternions [n, 4] as w, x, y, z."""
+    w, x, y, z = q.T
+    return np.asarray(np.arctan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z)))
+
+
+def metres(spacing: Any) -> Any:
+    """A spacing by the name of its dataset; anything but a known name is left to the field's own check."""
+    if isinstance(spacing, str) and spacing not in SPACING:
+        raise ValueError(f"no spacing is known for {spacing!r}; give metres, or one of {', '.join(SPACING)}")
+    return SPACING.get(spacing, spacing) if isinstance(spacing, str) else spacing
 
 
 class Goals(Document):
-    """Which frame a sample leads to: `min` … `max` frames away, with `backward` also behind; `each` goals per observation, an observation every
-    `stride` frames. `combine` makes one action of the rows from observation to goal: the first, the last before the goal, mean, or sum."""
+    """Which frame a sample leads to: `min` … `max` frames away, with `backward` also behind (`min: 0` lets an observation be its own goal, as
+    Navigation World Models does); `each` goals per observation, an observation every `stride` frames. `combine` makes one action of the rows from
+    observation to goal: the first, the last before the goal, mean, or sum; `said` one word: the first, the last, or what held the longest."""
 
     context: int = Field(default=4, ge=1, le=64)
-    min: int = Field(default=1, ge=1)
+    min: int = Field(default=1, ge=0)
     max: int = Field(default=64, ge=1)
     backward: bool = False
-    each: int = Field(default=1, ge=1, le=64)
+    each: int = Field(default=1, ge=1, le=256)
     stride: int = Field(default=1, ge=1)
     horizon: int = Field(default=128, ge=1)
-    combine: Literal["first", "last", "mean", "sum"] = "mean"
+    combine: Combine = "mean"
+    said: Literal["first", "last", "most"] = "most"
     seed: int = 0
 
     @field_validator("max")
@@ -125,17 +111,18 @@ class Goals(Document):
     def offset(self, h: int, k: int, at: int, length: int) -> int | None:
         """The k-th goal of the observation at frame `at` of `length`: uniform over what exists. None when nothing is in reach."""
         ahead = max(0, min(self.max, length - 1 - at) - self.min + 1)
-        behind = max(0, min(self.max, at) - self.min + 1) if self.backward else 0
+        nearest = max(self.min, 1)  # zero frames away is counted once, ahead
+        behind = max(0, min(self.max, at) - nearest + 1) if self.backward else 0
         if ahead + behind == 0:
             return None
         place = draw(h, self.seed, "goal", k) % (ahead + behind)
-        return self.min + place if place < ahead else -(self.min + place - ahead)
+        return self.min + place if place < ahead else -(nearest + place - ahead)
 
 
 @dataclass(frozen=True)
 class Track:
     """An unbroken stretch of a trajectory. `rows` are the numbers of its frames in the table (what origins name), `sound` says whose numbers are
-    all finite, `poses` are [n, 3] or None, `values` the columns of actions by their name in the template, each [n]."""
+    all there, `poses` are [n, 3] or None, `values` the columns of actions by their name in the template, each [n], `words` those in words."""
 
     origin: str
     group: str
@@ -145,6 +132,8 @@ class Track:
     poses: np.ndarray | None
     values: Mapping[str, np.ndarray]
     fields: Mapping[str, Any]
+    words: Mapping[str, Sequence[str | None]] = field(default_factory=dict)
+    noted: Mapping[str, Sequence[Any]] = field(default_factory=dict)  # columns that go into a record's fields as they are at its observation
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,8 +154,8 @@ def picks(track: Track, goals: Goals, source: str) -> Iterator[Pick]:
             offset = goals.offset(h, k, at, len(track.rows))
             if offset is None:
                 continue
-            ends = track.sound[at] and track.sound[at + offset]
-            between = track.sound[at : at + offset].all() if track.values else True
+            ends = track.poses is None or (track.sound[at] and track.sound[at + offset])  # a goal without a pose is just a picture
+            between = track.sound[at : at + offset].all() if track.values or track.words else True
             if ends and between:
                 yield Pick(at, k, offset, (*range(at - goals.context + 1, at + 1), at + offset))
 
@@ -186,19 +175,28 @@ def sample(
     *before, goal = (frames[i] for i in pick.frames)
     segments = [replace(s, role="context", atom=0) for s in before]
     segments += [Text(words.write(values), "context", 0), replace(goal, role="target", atom=0)]
-    fields = {**track.fields, "offset": pick.offset, "action": {name: round(values[name], 6) + 0.0 for name in words.slots}}
+    noted = {name: column[pick.at] for name, column in track.noted.items()}
+    fields = {**track.fields, **noted, "offset": pick.offset, "action": {name: _kept(values[name]) for name in words.slots}}
     if track.poses is not None:
         fields["poses"] = [[round(float(v), 6) + 0.0 for v in track.poses[i]] for i in (pick.at, pick.at + pick.offset)]
     origin = f"{track.origin}#{track.rows[pick.at]}~{pick.k}"
     return Record.make(source, origin, "action-video", segments, track.group, licence=licence, fields=fields)
 
 
-def action(track: Track, goals: Goals, at: int, offset: int, spacing: float) -> dict[str, float]:
-    """Everything a template may name for the move from frame `at` to `at + offset`."""
-    out = {"rel_t": offset / goals.horizon}
+def _kept(value: float | str) -> float | str:
+    return value if isinstance(value, str) else round(value, 6) + 0.0
+
+
+def action(track: Track, goals: Goals, at: int, offset: int, spacing: float) -> dict[str, float | str]:
+    """Everything a template may name for the move from frame `at` to `at + offset`. What happened on the way is the rows from the observation to the
+    one before the goal; on the way back it is the observation's own row, since recorded actions do not say how to go back."""
+    out: dict[str, float | str] = {"rel_t": offset / goals.horizon}
     if track.poses is not None:
         out["dx"], out["dy"], out["dyaw"] = delta(track.poses[at], track.poses[at + offset], spacing)
+    stop = at + max(offset, 1)
     for name, column in track.values.items():
-        taken = column[at : at + offset] if offset > 0 else column[at : at + 1]
-        out[name] = float({"first": taken[0], "last": taken[-1], "mean": taken.mean(), "sum": taken.sum()}[goals.combine])
+        out[name] = combined(column[at:stop], goals.combine)
+    for name, said in track.words.items():
+        heard = [str(w) for w in said[at:stop]]
+        out[name] = {"first": heard[0], "last": heard[-1], "most": Counter(heard).most_common(1)[0][0]}[goals.said]  # ties: the earliest
     return out

@@ -21,7 +21,7 @@ from pydantic import Field, model_validator
 
 from pipelines.format.document import Document, Size
 from pipelines.format.errors import Reject
-from pipelines.format.record import Image, Record
+from pipelines.format.record import Image, Record, Video
 from pipelines.media import clip_frames
 from pipelines.media.backends import Name as Backend
 from pipelines.media.backends import trust_missing
@@ -62,13 +62,22 @@ class About:
     within: tuple[Fraction, Fraction | None] | None = None
 
 
+class KeepClip(Document):
+    """How a clip is stored as a file: no longer than `side` pixels (null: as shown), at x264's `crf` (23 is its own; less is better and larger).
+    A clip of more than `max_bytes` is rejected."""
+
+    side: int | None = Field(default=None, ge=16)
+    crf: int = Field(default=23, ge=0, le=51)
+    max_bytes: Size = 128 << 20
+
+
 class ClipSource(Source):
     """`fps` frames a second, at most `frames_per_clip` in a record (or as many as `clip_seconds` hold); or `frames`, so many evenly over each clip of
     at most `clip_seconds`. Neighbouring clips share `overlap` seconds. With `shots` no clip crosses a cut. Each picture is `size` pixels by
     `mode` (as `resize_image`; null keeps the video's own size). Clips of less than `min_frames` or `min_seconds` (2 by shots, else 0) are
     not made. `crop_bars` takes off the black bars that a clip's frames share, before the resize. `measure` notes how clips look and move, for
-    filters; `motion_vectors` also what the codec says of motion. `backend` is who decodes (docs/video.md); decord and torchcodec open `trusted`
-    files only."""
+    filters; `motion_vectors` also what the codec says of motion. `keep_clip` stores each clip as an mp4 too. `backend` is who decodes
+    (docs/video.md); decord and torchcodec open `trusted` files only."""
 
     version: ClassVar[int] = 2  # 2: measures
     data: ClassVar[str] = "video"
@@ -86,6 +95,7 @@ class ClipSource(Source):
     crop_bars: bool = False
     measure: bool = True
     motion_vectors: bool = False
+    keep_clip: bool | KeepClip = False
     max_pixels: Size = Limits().max_pixels
     max_seconds: int = Limits().max_seconds
     backend: Backend = "auto"
@@ -149,7 +159,7 @@ class ClipSource(Source):
     def _least(self) -> float:
         return self.min_seconds if self.min_seconds is not None else SHORT_SHOT_S if self.shots else 0.0
 
-    def _clips(self, f: Any, rel: str, source: str, first: int, stop: int | None, about: About) -> Iterator[Record]:
+    def _clips(self, f: Any, rel: str, source: str, first: int, stop: int | None, about: About) -> Iterator[Record | Rejected]:
         about = about if about.group is not None else replace(about, group=digest(f))
         rate = _exact(self.fps)
         rule = {
@@ -163,11 +173,16 @@ class ClipSource(Source):
             "stop": str(Fraction(stop) / rate) if stop is not None else None,
             "within": [None if t is None else str(t) for t in about.within] if about.within else None,
         }
-        pictures = Pictures(self.size, self.mode, self.quality, self.measure, self.crop_bars, self.motion_vectors)
+        keep = KeepClip() if self.keep_clip is True else self.keep_clip or None
+        files = keep.model_dump() if keep else None
+        pictures = Pictures(self.size, self.mode, self.quality, self.measure, self.crop_bars, self.motion_vectors, files)
         detector = self.shots.as_args() if self.shots else None
         for clip in clip_frames.clips(f, rule, detector, pictures, self._limits, By(self.backend, self.trusted)):
-            if clip.frames and len(clip.frames) >= min(self.min_frames, self._clip):
-                yield self._record(clip, rel, source, about)
+            if len(clip.frames) >= min(self.min_frames, self._clip):
+                record = self._record(clip, rel, source, about)
+                lost = keep is not None and clip.file is None
+                why = clip.no_file.detail if clip.no_file else f"its first frame does not decode, or it is more than {keep and keep.max_bytes} bytes"
+                yield Rejected(record.origin, "no_clip", why) if lost else record
 
     def _record(self, clip: Clip, rel: str, source: str, about: About) -> Record:
         stop = clip.start + len(clip.frames) * clip.step
@@ -175,6 +190,8 @@ class ClipSource(Source):
             stop = min(stop, clip.stop)
         start_ms, stop_ms = round(1000 * clip.start), round(1000 * stop)
         segments = [Image(s.payload, atom=i, shape=s.shape, time_s=s.time_s) for i, s in enumerate(clip.frames)]
+        if clip.file is not None:
+            segments.append(Video(clip.file, clip.file_shape, float(clip.start)))
         fields: dict[str, Any] = {"video": rel, **about.fields, "seconds": round(float(stop - clip.start), 3)}
         fields |= {"fps": self.fps} if self.frames is None else {}
         scores: dict[str, float] = {}

@@ -1,11 +1,11 @@
 """Tables of numbers beside frames: JSON Lines, JSON, CSV, Parquet, npy and npz, as columns.
 
 What comes in: a table file whose rows line up with frames in time. What goes out: a column by name as float64 [n] (what is no number is NaN), or as
-text. `action[3]` is the fourth element of a list column; `action` alone, when it holds lists, stands for all of them (`widths`). In an npy the
-only column has no name: `[0]`, `[1]`. Matrices are counted row by row.
+text. `action[3]` is the fourth element of a list column; `action` alone, when it holds lists, stands for all of them (`widths`). `mouse.dx` is a
+field inside a field. In an npy the only column has no name: `[0]`, `[1]`. Matrices are counted row by row.
 
 Tables come from strangers too: sizes are judged from headers before anything is read (a 128-byte npy header can ask for 3.6 TiB, an npz
-is a zip and can be a bomb), and nothing is ever unpickled.
+is a zip and can be a bomb), and nothing is ever unpickled: a pickle's numbers are read by `pickled.py`, which runs none of it.
 """
 
 from __future__ import annotations
@@ -19,13 +19,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines.action_text import keys_text, plain
 from pipelines.bounded import lines, opened
 from pipelines.format import storage
 from pipelines.format.errors import HeadwaterError, Reject
 from pipelines.json_list import parse
+from pipelines.pickled import arrays
 from pipelines.table import scan
 
-SUFFIXES = (".jsonl", ".catalog", ".json", ".csv", ".tsv", ".parquet", ".npy", ".npz")
+SUFFIXES = (".jsonl", ".catalog", ".json", ".csv", ".tsv", ".parquet", ".npy", ".npz", ".pkl")
 MAX_BYTES = 1 << 30  # of one trajectory's numbers: 100 h at 60 Hz with 5 doubles is 0.9 GB
 MAX_ROWS = 20_000_000
 _ELEMENT = re.compile(r"(.*)\[(\d+)\]")
@@ -64,7 +66,9 @@ class _Rows:
         self.names = list(rows[0]) if rows else []
 
     def raw(self, name: str) -> Any:
-        return [row.get(name) for row in self._rows]
+        if name in self.names:
+            return [row.get(name) for row in self._rows]
+        return [_inside(row, name) for row in self._rows]
 
 
 def read_columns(path: str) -> Columns:
@@ -79,6 +83,8 @@ def read_columns(path: str) -> Columns:
             return _Arrays({"": _npy(storage.read(path))})
         if name.endswith(".npz"):
             return _npz(storage.read(path))
+        if name.endswith(".pkl"):
+            return _Arrays(dict(arrays(storage.read(path))))
         return _text(path, name)
     except HeadwaterError as e:
         raise Reject("unreadable", f"{e.what}: {e.found}"[:300]) from None
@@ -106,7 +112,7 @@ def texts(table: Columns, name: str) -> list[str | None]:
 
 def widths(table: Columns, name: str) -> int:
     """How many numbers a row of this column holds; 0 for a plain number."""
-    if name not in table.names:
+    if not _has(table, name):
         return 0
     values = table.raw(name)
     if isinstance(values, np.ndarray) and values.dtype != object:
@@ -115,8 +121,31 @@ def widths(table: Columns, name: str) -> int:
     return len(first) if isinstance(first, list | tuple | np.ndarray) else 0
 
 
+def words(table: Columns, name: str) -> list[str | None]:
+    """A column in words: text as one line, a list (of pressed keys, of buttons) as `w+space` in a fixed order; None where there is neither."""
+    return [_words(v) for v in _column(table, name)]
+
+
+def _words(value: Any) -> str | None:
+    if isinstance(value, list | tuple | np.ndarray):
+        return keys_text(list(value))
+    return plain(str(value)) if isinstance(value, str | int) else None
+
+
+def _inside(row: dict[str, Any], path: str) -> Any:
+    """`mouse.dx` of {"mouse": {"dx": 1.0}}."""
+    value: Any = row
+    for name in path.split("."):
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
+
+
+def _has(table: Columns, name: str) -> bool:
+    return name in table.names or (isinstance(table, _Rows) and name.partition(".")[0] in table.names)
+
+
 def _column(table: Columns, name: str) -> Any:
-    if name not in table.names:
+    if not _has(table, name):
         raise Reject("unreadable", f"no column {name!r}; there are: {', '.join(table.names)[:200] or 'none'}")
     return table.raw(name)
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 U64 = NDArray[np.uint64]
 FLAT_BITS = 24
-_BITS, _ALL = 64, (1 << 64) - 1
+_BITS, ALL = 64, (1 << 64) - 1
 _CHUNK = 1 << 20  # comparisons at a time: 8 MB
 
 
@@ -34,7 +34,7 @@ def flat(hash: int) -> bool:
 def blocks(n: int) -> list[int]:
     """The 64 bits as n masks of neighbouring bits, of lengths that differ by one at most, highest bits first."""
     edges = [_BITS * i // n for i in range(n + 1)]
-    return [(_ALL >> a) & ~(_ALL >> b) for a, b in pairwise(edges)]
+    return [(ALL >> a) & ~(ALL >> b) for a, b in pairwise(edges)]
 
 
 def masks(distance: int) -> list[int]:
@@ -44,21 +44,25 @@ def masks(distance: int) -> list[int]:
 
 def spread(x: int) -> int:
     """32 bits to choose a bucket by: the upper half of a product, since a masked hash has long runs of zeros."""
-    return (x * 0x9E3779B97F4A7C15 & _ALL) >> 32
+    return (x * 0x9E3779B97F4A7C15 & ALL) >> 32
 
 
-def near_pairs(hashes: U64, distance: int, mask: int, first: int, each: int) -> Iterator[tuple[int, int, int]]:
-    """(i, j, distance) with i < j of hashes that agree on `mask`, each pair under the first of the masks that it agrees on alone.
+def near_pairs(hashes: U64, distance: int, mask: int, first: int, each: int, kin: NDArray[np.int64] | None = None) -> Iterator[tuple[int, int, int]]:
+    """(i, j, distance) with i < j of hashes that agree on `mask`, each pair under the first of the masks that it agrees on alone. Hashes with the
+    same number in `kin` are no pairs.
 
     Work and output are bounded however alike the hashes are: hash j is compared with those before it among the `first`, and pairs with the first
     `each` that are near. Below these limits the answer is exact."""
-    earlier = [np.uint64(m) for m in masks(distance)[: masks(distance).index(mask)]]
+    every = masks(distance) or [ALL]
+    earlier = [np.uint64(m) for m in every[: every.index(mask)]]
     step = max(1, _CHUNK // max(1, min(len(hashes), first)))
     for start in range(1, len(hashes), step):
         stop = min(start + step, len(hashes))
         apart = hashes[start:stop, None] ^ hashes[None, : min(stop, first)]
         bits = np.bitwise_count(apart)
         close = (bits <= distance) & (np.arange(apart.shape[1])[None, :] < np.arange(start, stop)[:, None])
+        if kin is not None:
+            close &= kin[start:stop, None] != kin[None, : min(stop, first)]
         close &= np.cumsum(close, axis=1) <= each
         for j, i in np.argwhere(close).tolist():
             if not any(apart[j, i] & m == 0 for m in earlier):

@@ -85,10 +85,10 @@ def plain(dataset: Dataset, found: Found, words: Any = None) -> dict[str, Any]:
 
 
 def per_frame(fields: dict[str, Any], n: int) -> list[str]:
-    """What a clip's source measured of each frame (`fields.frames`), as words for n segments; empty where nothing was."""
+    """What a clip's source measured of each frame (`fields.frames`), as words for n segments, frames first; empty where nothing was."""
     told = fields.get("frames")
-    lists = {k: v for k, v in told.items() if isinstance(v, list) and len(v) == n} if isinstance(told, dict) else {}
-    return [" ".join(f"{name} {v[i]:.3g}" for name, v in sorted(lists.items()) if isinstance(v[i], int | float)) for i in range(n)]
+    lists = {k: v for k, v in told.items() if isinstance(v, list) and len(v) <= n} if isinstance(told, dict) else {}
+    return [" ".join(f"{k} {v[i]:.3g}" for k, v in sorted(lists.items()) if i < len(v) and isinstance(v[i], int | float)) for i in range(n)]
 
 
 def _segment(dataset: Dataset, shard: int, s: Segment, words: Any) -> dict[str, Any]:

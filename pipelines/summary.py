@@ -85,7 +85,8 @@ def _show_figures(name: str, found: dict[str, Any], figures: dict[str, Any]) -> 
     elif rows := side_by_side(figures):
         table(name, rows[0], rows[1:])
     else:
-        table(name, ["", ""], [[label, _figure(value)] for label, value in flat(figures)])
+        for title, rows in tables(name, figures):
+            table(title, rows[0], rows[1:])
 
 
 def side_by_side(figures: dict[str, Any]) -> list[list[Any]]:
@@ -98,6 +99,13 @@ def side_by_side(figures: dict[str, Any]) -> list[list[Any]]:
     return [["", *rows[0]], *([name, *(_figure(v) for v in r.values())] for name, r in figures.items())]
 
 
+def tables(name: str, figures: dict[str, Any]) -> list[tuple[str, list[list[Any]]]]:
+    """(title, header and rows): what stands side by side as a table of its own, then the rest as one."""
+    beside = {key: rows for key, value in figures.items() if isinstance(value, dict) and len(rows := side_by_side(value)) > 1}
+    rest = [[label, _figure(value)] for label, value in flat({k: v for k, v in figures.items() if k not in beside})]
+    return [*((f"{name}: {key}", rows) for key, rows in beside.items()), *([(name, [["", ""], *rest])] if rest else [])]
+
+
 def is_balance(figures: dict[str, Any]) -> bool:
     """Whether these are what a `metaclip` stage reports."""
     return {"texts_with_entries", "matches", "entries", "t"} <= figures.keys()
@@ -107,7 +115,7 @@ def flat(figures: dict[str, Any]) -> list[list[Any]]:
     """Nested figures as rows: `matches_a_text` of {mean, 0, 1} becomes "matches a text: mean" and so on."""
     rows: list[list[Any]] = []
     for key, value in figures.items():
-        label = key.replace("_", " ")
+        label = key.replace("_", " ") if key.isidentifier() else key  # names of files stay as they are
         rows += [[f"{label}: {k}", v] for k, v in flat(value)] if isinstance(value, dict) else [[label, value]]
     return rows
 

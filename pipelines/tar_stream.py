@@ -10,6 +10,7 @@ Members that memory should not hold, films, come as open files: written piece by
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator
 from hashlib import blake2b
@@ -182,6 +183,8 @@ def _exactly(stream: IO[bytes], size: int, where: str) -> bytes:
 
 def _spooled(stream: IO[bytes], size: int, name: str, folder: str | None) -> IO[bytes]:
     with told(folder or "scratch space"):
+        if folder is not None:
+            os.makedirs(folder, mode=0o700, exist_ok=True)
         out = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - the taker closes it
     try:
         left = _padded(size)

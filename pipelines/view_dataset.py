@@ -59,7 +59,7 @@ def _figures(found: dict[str, Any]) -> list[Html]:
         if summary.is_balance(figures):
             out += show_balance.blocks(name, found, figures)
         else:
-            out += [tag("h2", f"What {name} reports"), page.table(["", ""], summary.flat(figures))]
+            out += [tag("h2", f"What {name} reports"), *(page.table(rows[0], rows[1:]) for _, rows in summary.tables(name, figures))]
     return out
 
 
@@ -103,7 +103,8 @@ def _card(dataset: Dataset, found: look.Found, words: Any, above: Dataset | None
     name = tag("code", record.id[:12])
     where = tag("div", name, " ", record.origin, class_="soft")
     scores = tag("div", " · ".join(f"{k} {v:.3g}" for k, v in sorted(record.scores.items())), class_="soft") if record.scores else ""
-    return tag("div", tag("div", *pictures[:FRAMES], hidden, class_="strip"), *texts, _questions(record), scores, where, class_="card")
+    clips = [tag("div", f"{s.member}: {s.nbytes} bytes", class_="soft") for s in record.segments if s.kind == "video"]
+    return tag("div", tag("div", *pictures[:FRAMES], hidden, class_="strip"), *texts, _questions(record), scores, *clips, where, class_="card")
 
 
 def _text(s: dict[str, Any]) -> Html:

@@ -34,6 +34,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "cv2": ("pipelines/media/",),
     "decord": ("pipelines/media/",),
     "scenedetect": ("pipelines/media/",),
+    "torchcodec": ("pipelines/media/",),
 }
 
 

@@ -13,12 +13,16 @@ shards or workers. Flat pictures (`hamming.flat`) are told apart by bytes alone:
 
 The hash is `record.phash` where a transform has set it; else the bytes are decoded here, in the guarded child. A record with several pictures is
 compared by the bytes of all of them, in order, and never by hash. The last step takes about 400 bytes for each pair of near hashes.
+
+With `confirm` a near hash only proposes: both pictures are looked at once more, cell by cell (`pipelines/sketches.py`), so that drawings on one
+template and shapes on plain ground stay. It costs a second reading of the set, and a decode of every picture in a near pair.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from hashlib import blake2b, sha256
 from itertools import groupby
 from typing import Any, ClassVar, Literal
@@ -26,12 +30,14 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
+from pipelines.across.confirming import apart, sides, wanted
 from pipelines.across.exact_text import folded
 from pipelines.format.chance import draw
 from pipelines.format.errors import RecipeError, Reject
 from pipelines.format.record import Record
-from pipelines.hamming import flat, masks, near_pairs, spread
+from pipelines.hamming import ALL, flat, masks, near_pairs, spread
 from pipelines.media import hashing
+from pipelines.sketches import GRID
 from pipelines.stage import Across, Map, Reduce, Row
 
 _DATA = ("image-text", "vqa")
@@ -43,17 +49,25 @@ _LARGEST = 10  # groups named in the report
 class ImageHash(Across):
     """`distance`: bits of 64 in which two hashes may differ (0 to 8; they differ by even numbers); null compares bytes alone. `keep`: which copy
     stays, `draw` or `largest`, by the record's fields `size_fields` or else the stored picture. `same_text`: copies only if their texts are the
-    same, too (for questions on an image). `seed` decides among equals."""
+    same, too (for questions on an image). `confirm`: near hashes count only where the pictures' cells agree. `seed` decides among equals."""
 
     payloads: ClassVar[bool] = True
     distance: int | None = Field(4, ge=0, le=8)
     keep: Literal["draw", "largest"] = "draw"
     size_fields: tuple[str, str] = ("original_width", "original_height")
     same_text: bool = False
+    confirm: bool = False
     seed: int = 0
+
+    @property
+    def again(self) -> tuple[int, ...]:  # type: ignore[override]
+        """The round that looks at pictures once more."""
+        return (2,) if self.confirm else ()
 
     def rounds(self) -> Sequence[tuple[Map, Reduce | None]]:
         """Bytes, hashes, masks, pairs, ids."""
+        if self.confirm:
+            return [(self._hashed, _same_bytes), (self._masked, self._near), (self._shown, _alike), (_paired, _stay), (_dropped, _ids)]
         return [(self._hashed, _same_bytes), (_by_hash, _same_hash), (self._masked, self._near), (_paired, _stay), (_dropped, _ids)]
 
     def report(self, told: list[list[Any]]) -> dict[str, Any]:
@@ -61,13 +75,16 @@ class ImageHash(Across):
         counts: Counter[str] = Counter()
         sizes: Counter[str] = Counter()
         largest: list[list[Any]] = []
+        if self.confirm:  # nobody reads the set twice to hand the first round's counts on
+            for row in (*told[0], *told[2]):
+                counts.update(row[1] if row[0] == "count" else {})
         for kind, *said in told[3]:
             if kind == "count":
                 counts.update(said[0])
             elif kind == "sizes":
                 sizes.update(said[0])
                 largest = sorted([*largest, *said[1]], key=lambda g: (-g[1], g[0]))[:_LARGEST]
-        keys = ("records", "flat", "unhashed", "exact", "near", "groups")
+        keys = ("records", "flat", "unhashed", "exact", "near", "groups", *(("pairs", "confirmed") if self.confirm else ()))
         return {**{k: counts[k] for k in keys}, "sizes": dict(sorted(sizes.items())), "largest": [{"id": i, "records": n} for i, n in largest]}
 
     # ---- the record's side -------------------------------------------------------------------------------------------------------------
@@ -114,7 +131,7 @@ class ImageHash(Across):
     # ---- near hashes -------------------------------------------------------------------------------------------------------------------
 
     def _masked(self, values: Iterable[Any]) -> Iterator[Row]:
-        every = masks(self.distance or 0)
+        every = masks(self.distance or 0) or [ALL] * self.confirm
         for value in values:
             if value[0] != "hash":
                 yield _on(value)
@@ -127,7 +144,7 @@ class ImageHash(Across):
                 yield spread(hash & mask) + i, key, [rank, hash]
 
     def _near(self, rows: Iterable[Row]) -> Iterator[list[Any]]:
-        every = masks(self.distance or 0)
+        every = masks(self.distance or 0) or [ALL]
         for key, same in groupby(rows, key=lambda row: row[1]):
             values = [value for _, _, value in same]
             if not key:
@@ -136,6 +153,36 @@ class ImageHash(Across):
                 hashes = np.array([hash for _, hash in values], np.uint64)
                 for i, j, bits in near_pairs(hashes, self.distance or 0, every[key[0]], FIRST, EACH):
                     yield ["pair", values[i][0], values[j][0], bits]
+
+
+    # ---- pictures looked at once more ----------------------------------------------------------------------------------------------------
+
+    def _shown(self, records: Iterable[Record], told: list[list[Any]]) -> Iterator[Row]:
+        """The pictures of every record in a near pair; who left already, and how many others a record stands for."""
+        looks = wanted((v[1], v[2], [(0, 0)]) for v in told[1] if v[0] == "pair")
+        kept = {v[1] if v[0] == "drop" else _id(v[1]): v for v in told[1] if v[0] in ("drop", "group")}
+        for record in records:
+            if record.id in kept:
+                yield _on(kept[record.id])
+            if record.id in looks:
+                yield from sides(replace(record, segments=tuple(s for s in record.segments if s.kind == "image")), looks, GRID)
+
+
+def _alike(rows: Iterable[Row]) -> Iterator[list[Any]]:
+    counts: Counter[str] = Counter()
+    for key, same in groupby(rows, key=lambda row: row[1]):
+        values = [value for _, _, value in same]
+        if not key:
+            yield from values
+            continue
+        (pair, _, (x,)), (_, _, (y,)) = values
+        worst = apart(x, y)
+        counts.update({"pairs": 1, "confirmed": worst is not None})
+        if worst is not None:
+            a, b = pair.split(" ")
+            yield ["pair", a, b, worst]
+    if counts:
+        yield ["count", dict(counts)]
 
 
 def _id(rank: str) -> str:
@@ -186,12 +233,17 @@ def _same_hash(rows: Iterable[Row]) -> Iterator[list[Any]]:
     yield ["count", {"near": near}]
 
 
+def _stay(rows: Iterable[Row]) -> Iterator[list[Any]]:
+    return survivors(rows, "image_hash.near")
+
+
 def _paired(values: Iterable[Any]) -> Iterator[Row]:
     yield from (_on(value) for value in values)
 
 
-def _stay(rows: Iterable[Row]) -> Iterator[list[Any]]:
-    """In rank order, who has no neighbour that stays, stays; each of the others counts for its nearest."""
+def survivors(rows: Iterable[Row], reason: str) -> Iterator[list[Any]]:
+    """In rank order, who has no neighbour that stays, stays; each of the others leaves for `reason` and counts for its nearest. Rows other than
+    ["pair", better, worse, distance] and ["group", rank, n] are handed on."""
     better: dict[str, list[tuple[int, str]]] = {}
     size: dict[str, int] = {}
     for _, _, value in rows:
@@ -208,7 +260,7 @@ def _stay(rows: Iterable[Row]) -> Iterator[list[Any]]:
             gone.add(rank)
             home = min(stays)[1]
             size[home] = size.get(home, 1) + size.pop(rank, 1)
-            yield ["drop", _id(rank), "image_hash.near"]
+            yield ["drop", _id(rank), reason]
     if size:
         bars = Counter(f"{n:02d}" if n < 10 else f"10^{len(str(n)) - 1}+" for n in size.values())
         yield ["count", {"near": len(gone), "groups": len(size)}]

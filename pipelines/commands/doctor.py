@@ -16,6 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from pipelines.media.backends import BACKENDS, about
 from pipelines.terminal import say, size, table
 
 # name, floor, what the floor is for; optional packages are judged only when they are installed.
@@ -51,7 +52,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def answer(args: argparse.Namespace) -> dict[str, Any]:
     rows = [_python(), *(_package(*row, required=True) for row in FLOORS), *(_package(*row, required=False) for row in OPTIONAL)]
-    rows += [_torch(), _ffmpeg(), _ray_open()]
+    rows += [_torch(), _ffmpeg(), *map(_video, BACKENDS), _ray_open()]
     rows += [_cores(), _memory(), _disk(args.at)]
     return {"ok": all(row["state"] != "fail" for row in rows), "checks": rows}
 
@@ -110,6 +111,13 @@ def _torch() -> dict[str, str]:
 def _ffmpeg() -> dict[str, str]:
     path = shutil.which("ffmpeg")
     return _row("ffmpeg", "ok" if path else "note", path or "not installed", note="not needed: PyAV brings its own")
+
+
+def _video(name: str) -> dict[str, str]:
+    """Asked in the guarded process where it would decode."""
+    works, found = about(name)
+    note = f"backend: {name}, for trusted files; {BACKENDS[name].install}" if BACKENDS[name].trust else "backend: auto"
+    return _row(f"video by {name}", "ok" if works else "note" if BACKENDS[name].trust else "fail", found, note=note)
 
 
 def _ray_open() -> dict[str, str]:

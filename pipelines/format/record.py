@@ -7,7 +7,7 @@ new sources that emit these same segments, never new classes.
 
     text          Text
     image-text    Image (atom 0), Text (atom 1, named "original"), Text (atom 2, named "recaption") …
-    video         Image(t=0 s) atom 0, Image(t=1 s) atom 1, …
+    video         Image(t=0 s) atom 0, Image(t=1 s) atom 1, … and, where it is kept, Video (context): the clip itself, which encoding leaves out
     action-video  Image ×4 context, Text context, Image target: one atom
     vqa           Image(s), then per question Text(context) and Text(target) with its turn: one atom
 """
@@ -27,17 +27,17 @@ Role = Literal["target", "context"]
 class Segment:
     """One piece of a record. `payload` is in memory only; on disk `offset` and `nbytes` say where its bytes lie."""
 
-    kind: Literal["text", "image", "tokens", "latents"]
+    kind: Literal["text", "image", "video", "tokens", "latents"]
     role: Role = "target"
     atom: int = -1
     turn: int = -1
     member: str | None = None  # a caption's name, or the name of the payload inside a tar
     text: str | None = None  # curated text only
     payload: bytes | None = field(default=None, repr=False)
-    dtype: str | None = None  # jpeg, png | uint16, uint32 | bf16, f32, int8, f8e4m3
-    shape: tuple[int, ...] = ()  # image: height, width, 3; tokens: n; latents: n, width
+    dtype: str | None = None  # jpeg, png, mp4 | uint16, uint32 | bf16, f32, int8, f8e4m3
+    shape: tuple[int, ...] = ()  # image, video: height, width, 3; tokens: n; latents: n, width
     tokens: int = 0  # payload tokens: stored ids or latent rows; 0 before encoding
-    time_s: float | None = None  # presentation time of a video frame
+    time_s: float | None = None  # presentation time of a video frame, or of a clip's beginning
     offset: int | None = None
     nbytes: int | None = None
 
@@ -58,6 +58,11 @@ def Image(
 ) -> Segment:
     """An image segment of encoded bytes (JPEG or PNG); shape is height, width, channels."""
     return Segment("image", role, atom, turn, payload=payload, dtype=dtype, shape=shape, time_s=time_s)
+
+
+def Video(payload: bytes, shape: tuple[int, ...], time_s: float, dtype: str = "mp4") -> Segment:
+    """A clip as a file of its own, behind all that is trained on: for people and other tools. It has no tokens, and encoding leaves it out."""
+    return Segment("video", "context", payload=payload, dtype=dtype, shape=shape, time_s=time_s)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, Literal
 
-from pipelines.format.errors import InputError
-from pipelines.media.child import Kind
+from pipelines.format.errors import HeadwaterError, InputError, Reject
+from pipelines.media.child import Kind, guarded
 
 Name = Literal["auto", "pyav", "decord", "torchcodec"]
 CODECS = ("h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "mjpeg")
@@ -97,6 +97,17 @@ def refusal(name: str, facts: dict[str, Any]) -> str | None:
 def installed(name: str) -> bool:
     """Whether the decoder's package is here; whether it loads is known when its child starts."""
     return find_spec(BACKENDS[name].package) is not None
+
+
+def about(name: str) -> tuple[bool, str]:
+    """Whether a decoder works here, and its versions or what is wrong: asked in its child, where it would run."""
+    backend = BACKENDS[name]
+    if not installed(name):
+        return False, "not installed"
+    try:
+        return True, next(guarded(backend.op.replace(":sample", ":about"), {}, kind=backend.kind)).meta["found"]
+    except (HeadwaterError, Reject) as e:
+        return False, f"does not load: {str(getattr(e, 'found', None) or e).strip().splitlines()[0]}"
 
 
 def trust_missing(name: Name, trusted: bool) -> str | None:

@@ -43,7 +43,7 @@ INLINE = 1 << 20  # bytes up to this many go through the socket: a web picture c
 _AHEAD = 64 << 10
 MAX_BLOB = 1 << 30
 _START_S = 120.0
-_BOOT = "import sys, json; sys.path[:], first = json.loads(sys.argv[1]); from pipelines.media.serve import serve; serve(first, *map(int, sys.argv[2:]))"
+_BOOT = "import sys, json; sys.path[:], a = json.loads(sys.argv[1]); from pipelines.media.serve import serve; serve(a, *map(int, sys.argv[2:]))"
 
 
 @dataclass(frozen=True, slots=True)

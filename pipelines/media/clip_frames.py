@@ -8,8 +8,10 @@ By shots the file is decoded twice: once whole, shrunk, to find cuts; then, like
 
 from __future__ import annotations
 
+import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
@@ -18,7 +20,7 @@ import numpy as np
 
 from pipelines.extra import need
 from pipelines.format.errors import Reject
-from pipelines.media.child import guarded
+from pipelines.media.child import Answer, guarded
 from pipelines.media.measures import bars
 from pipelines.media.video import By, Limits, Still, _args, _patience, _sampled, _shape
 
@@ -26,7 +28,8 @@ from pipelines.media.video import By, Limits, Still, _args, _patience, _sampled,
 @dataclass(frozen=True, slots=True)
 class Pictures:
     """How frames are stored (as `resizing.resize`), and whether they are looked at on the way (`measures.py`). `crop_bars` takes off the black bars
-    that all of a clip's frames have, before the resize; the file is then sampled twice. `vectors` also measures the codec's motion vectors."""
+    that all of a clip's frames have, before the resize; the file is then sampled twice. `vectors` also measures the codec's motion vectors;
+    `files` {side, crf, max_bytes} makes each clip a file too (`cutting.py`)."""
 
     size: int | None
     mode: str
@@ -34,6 +37,7 @@ class Pictures:
     look: bool = True
     crop_bars: bool = False
     vectors: bool = False
+    files: dict[str, Any] | None = None
 
 
 @dataclass(slots=True)
@@ -51,6 +55,9 @@ class Clip:
     whole: tuple[int, int] | None = None
     cropped: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)  # shares taken off: top, bottom, left, right
     vectors: dict[str, float] = field(default_factory=dict)  # as `vectors.py` measures them, where the codec has any
+    file: bytes | None = None
+    file_shape: tuple[int, int, int] = (0, 0, 0)
+    no_file: Reject | None = None  # why the rest of the files could not be made
 
     @property
     def complete(self) -> bool:
@@ -70,9 +77,18 @@ def clips(data: Any, rule: dict[str, Any], detector: dict[str, Any] | None, pict
         crops = _bars(data, args, by) if pictures.crop_bars else {}
         args |= {"crops": crops, "quality": pictures.quality, "look": pictures.look or pictures.crop_bars}
         vectors = _vectors(data, args) if pictures.vectors else {}
-        for clip in _grouped(_sampled(args, data, by), crops):
-            clip.vectors = vectors.get(clip.n, {})
-            yield clip
+        wrong: list[Reject] = []
+        with closing(_files(data, args, pictures.files, wrong)) as files:
+            file = next(files, None)
+            for clip in _grouped(_sampled(args, data, by), crops):
+                clip.vectors = vectors.get(clip.n, {})
+                while file is not None and file.meta["clip"] < clip.n:
+                    file = next(files, None)
+                if file is not None and file.meta["clip"] == clip.n:
+                    clip.file, clip.file_shape = bytes(file.blob), _shape(file.meta)
+                clip.no_file = wrong[0] if wrong else None
+                yield clip
+            deque(files, maxlen=0)  # to its end: a child that is left in the middle has to be killed
     if stopped:
         raise stopped
 
@@ -115,6 +131,30 @@ def _vectors(data: Any, args: dict[str, Any]) -> dict[int, dict[str, float]]:
     return {int(m["clip"]): {name: float(m[name]) for name in ("vectors", "vectors_min")} for m in answers}
 
 
+def _files(data: Any, args: dict[str, Any], how: dict[str, Any] | None, wrong: list[Reject]) -> Generator[Answer, None, None]:
+    """Clips as files, in order, from a second child that runs beside the one that samples. What goes wrong there costs the files it had not made."""
+    if how is None:
+        return
+    try:
+        with _opened_again(data) as apart:
+            for answer in guarded("pipelines.media.cutting:cut", {**args, **how}, apart, **_patience(data)):
+                if "clip" in answer.meta:
+                    yield answer
+    except Reject as e:
+        wrong.append(e)
+
+
+@contextmanager
+def _opened_again(data: Any) -> Iterator[Any]:
+    """The same file with a place of its own: two children that were handed one open file would move each other's."""
+    if not hasattr(data, "fileno"):
+        yield data
+        return
+    path = f"/proc/self/fd/{data.fileno()}"
+    with open(path if os.path.exists(path) else data.name, "rb") as again:
+        yield again
+
+
 def _grouped(answers: Any, crops: dict[str, list[float]]) -> Iterator[Clip]:
     """Frames come in order of time, and clips may overlap: one is finished when it has all its frames, or a frame from behind its end comes."""
     open_: deque[Clip] = deque()
@@ -139,10 +179,16 @@ def _grouped(answers: Any, crops: dict[str, list[float]]) -> Iterator[Clip]:
             if clip.n == meta["clip"] and len(clip.frames) == meta["i"]:  # after a loss the rest would begin in the clip's middle
                 _add(clip, meta, answer.blob)
         while open_ and (open_[0].complete or at >= open_[0].stop):
-            yield open_.popleft()
-    yield from open_
+            yield from _begun(open_.popleft())
+    for clip in open_:
+        yield from _begun(clip)
     if lost:
         raise lost
+
+
+def _begun(clip: Clip) -> Iterator[Clip]:
+    if clip.frames:  # else its first one was lost
+        yield clip
 
 
 def _add(clip: Clip, meta: dict[str, Any], blob: bytearray) -> None:

@@ -30,11 +30,23 @@ _DECODERS = "h264,hevc,vp8,vp9,libdav1d,av1,mpeg4,mjpeg"
 _SHORT_S = 0.5  # a video this much shorter than its header says was cut off; less is rounding of headers
 
 
+def about(args: dict[str, Any], file: Any) -> Iterator[tuple[dict[str, Any], bytes]]:
+    """One answer: the versions that `doctor` shows."""
+    yield {"found": f"{av.__version__}, FFmpeg {av.ffmpeg_version_info}"}, b""
+
+
 def probe(args: dict[str, Any], file: Any) -> Iterator[tuple[dict[str, Any], bytes]]:
     """One answer: the facts of `video.VideoInfo`."""
     with _open(args, file) as (container, stream):
         info, _ = _survey(container, stream, args)
     yield info, b""
+
+
+def clock(args: dict[str, Any], file: Any) -> Iterator[tuple[dict[str, Any], Any]]:
+    """One answer: the same facts, and when each frame is presented, in seconds from the first: float64 [frames], increasing."""
+    with _open(args, file) as (container, stream):
+        info, table = _survey(container, stream, args)
+    yield info, (np.sort(table.pts[table.shown]) - table.first) * float(table.base)
 
 
 def sample(args: dict[str, Any], file: Any) -> Iterator[tuple[dict[str, Any], Any]]:

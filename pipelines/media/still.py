@@ -10,6 +10,9 @@ Cost on two busy cores, 640 × 480 photos to 224 × 224 JPEGs: 8.1 ms a photo in
 from dataclasses import asdict
 from typing import Any, BinaryIO
 
+import numpy as np
+
+from pipelines.format.errors import Reject
 from pipelines.media import images, resizing
 from pipelines.media.child import ask
 from pipelines.media.endings import has_end
@@ -41,6 +44,20 @@ def resized(
     answer = ask(f"{_HERE}:resize_op", {**args, "phash": phash}, data)
     height, width, channels = answer.meta["shape"]
     return bytes(answer.blob) if len(answer.blob) else data, (height, width, channels), answer.meta["phash"]
+
+
+def thumbnail(data: bytes, size: int, max_pixels: int) -> np.ndarray:
+    """Grey uint8 [size, size]: to look for motion in, not to keep. Raises `Reject`."""
+    answer = ask(f"{_HERE}:thumbnail_op", {"size": size, "max_pixels": max_pixels}, data)
+    if len(answer.blob) != size * size:
+        raise Reject("unreadable", "the decoder answered nonsense")
+    return np.frombuffer(answer.blob, np.uint8).reshape(size, size)
+
+
+def thumbnail_op(args: dict[str, Any], file: BinaryIO) -> tuple[dict[str, Any], bytes]:
+    """Runs in the child: the middle square, small and grey."""
+    pixels = images.decode(file.read(), args["max_pixels"])
+    return {}, resizing.resize(pixels, args["size"]).mean(axis=2).astype(np.uint8).tobytes()
 
 
 def verify_op(args: dict[str, Any], file: BinaryIO) -> tuple[dict[str, Any], bytes]:

@@ -7,8 +7,10 @@ frame number, and every answer's time is held against our table.
 """
 
 from collections.abc import Iterator
+from importlib.metadata import version
 from typing import Any
 
+from torchcodec import ffmpeg_major_version
 from torchcodec.decoders import VideoDecoder
 
 from pipelines.format.errors import Reject
@@ -16,6 +18,11 @@ from pipelines.media.frames import Decoded, Found, Lose, sampled
 from pipelines.media.timeline import Want, places
 
 _BATCH = 64 << 20  # bytes of pixels in hand
+
+
+def about(args: dict[str, Any], file: Any) -> Iterator[tuple[dict[str, Any], bytes]]:
+    """One answer: the versions that `doctor` shows."""
+    yield {"found": f"{version('torchcodec')}, FFmpeg {ffmpeg_major_version}"}, b""
 
 
 def sample(args: dict[str, Any], file: Any) -> Iterator[tuple[dict[str, Any], Any]]:

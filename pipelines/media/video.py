@@ -94,6 +94,28 @@ def probe(data: Any, limits: Limits = Limits()) -> VideoInfo:
     return VideoInfo(**ask("pipelines.media.frames:probe", _args(data, limits), data, **_patience(data)).meta)
 
 
+def clock(data: Any, limits: Limits = Limits()) -> tuple[VideoInfo, np.ndarray]:
+    """The facts of `probe`, and the presentation time of every frame in seconds from the first: float64 [frames]. Nothing is decoded."""
+    answer = ask("pipelines.media.frames:clock", _args(data, limits), data, **_patience(data))
+    return VideoInfo(**answer.meta), np.frombuffer(answer.blob, np.float64)
+
+
+def thumbnails(data: Any, numbers: Sequence[int], size: int, limits: Limits = Limits()) -> Iterator[tuple[int, np.ndarray]]:
+    """(place in `numbers`, grey uint8 [size, size]) of frames by their place, resized in the child: to look for motion in, not to keep."""
+    args = {**_args(data, limits), "numbers": [int(n) for n in numbers], "size": size, "mode": "center_crop"}
+    answers = guarded("pipelines.media.frames:sample", args, data, **_patience(data))
+    next(answers)
+    for answer in answers:
+        yield int(answer.meta["k"]), _grey(answer)
+
+
+def _grey(answer: Answer) -> np.ndarray:
+    shape = _shape(answer.meta)
+    if len(answer.blob) != shape[0] * shape[1] * shape[2]:
+        raise Reject("unreadable", "the decoder answered nonsense")
+    return np.frombuffer(answer.blob, np.uint8).reshape(shape).mean(axis=2).astype(np.uint8)
+
+
 def frames_at(data: Any, times: Sequence[float], limits: Limits = Limits(), by: By = By()) -> Frames:
     """The frames nearest to the given times (seconds), in order of time: right for tables whose times are rounded frame times."""
     return _arrays(data, {**_args(data, limits), "at": [float(t) for t in times]}, by)

@@ -10,24 +10,22 @@ and all samples of the trajectory share them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 from pipelines.columns import read_columns, texts
 from pipelines.format import storage
 from pipelines.format.document import sha256_hex
-from pipelines.format.errors import HeadwaterError, Reject
-from pipelines.format.record import Image, Record, Segment
+from pipelines.format.errors import Reject
+from pipelines.format.record import Record
+from pipelines.image_frames import IMAGES, ImageFrames
 from pipelines.listing import Input, list_files, place, runs
-from pipelines.media import still
 from pipelines.stage import Rejected, SourcePart
 from pipelines.table import beside, matching, template
-from pipelines.trajectory import ActionSource, Trajectory
-
-_IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+from pipelines.trajectory import Trajectory
 
 
-class FramesActions(ActionSource):
+class FramesActions(ImageFrames):
     """`table` is a name or pattern (`*.catalog`), `image` a template such as `images/{cam/image_array}` or `frames/{row:06}.jpg`."""
 
     table: str
@@ -37,7 +35,7 @@ class FramesActions(ActionSource):
     def parts(self) -> list[SourcePart]:
         listed = list_files(self.path)
         tables = matching(self.table, (f.path for f in listed))
-        frames = [f for f in listed if f.path.lower().endswith(_IMAGES)]
+        frames = [f for f in listed if f.path.lower().endswith(IMAGES)]
         by_path = {f.path: f for f in listed}
         owned = {t: [f for f in frames if f.path.startswith(_folder(t))] for t in tables}
         # The unit is a table with all its frames: its weight is theirs together.
@@ -53,7 +51,7 @@ class FramesActions(ActionSource):
         for rel in spec["tables"]:
             folder = _folder(rel).rstrip("/")
             if folder not in there:
-                below = storage.listing(storage.join(self.path, folder), _IMAGES) if place(self.path, rel) != self.path else []
+                below = storage.listing(storage.join(self.path, folder), IMAGES) if place(self.path, rel) != self.path else []
                 there[folder] = {f"{folder}/{f[0]}" if folder else f[0] for f in below}
             try:
                 yield from self.samples(self._trajectory(rel, there[folder]), source)
@@ -77,24 +75,9 @@ class FramesActions(ActionSource):
             else:
                 missing[row] = file
 
-        def load(rows: Sequence[int]) -> Iterator[tuple[int, Segment | Reject]]:
-            for row in rows:
-                try:
-                    yield row, self._frame(files[row])
-                except Reject as e:
-                    yield row, e
-
-        group = sha256_hex(storage.read(path))
-        return Trajectory(rel, group, table, missing, load, texts(table, self.episode) if self.episode else None)
-
-    def _frame(self, rel: str) -> Segment:
-        try:
-            data = storage.read(storage.join(self.path, rel))
-        except HeadwaterError as e:
-            raise Reject("unreadable", e.what) from None
-        mode = self.mode if self.size else "no"
-        payload, shape, _ = still.resized(data, self.size or 1, mode, self.quality, True, self.max_pixels)
-        return Image(payload, shape=shape)
+        episodes = texts(table, self.episode) if self.episode else None
+        problems = {row: ("missing_frame", detail) for row, detail in missing.items()}
+        return Trajectory(rel, sha256_hex(storage.read(path)), self._log(table), problems, self._loader(files), self._thumbs(files), episodes)
 
 
 def _folder(rel: str) -> str:

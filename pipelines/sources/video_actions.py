@@ -1,55 +1,79 @@
 """Trajectories as video files with an aligned table of poses or actions.
 
-    layout: beside    drives/a.mp4 with drives/a.csv (or .jsonl, .json, .parquet, .npy, .npz)      one video, one table, one trajectory
-    layout: lerobot   a LeRobot v2.1 folder: meta/info.json says where episodes' Parquet rows and videos lie, and how many a second
+    layout: beside    drives/a.mp4 with drives/a.csv (or .jsonl, .json, .parquet, .npy, .npz, .pkl)      one video, one table, one trajectory
+    layout: lerobot   a LeRobot folder, v2.x or v3.0: its cards say where episodes' rows and videos lie, and how many a second (`lerobot.py`)
 
-Rows meet frames by time: a row's frame is the one nearest to its timestamp, and must lie within half a frame of it (else the row is `misaligned`).
-Without times, rows meet frames by number, or by `fps`. Only frames that some sample shows are decoded, once each.
+Rows meet frames by time: a row's frame is the one nearest to its timestamp, and must lie within `tolerance` of it (else the row is `misaligned`).
+Without times, rows meet frames by number, or by `fps`. Or the frames lead (`clock: frames`): then what rows say is brought to the frames' times by
+`align`. When a frame is shown is read from the video's packets; only frames that some sample shows are decoded, once each.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import numpy as np
+from pydantic import Field, model_validator
 
+from pipelines import lerobot
 from pipelines.columns import SUFFIXES as TABLES
-from pipelines.columns import Columns, numbers, read_columns, texts
+from pipelines.columns import Columns, read_columns
 from pipelines.format import storage
-from pipelines.format.errors import HeadwaterError, InputError, Reject
-from pipelines.format.record import Image, Record, Segment
+from pipelines.format.errors import InputError, Reject
+from pipelines.format.record import Record
+from pipelines.lerobot import INFO, Episode, EpisodeRows
 from pipelines.listing import Input, list_files, runs
 from pipelines.media.video import SUFFIXES as VIDEOS
-from pipelines.media.video import Limits, VideoInfo, probe, stills
+from pipelines.media.video import Limits
+from pipelines.resample import Align
 from pipelines.stage import Rejected, SourcePart
-from pipelines.table import scan, template
-from pipelines.trajectory import ActionSource, Trajectory
+from pipelines.table import template
+from pipelines.trajectory import ActionSource
+from pipelines.video_alignment import Aligned, Aligning
 from pipelines.video_files import digest, video_file
-
-INFO = "meta/info.json"
 
 
 class VideoActions(ActionSource):
-    """`layout: auto` takes lerobot where meta/info.json is. `camera` picks one of LeRobot's videos (default: the first by name). `table` says where
-    a video's table lies when not beside it: `labels/{stem}.csv`."""
+    """`layout: auto` takes lerobot where meta/info.json is. `camera` picks one of LeRobot's videos (default: the first by name), or several: each
+    camera's view is a trajectory of its own. `table` says where a video's table lies when not beside it: `labels/{stem}.csv`.
+
+    `match`: rows and frames meet by time or by number (default: by time where there is one). `tolerance` in seconds, half a frame by default.
+    `time_from: first_row` for a clock that began long before the video (a time of day): the first row is then the first frame. With `clock: frames`
+    samples step from frame to frame, or `rate` times a second, and actions are brought there by `align`, from rows within `max_distance` seconds."""
 
     layout: Literal["auto", "beside", "lerobot"] = "auto"
     table: str | None = None
-    camera: str | None = None
+    camera: str | tuple[str, ...] | None = None
+    match: Literal["time", "number"] | None = None
+    tolerance: float | None = Field(default=None, gt=0)
+    time_from: Literal["video", "first_row"] = "video"
+    clock: Literal["rows", "frames"] = "rows"
+    rate: float | None = Field(default=None, gt=0)
+    align: Align = "nearest"
+    max_distance: float | None = Field(default=None, gt=0)
+
+    @model_validator(mode="after")
+    def _clocked(self) -> VideoActions:
+        if self.clock == "rows" and (self.rate is not None or self.max_distance is not None or self.align != "nearest"):
+            raise ValueError("rate, align and max_distance bring rows to frames: they need clock: frames")
+        if self.clock == "frames" and self.match == "number":
+            raise ValueError("clock: frames needs times, not match: number")
+        return self
 
     def parts(self) -> list[SourcePart]:
         listed = {f.path: f for f in list_files(self.path)}
-        pairs = self._lerobot(listed) if self._is_lerobot(listed) else self._beside(listed)
-        weighed, named = [], {}
-        for video, table, known in pairs:
-            inputs = [listed[p] for p in (video, table) if p in listed]
-            named[video] = (video, table, known, inputs)
-            weighed.append(Input(video, sum(i.bytes for i in inputs), ""))
         out = []
-        for run in runs(weighed):
-            items = [named[item.path] for item in run]
-            out.append(SourcePart({"items": [[v, t, k] for v, t, k, _ in items]}, [i.as_list() for *_, found in items for i in found]))
+        if self._is_lerobot(listed):
+            for run in self._episodes(listed):
+                paths = sorted({p for e in run for p in (e.table, e.video) if p in listed}, key=str.encode)
+                out.append(SourcePart({"episodes": [e.spec() for e in run]}, [listed[p].as_list() for p in paths]))
+            return out
+        pairs = dict(self._beside(listed))
+        weighed = [Input(v, listed[v].bytes + (listed[t].bytes if t else 0), "") for v, t in pairs.items()]
+        for group in runs(weighed):
+            items = [[item.path, pairs[item.path]] for item in group]
+            out.append(SourcePart({"items": items}, [listed[p].as_list() for item in items for p in item if p]))
         return out
 
     def _is_lerobot(self, listed: dict[str, Input]) -> bool:
@@ -57,95 +81,87 @@ class VideoActions(ActionSource):
             raise InputError("this is no LeRobot dataset", where=self.path, found=f"no {INFO}", next="layout: beside")
         return INFO in listed and self.layout != "beside"
 
-    def _beside(self, listed: dict[str, Input]) -> Iterator[tuple[str, str | None, dict[str, Any]]]:
+    def _beside(self, listed: dict[str, Input]) -> Iterator[tuple[str, str | None]]:
         for video in sorted((p for p in listed if p.lower().endswith(VIDEOS)), key=str.encode):
             stem = video.rpartition(".")[0]
             names = [template(self.table, {"stem": stem, "name": stem.rpartition("/")[2]})] if self.table else [stem + s for s in TABLES]
-            yield video, next((n for n in names if n in listed), None), {}
+            yield video, next((n for n in names if n in listed), None)
 
-    def _lerobot(self, listed: dict[str, Input]) -> Iterator[tuple[str, str | None, dict[str, Any]]]:
-        """(video, table, facts) of the episodes that are here; info.json may list more than a sample of a dataset holds."""
-        info = storage.read_json(storage.join(self.path, INFO))
-        if not str(info.get("codebase_version", "v2")).startswith("v2"):
-            raise InputError("this LeRobot version packs many episodes into one file", where=INFO, found=info["codebase_version"], allowed="v2.x")
-        cameras = sorted(name for name, f in info.get("features", {}).items() if f.get("dtype") == "video")
-        camera = self.camera or next(iter(cameras), None)
-        if camera not in cameras:
-            raise InputError("no such camera", where=INFO, found=camera, allowed=", ".join(cameras) or "this dataset has no video")
-        for episode in range(int(info["total_episodes"])):
-            known = {"episode_index": episode, "episode_chunk": episode // int(info.get("chunks_size", 1000)), "video_key": camera}
-            table = template(info["data_path"].replace(":03d", ":03").replace(":06d", ":06"), known)
-            video = template(info["video_path"].replace(":03d", ":03").replace(":06d", ":06"), known)
-            if table in listed or video in listed:
-                yield video, table, {"episode": episode, "fps": float(info["fps"])}
+    def _episodes(self, listed: dict[str, Input]) -> list[list[Episode]]:
+        """Episodes in runs for a part each. An episode weighs its share of the files it lies in, and keeps its cameras together."""
+        cameras = [self.camera] if isinstance(self.camera, str) else self.camera
+        found = lerobot.episodes(self.path, set(listed), cameras)
+        files = [p for e in found for p in (e.table, e.video)]
+        shared = {p: files.count(p) for p in set(files)}
+        weighed = [Input(str(i), sum(listed[p].bytes // shared[p] for p in (e.table, e.video) if p in listed), "") for i, e in enumerate(found)]
+        return [[found[int(i.path)] for i in run] for run in runs(weighed, group=lambda i: str(found[int(i.path)].index))]
 
     def read(self, spec: dict[str, Any], source: str) -> Iterator[Record | Rejected]:
-        tasks: dict[int, str] | None = None
-        for video, table, known in spec["items"]:
+        if "episodes" in spec:
+            yield from self._read_lerobot([Episode(**e) for e in spec["episodes"]], source)
+            return
+        for video, table in spec["items"]:
             try:
-                if table is None or not storage.exists(storage.join(self.path, table)):
+                if table is None:
                     raise Reject("missing_table", f"no table for {video}")
-                if not storage.exists(storage.join(self.path, video)):
-                    raise Reject("missing_frame", f"no video for {table}")
-                if known and tasks is None:
-                    tasks = self._tasks()
+                rows = read_columns(storage.join(self.path, table))
                 with video_file(self.path, video) as f:
-                    yield from self.samples(self._trajectory(video, table, known, tasks or {}, f), source)
+                    aligned = Aligned(self._aligning, f, rows, self._row_times(rows, None))
+                    group = digest(f)
+                    yield from self.samples(aligned.trajectory(self, table, group, {"video": video}), source)
             except Reject as e:
                 yield Rejected(video, e.reason, e.detail)
 
-    def _tasks(self) -> dict[int, str]:
-        try:
-            rows = [row.value for row in scan(storage.join(self.path, "meta/tasks.jsonl"))]
-        except HeadwaterError:
-            return {}
-        return {int(r["task_index"]): str(r["task"]) for r in rows if isinstance(r, dict) and "task_index" in r and "task" in r}
+    def _read_lerobot(self, episodes: list[Episode], source: str) -> Iterator[Record | Rejected]:
+        words = lerobot.tasks(self.path)
+        table, rows = "", None
+        digests: dict[str, str] = {}
+        for e in episodes:
+            try:
+                for path, reason in ((e.table, "missing_table"), (e.video, "missing_frame")):
+                    if not storage.exists(storage.join(self.path, path)):
+                        raise Reject(reason, f"episode {e.index}: no {path}")
+                if e.table != table or rows is None:  # one table is held at a time; episodes come in the order of their files
+                    table, rows = e.table, read_columns(storage.join(self.path, e.table))
+                mine = rows if e.start_s is None else EpisodeRows(rows, e.index)
+                with video_file(self.path, e.video) as f:
+                    if e.video not in digests:
+                        digests[e.video] = digest(f)
+                    yield from self.samples(self._episode(e, mine, f, digests[e.video], words), source)
+            except Reject as problem:
+                yield Rejected(_origin(e, self.camera), problem.reason, problem.detail)
 
-    def _trajectory(self, video: str, rel: str, known: dict[str, Any], tasks: dict[int, str], f: Any) -> Trajectory:
-        table = read_columns(storage.join(self.path, rel))
-        info = probe(f, self._limits)
-        times = self._row_times(table, known)
-        missing = {}
-        for row in range(table.rows):
-            beyond = times[row] >= info.duration_s if times is not None else row >= info.frames
-            if beyond:
-                missing[row] = f"the video ends after {info.frames} frames, {info.duration_s:.3f} s"
-        fields: dict[str, Any] = {"video": video, **({"episode": known["episode"]} if known else {})}
-        if tasks and "task_index" in table.names and table.rows:
-            fields["task"] = tasks.get(int(texts(table, "task_index")[0] or -1), "")
-        shown = times if times is not None else np.arange(table.rows) / max(info.fps, 1e-6)
-        return Trajectory(rel, digest(f), table, missing, self._loader(f, info, times), None, shown, fields)
+    def _episode(self, e: Episode, rows: Columns, f: Any, video_digest: str, words: dict[int, str]) -> Any:
+        several = isinstance(self.camera, tuple)
+        # Views of one episode stay on one side of the held-out split: they share a group, and a v3 file's episodes have one each.
+        group = f"{e.table}#{e.index}" if several else video_digest if e.start_s is None else f"{video_digest}/{e.index}"
+        fields = {"video": e.video, "episode": e.index, **({"camera": e.camera} if several else {})}
+        aligned = Aligned(self._aligning, f, rows, self._row_times(rows, e), e)
+        return aligned.trajectory(self, _origin(e, self.camera), group, fields, words)
 
     @property
-    def _limits(self) -> Limits:
-        return Limits(max_pixels=self.max_pixels)
+    def _aligning(self) -> Aligning:
+        limits = Limits(max_pixels=self.max_pixels)
+        return Aligning(self.match, self.tolerance, self.clock == "frames", self.rate, self.align, self.max_distance, limits)
 
-    def _row_times(self, table: Columns, known: dict[str, Any]) -> np.ndarray | None:
-        """Seconds of every row, or None when rows are frames by number."""
+    def _row_times(self, table: Columns, e: Episode | None) -> np.ndarray | None:
+        """Seconds of every row from the start of its video (or episode), or None when rows are frames by number."""
+        if self.match == "number":
+            return None
+        times: np.ndarray | None
         if self.time is not None:
-            return self._seconds(table, self.time)
-        if known and "timestamp" in table.names:
-            return numbers(table, "timestamp")
-        rate = self.fps or known.get("fps")
-        return np.arange(table.rows) / rate if rate else None
+            times = self._seconds(table, self.time)
+        elif e is not None and "timestamp" in table.names:
+            times = self._seconds(table, "timestamp")
+        else:
+            rate = self.fps or (e.fps if e else None)
+            times = np.arange(table.rows) / rate if rate else None
+        if times is None or self.time_from == "video" or not np.isfinite(times).any():
+            return times
+        return np.asarray(times - times[np.isfinite(times)][0])
 
-    def _loader(self, f: Any, info: VideoInfo, times: np.ndarray | None) -> Any:
-        def load(rows: Sequence[int]) -> Iterator[tuple[int, Segment | Reject]]:
-            at = [float(times[r]) for r in rows] if times is not None else None
-            found: set[int] = set()
-            stopped = Reject("unreadable", "the frame did not decode")
-            try:
-                for still in stills(
-                    f, at=at, numbers=None if at is not None else rows, size=self.size, mode=self.mode, quality=self.quality, limits=self._limits
-                ):
-                    row = rows[still.k]
-                    found.add(row)
-                    if at is not None and abs(still.time_s - at[still.k]) > 0.5 / info.fps + 1e-6:
-                        yield row, Reject("misaligned", f"row at {at[still.k]:.3f} s, nearest frame at {still.time_s:.3f} s")
-                    else:
-                        yield row, Image(still.payload, shape=still.shape, time_s=still.time_s)
-            except Reject as e:
-                stopped = e
-            yield from ((row, stopped) for row in rows if row not in found)
 
-        return load
+def _origin(e: Episode, camera: str | tuple[str, ...] | None) -> str:
+    """The table, with the episode where it holds many, with the camera where several are read."""
+    rows = e.table if e.start_s is None else f"{e.table}!{e.index}"
+    return f"{rows}!{e.camera}" if isinstance(camera, tuple) else rows

@@ -37,7 +37,7 @@ TURNS = (0, 90, 180, 270)  # all three carry it: a matrix in mp4, a projection i
 
 @dataclass(frozen=True)
 class Case:
-    """`rotation` in degrees counterclockwise; `shift` is "", "hidden", "late", or "other" for open groups where closed ones are usual, and the reverse."""
+    """`rotation`: degrees counterclockwise. `shift` is "", "hidden", "late", or "other": open groups where closed ones are usual, or the reverse."""
 
     codec: str
     uneven: bool
@@ -82,7 +82,8 @@ def _stream(codec: str, uneven: bool, gop: int, other: bool) -> bytes:
 def made(case: Case) -> bytes:
     """The file."""
     out = io.BytesIO()
-    with av.open(io.BytesIO(_stream(case.codec, case.uneven, case.gop, case.shift == "other"))) as box, av.open(out, "w", format=case.container) as copy:
+    stream = _stream(case.codec, case.uneven, case.gop, case.shift == "other")
+    with av.open(io.BytesIO(stream)) as box, av.open(out, "w", format=case.container) as copy:
         source = box.streams.video[0]
         target = copy.add_stream_from_template(source, opaque=True)
         if case.rotation:

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from pipelines.actions import ActionText, Goals, Pose, Track, action, delta, picks, sample
+from pipelines.action_text import ActionText
+from pipelines.actions import Goals, Pose, Track, action, delta, picks, sample
 from pipelines.format.record import Image
 
 angle = st.floats(-20, 20)

@@ -35,6 +35,14 @@ def test_the_machine_that_runs_the_tests_is_well(quick: None, capfd: pytest.Capt
     assert said["ok"] and {"python", "ray", "torch", "disk", "memory", "cores"} <= {row["what"] for row in said["checks"]}
 
 
+def test_video_decoders_are_shown_as_they_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = doctor._video("pyav")
+    assert found["state"] == "ok" and "FFmpeg" in found["found"]
+    monkeypatch.setattr("pipelines.media.backends.find_spec", lambda name: None)
+    assert doctor._video("decord")["state"] == "note" and doctor._video("decord")["found"] == "not installed"
+    assert doctor._video("pyav")["state"] == "fail"
+
+
 def test_a_version_below_its_floor_fails_with_status_4(quick: None, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     real = doctor.version
     monkeypatch.setattr(doctor, "version", lambda name: "12.9.9" if name == "pillow" else real(name))

@@ -205,7 +205,7 @@ class VideoDecoder:
 def _stand_in(tmp_path: Path, monkeypatch, missing: int = 0, late: float = 0.0) -> By:
     close_children()
     (tmp_path / "torchcodec").mkdir()
-    (tmp_path / "torchcodec" / "__init__.py").touch()
+    (tmp_path / "torchcodec" / "__init__.py").write_text("ffmpeg_major_version = 8\n")
     (tmp_path / "torchcodec" / "decoders.py").write_text(STAND_IN)
     (tmp_path / "torch_less.py").write_text(f"MISSING, LATE = {missing}, {late}\n")
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])

@@ -26,9 +26,10 @@ from pipelines.recipe import Recipe
 
 def rounds(stage, parts):
     """(id → reason, what each round gave), said without an engine: every round over the parts, then over what each bucket gave."""
-    told = []
+    told, records = [], parts
     for r, (map_rows, reduce_rows) in enumerate(stage.rounds()):
-        made = [list(map_rows(iter(p))) for p in parts]
+        again = r in stage.again
+        made = [list(map_rows(iter(p), told) if again else map_rows(iter(p))) for p in (records if again else parts)]
         rows = sorted((b % stage.buckets, key, canon(value)) for part in made for b, key, value in part)
         grouped = {b: [(b, key, json.loads(value)) for _, key, value in same] for b, same in groupby(rows, key=lambda row: row[0])}
         gave = [[json.loads(canon(v)) for v in reduce_rows(iter(grouped.get(b, [])))] for b in range(stage.buckets)]
@@ -199,6 +200,41 @@ def test_giant_groups_are_bounded_and_still_leave_one(monkeypatch):
     assert all(min((r.phash ^ k).bit_count() for k in kept) <= 4 for r in records)
 
 
+def template(x, colour=(230, 40, 30)):
+    """A diagram drawn over one ground, which differs from others by where a small mark stands: hashes within a few bits."""
+    pixels = np.full((180, 240, 3), 240, np.uint8)
+    pixels[20:150, 20:200] = (20, 60, 120)
+    pixels[155:170, x : x + 20] = colour
+    return pixels
+
+
+@pytest.mark.parametrize("distance", [0, 4, 8])
+def test_confirmed_only_copies_leave_and_diagrams_on_one_template_stay(distance):
+    files = [images.encode_png(template(x)) for x in (20, 60, 180)] + [images.encode_png(template(60, (30, 160, 40)))]
+    copies = [images.encode_jpeg(template(60), 80), images.encode_png(template(60))]
+    photos = [images.decode(d) for d in scenes(4)]
+    files += copies + [copy for p in photos for copy in (images.encode_png(p), images.encode_jpeg(p, 70))]
+    records = [pictured(str(i), data) for i, data in enumerate(files)]
+    gone, told = rounds(ImageHash(distance=distance, confirm=True), [records])
+    said = ImageHash(confirm=True).report(told)
+    kept = {r.origin for r in records if r.id not in gone}
+    assert {"0", "2", "3"} <= kept and len(kept & {"1", "4", "5"}) <= 2 and said["exact"] == 1
+    if distance:
+        assert len(kept) == 8 and said["near"] == said["exact"] + 4 == 5 and said["pairs"] >= said["confirmed"] >= 5
+    without, _ = rounds(ImageHash(distance=8), [records])
+    assert len({r.origin for r in records if r.id not in without} & {"0", "1", "2", "3"}) < 3
+
+
+def test_confirmed_parts_order_and_buckets_change_nothing():
+    photos = [images.decode(d) for d in scenes(4)]
+    files = [copy for p in photos for copy in (images.encode_png(p), images.encode_jpeg(p, 70), images.encode_jpeg(p, 60), images.encode_png(p))]
+    records = [pictured(str(i), data) for i, data in enumerate(files)]
+    wanted, told = rounds(ImageHash(confirm=True), [records])
+    assert len(wanted) == 12 and ImageHash(confirm=True).report(told)["sizes"] == {"04": 4}
+    for parts, buckets in (([records[::2], records[1::2]], 1), ([[r] for r in reversed(records)], 7)):
+        assert rounds(ImageHash(confirm=True, buckets=buckets), parts)[0] == wanted
+
+
 # ---- through a job, on real pictures ------------------------------------------------------------------------------------------------------
 
 
@@ -297,5 +333,8 @@ def test_different_real_pictures_are_lost_as_seldom_as_the_documentation_says():
     records = [pictured(f"{i}-{name}", data, images.phash(pixels)) for i, (name, data, pixels) in enumerate(found)]
     lost = {d: len(rounds(ImageHash(distance=d), [records])[0]) for d in (0, 2, 4, 6, 8)}
     assert lost == {0: 1, 2: 4, 4: 5, 6: 6, 8: 6}
+    gone, told = rounds(ImageHash(distance=8, confirm=True), [records])
+    print([r.origin for r in records if r.id in gone], ImageHash(confirm=True).report(told))
+    assert len(gone) == 2  # the same file twice, a logo in two sizes
     photos = [r for r, (name, _, _) in zip(records, found, strict=True) if name == "coco_captions"]
     assert rounds(ImageHash(distance=8), [photos])[0] == {}

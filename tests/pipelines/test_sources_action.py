@@ -18,7 +18,8 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
-from pipelines.actions import ActionText
+from pipelines.action_text import ActionText
+from pipelines.clocks import stretch
 from pipelines.format.errors import InputError
 from pipelines.format.record import Record
 from pipelines.media.child import close_children
@@ -26,7 +27,6 @@ from pipelines.media.images import encode_jpeg
 from pipelines.sources.frames_actions import FramesActions
 from pipelines.sources.video_actions import VideoActions
 from pipelines.stage import Rejected
-from pipelines.trajectory import stretch
 from tests.pipelines.clips import clip, number, painted
 
 DATA = os.environ.get("HEADWATER_DATA")
@@ -118,7 +118,7 @@ def test_times_break_at_pauses_and_backward_jumps_only():
     times = np.array([0, 1, 2, 30, 31, 32, 5, 6, 7, np.nan, 8.0])
     found, problems = stretch(times, None, None)
     assert found == [[0, 1, 2], [3, 4, 5], [6, 7, 8, 10]]
-    assert [(row, reason) for row, reason, _ in problems] == [(3, "gap"), (6, "gap"), (9, "bad_time")]
+    assert [(row, reason) for row, reason, _ in problems] == [(3, "gap"), (6, "clock_back"), (9, "bad_time")]
     assert stretch(times[:3], ["a", "a", "b"], None) == ([[0, 1], [2]], [])
     assert stretch(times[:4], None, 100.0) == ([[0, 1, 2, 3]], [])
 
@@ -253,9 +253,9 @@ def test_a_lerobot_folder_reads_by_its_own_card(tmp_path):
         VideoActions(path=str(tmp_path), actions={"a": "action"}, camera="wrist").parts()
 
 
-def test_a_newer_lerobot_is_refused_in_words(tmp_path):
-    _lerobot(tmp_path, "v3.0")
-    with pytest.raises(InputError, match="packs many episodes"):
+def test_a_lerobot_of_another_age_is_refused_in_words(tmp_path):
+    _lerobot(tmp_path, "v4.0")
+    with pytest.raises(InputError, match="LeRobot version"):
         VideoActions(path=str(tmp_path), actions={"a": "action"}).parts()
 
 
