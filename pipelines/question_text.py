@@ -46,7 +46,10 @@ class Limits:
 
     def tidy(self, text: str) -> str:
         """A text as it is kept: sound, short, without entities and outer white space."""
-        return self.short(self.plain(sound(text)).strip())
+        text = sound(text).strip()
+        if self.unescape and "&" in text:
+            return self.short(self.plain(text).strip())
+        return text if len(text) <= self.max_text else self.short(text)
 
 
 @dataclass(frozen=True, slots=True)

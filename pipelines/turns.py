@@ -49,7 +49,7 @@ def vqa_record(source: str, item: Item, questions: Sequence[dict[str, Any]], max
     for (_, data), turn in zip(item.images, turns, strict=True):
         if id(data) not in seen:
             seen[id(data)] = picture(data, role="context", max_pixels=max_pixels)
-        pictures.append(replace(seen[id(data)], turn=turn))
+        pictures.append(seen[id(data)] if turn < 0 else replace(seen[id(data)], turn=turn))
     fields = {**rest.pop("fields", {}), "questions": numbered}
     group = group_of([data for _, data in item.images]) if item.images else None
     shared, inside = [p for p in pictures if p.turn < 0], [p for p in pictures if p.turn >= 0]

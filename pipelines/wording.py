@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from string import Formatter, ascii_uppercase
 from typing import Any
 
@@ -132,8 +133,9 @@ def problem(pattern: str, allowed: Sequence[str]) -> str | None:
     return None
 
 
-def _parts(pattern: str) -> list[tuple[str, str | None]]:
-    return [(text, name) for text, name, _, _ in Formatter().parse(pattern)]
+@lru_cache(maxsize=64)
+def _parts(pattern: str) -> tuple[tuple[str, str | None], ...]:
+    return tuple((text, name) for text, name, _, _ in Formatter().parse(pattern))
 
 
 def _add(out: list[str | None], text: str) -> None:

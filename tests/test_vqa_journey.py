@@ -22,7 +22,7 @@ def rows(n):
     draw = random.Random(0)
     for i in range(n):
         a, b = draw.sample(range(9), 2)
-        ask = [f"Is <image> larger than <image> number {i}?", "<image>\n<image>\nAlike?", "Alike?"][i % 3]
+        ask = [f"Is <image> larger than <image> number {i}?", f"<image>\n<image>\nAlike {i}?", f"Alike {i}?"][i % 3]
         talk = [("human", ask), ("gpt", draw.choice(["yes", "no"])), ("human", "Why?"), ("gpt", "size")]
         yield {"id": i, "image": [f"{a}.jpg", f"{b}.jpg"], "conversations": [{"from": w, "value": t} for w, t in talk]}
 
@@ -74,12 +74,12 @@ def test_several_pictures_and_lettered_choices_encode_plan_train_and_are_asked_a
 
 
 def _asked_as_trained(subject):
-    """A first question with its pictures is the very row that training has, up to the answer."""
+    """A question with its pictures, and with what was said before it, is the very row that training has, up to the answer."""
     lettered = held_out_questions(subject.plan, "asked", 100)
     assert lettered and all(q.choices == ("A", "B", "C") and set(q.answers) < set("ABC") and q.right(q.answers[0]) for q in lettered)
     trained = subject.held_out(["talk"])
     places = set()
-    for q in (q for q in held_out_questions(subject.plan, "talk", 100) if q.turn == 0):
+    for q in held_out_questions(subject.plan, "talk", 100):
         made = document(q.ids, q.images, [q.answer_ids], subject.specials, q.places)
         assert any(_begins(d, made) for d in trained), q.text
         places.add(tuple(at > 0 for at in q.places))

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from pipelines.conversations import MARK, marked
 from pipelines.format.record import Record
-from pipelines.question_text import AnswerIs, Columns
+from pipelines.question_text import AnswerIs, Columns, Limits
 from pipelines.stage import Rejected
 from pipelines.table import cell, template
 from pipelines.turns import answered
@@ -77,21 +77,22 @@ class VqaTable(VqaSource):
             if isinstance(item, Rejected):
                 yield item
                 continue
-            shape = (len(item.images), len(item.rows) == 1)
-            rows = [(f"{file}#{number}", partial(self._question, row, *shape)) for number, row, _ in item.rows]
+            read = partial(_question, self._asked, self.limits, len(item.images), len(item.rows) == 1)
+            rows = [(f"{file}#{number}", partial(read, row)) for number, row, _ in item.rows]
             if len(rows) == 1 and item.origin.startswith(f"{file}#"):
                 rows = [(item.origin, rows[0][1])]
             rest = {"licence": self.licence, "fields": item.fields, "url": item.url}
             yield from answered(source, item, rows, self.max_pixels, self.max_turns, self.repeats == "keep", **rest)
 
-    def _question(self, row: Any, images: int, alone: bool) -> dict[str, Any]:
-        """The question of a row; marked pictures stay among its words where no other question shares them."""
-        q = self._asked.read(row, self.limits)
-        if MARK.search(q["question"]):
-            q["question"], at = marked(q["question"], images, self.limits, alone)
-            if at:
-                q["image_at"] = at
-        return q
+
+def _question(asked: Columns, limits: Limits, images: int, alone: bool, row: Any) -> dict[str, Any]:
+    """The question of a row; marked pictures stay among its words where no other question shares them."""
+    q = asked.read(row, limits)
+    if MARK.search(q["question"]):
+        q["question"], at = marked(q["question"], images, limits, alone)
+        if at:
+            q["image_at"] = at
+    return q
 
 
 def _holes(pattern: str) -> list[str]:

@@ -5,6 +5,7 @@ import csv
 import json
 import os
 import re
+import textwrap
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,9 +17,13 @@ from pipelines.curate import VQA
 from pipelines.engine import open_job
 from pipelines.format.dataset import Dataset
 from pipelines.format.document import load
+from pipelines.format.record import Record
 from pipelines.recipe import Recipe
 from pipelines.sources.vqa_json import VqaJson
 from pipelines.sources.vqa_table import VqaTable
+from pipelines.transforms.template import Template
+from pipelines.turns import turn_segments
+from pipelines.wording import PLAIN
 from tests.pipelines.test_sources_text import read
 from tests.pipelines.test_sources_vqa import gpt, human, images
 from tests.toys import jpeg
@@ -165,6 +170,17 @@ def test_the_documented_line_reads_the_sets_own_files(tmp_path, name):
     assert not rejects and (asked[0]["question"], asked[0]["answers"][0]) == ("One?", "yes") and len(asked) == 2, rejects
     assert all(sum(s.kind == "image" for s in r.segments) == 1 for r in records)
     assert ("choices" in asked[0]) == ("choices" in keys)
+
+
+def test_the_documented_words_are_what_the_template_makes():
+    block = re.search(r"    transforms:\n(?:      .*\n)+", DOC)
+    template = Template(**yaml.safe_load(block[0])["transforms"][0]["template"])
+    top = json.loads(re.search(r'    (\{"question": "Which.*?"turn": 0\})', DOC, re.S)[1])
+    short = {"question": "What time does the clock say?", "answers": ["11:43"], "turn": 0}
+    for q, how in ((top, template), (short, template), (top, Template())):
+        made = Record.make("farm", "a.jpg", "vqa", turn_segments([q], [], PLAIN), fields={"questions": [q]})
+        (out,) = how.apply(made)
+        assert textwrap.indent("".join(s.text for s in out.segments), "    ") + "\n\n" in DOC
 
 
 DATA = os.environ.get("HEADWATER_DATA")

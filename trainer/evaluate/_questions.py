@@ -68,7 +68,8 @@ def held_out_records(plan: Any, source: str) -> Iterator[tuple[Dataset, int, Rec
 
 
 def held_out_questions(plan: Any, source: str, limit: int) -> list[Question]:
-    """Up to `limit` questions, one per image before a second of any, in an order that depends on the records alone."""
+    """Up to `limit` questions, one per image before a second of any, in an order that depends on the records alone. A dialogue that is trained as a
+    chain is asked as one: what was said before stands before the question."""
     found = []
     by_group: dict[str, list[tuple[int, str, int]]] = defaultdict(list)
     records = {}
@@ -80,19 +81,21 @@ def held_out_questions(plan: Any, source: str, limit: int) -> list[Question]:
     for group, turns in by_group.items():
         for level, (_, id, turn) in enumerate(sorted(turns)):
             found.append((level, int(draw(group_hash(group), 0, "question")), id, turn))
-    return [_question(*records[id], turn) for _, _, id, turn in sorted(found)[:limit]]
+    chained = bool(records) and plan.rules(source).turns == "chained"
+    return [_question(*records[id], turn, chained) for _, _, id, turn in sorted(found)[:limit]]
 
 
-def _question(dataset: Dataset, shard: int, record: Record, turn: int) -> Question:
+def _question(dataset: Dataset, shard: int, record: Record, turn: int, chained: bool = False) -> Question:
+    before = range(turn if chained and record.fields.get("dialogue") else 0)
     asked = next(q for q in record.fields["questions"] if int(q["turn"]) == turn)
     shown = asked.get("shown") or asked
     bag, read = asked.get("bag"), lambda s: np.asarray(dataset.array(shard, s))
     images, places, ids = [], [], [np.zeros(0, np.int32)]
     for s in record.segments:
-        if s.kind == "latents" and s.turn in (-1, turn):
+        if s.kind == "latents" and (s.turn in (-1, turn) or s.turn in before):
             images.append(read(s).astype(np.float32))
             places.append(sum(map(len, ids)))
-        elif s.kind == "tokens" and s.turn == turn and s.role == "context":
+        elif s.kind == "tokens" and ((s.turn == turn and s.role == "context") or s.turn in before):
             ids.append(read(s).astype(np.int32))
     answer = [read(s).astype(np.int32) for s in record.segments if s.kind == "tokens" and s.turn == turn and s.role == "target"]
     return Question(
