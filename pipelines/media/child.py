@@ -43,7 +43,7 @@ INLINE = 1 << 20  # bytes up to this many go through the socket: a web picture c
 _AHEAD = 64 << 10
 MAX_BLOB = 1 << 30
 _START_S = 120.0
-_BOOT = "import sys, json; sys.path[:], first = json.loads(sys.argv[1]); from pipelines.media.serve import *; serve(first, *map(int, sys.argv[2:]))"
+_BOOT = "import sys, json; sys.path[:], *how = json.loads(sys.argv[1]); from pipelines.media import serve; serve.serve(*how, *map(int, sys.argv[2:]))"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +84,12 @@ class Child:
         ours, theirs = socket.socketpair()
         alive_end, self._lifeline = os.pipe()
         paths = [os.path.abspath(p) for p in sys.path]
+        private = [os.getcwd(), os.path.expanduser("~")]  # `python -m` puts the former on sys.path: code may come from there, secrets may lie there
         # MALLOC_…: keep freed pictures in the heap instead of returning every one to the kernel; halves the time of large decodes.
         env = {name: os.environ[name] for name in self.kind.keep if name in os.environ}
         env |= {"LC_ALL": "C.UTF-8", "OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "67108864", "MALLOC_TRIM_THRESHOLD_": "268435456"}
         fds, null = (theirs.fileno(), alive_end), subprocess.DEVNULL
-        argv = [sys.executable, "-I", "-c", _BOOT, json.dumps([paths, self.kind.first]), *map(str, fds), str(self.kind.memory)]
+        argv = [sys.executable, "-I", "-c", _BOOT, json.dumps([paths, self.kind.first, private]), *map(str, fds), str(self.kind.memory)]
         try:
             self._process = subprocess.Popen(argv, env=env, pass_fds=fds, stdin=null, stdout=null, stderr=null, cwd="/")
         except OSError as e:
@@ -231,9 +232,7 @@ _lock = threading.Lock()
 _owner = 0
 
 
-def guarded(
-    op: str, args: dict[str, Any], data: Any = b"", *, wall_s: float = WALL_S, cpu_s: int = CPU_S, kind: Kind = Kind()
-) -> Iterator[Answer]:
+def guarded(op: str, args: dict[str, Any], data: Any = b"", *, wall_s: float = WALL_S, cpu_s: int = CPU_S, kind: Kind = Kind()) -> Iterator[Answer]:
     """`Child.call` on a child of this process: an idle one, else a new one. A lost child costs this record: `Reject("timeout" | …)`."""
     child = _take(kind)
     try:
@@ -297,4 +296,3 @@ def _give_back(child: Child) -> None:
             _idle.append(child)
     else:
         child.close()
-
