@@ -13,26 +13,26 @@ programs, writing, and reading anything but libraries and what it was handed. It
 One child serves a worker for many records (starting one costs about 0.1 s, and 0.3 s until the codecs are loaded); it is replaced after
 a failure, and after `RETIRE` calls so that a leaking decoder cannot grow for ever.
 
-The lifeline, not PR_SET_PDEATHSIG, ties the child to its parent: the latter fires when the *thread* that started the child ends, which in a
-thread pool would kill a healthy child and cost an innocent record.
+The lifeline, not PR_SET_PDEATHSIG, ties the child to its parent: that fires when the *thread* that started the child ends.
 """
 
-import contextlib
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import Any
 
 from pipelines.format.errors import InputError, Reject, TemporaryError
+from pipelines.media.wire import as_file, head_of
 
 MEMORY = 3 << 30  # address space: 8192 × 4320 h264 needs 1.4 GB with all its reference frames, and libraries reserve 0.6 GB unused
 WALL_S = 60.0  # waiting for one answer; three times the processor limit, since other work shares the machine
@@ -43,7 +43,7 @@ INLINE = 1 << 20  # bytes up to this many go through the socket: a web picture c
 _AHEAD = 64 << 10
 MAX_BLOB = 1 << 30
 _START_S = 120.0
-_BOOT = "import sys, json; sys.path[:], a = json.loads(sys.argv[1]); from pipelines.media.serve import serve; serve(a, *map(int, sys.argv[2:]))"
+_BOOT = "import sys, json; sys.path[:], *how = json.loads(sys.argv[1]); from pipelines.media import serve; serve.serve(*how, *map(int, sys.argv[2:]))"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +60,10 @@ class ChildDied(Exception):
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(detail)
         self.reason = reason
+
+
+class _Broken(InputError):
+    """The child cannot load its code: no record's fault, every one would fail alike, so the job must stop and say so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +84,12 @@ class Child:
         ours, theirs = socket.socketpair()
         alive_end, self._lifeline = os.pipe()
         paths = [os.path.abspath(p) for p in sys.path]
+        private = [os.getcwd(), os.path.expanduser("~")]  # `python -m` puts the former on sys.path: code may come from there, secrets may lie there
         # MALLOC_…: keep freed pictures in the heap instead of returning every one to the kernel; halves the time of large decodes.
         env = {name: os.environ[name] for name in self.kind.keep if name in os.environ}
         env |= {"LC_ALL": "C.UTF-8", "OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "67108864", "MALLOC_TRIM_THRESHOLD_": "268435456"}
-        fds = (theirs.fileno(), alive_end)
-        argv = [sys.executable, "-I", "-c", _BOOT, json.dumps([paths, self.kind.first]), *map(str, fds), str(self.kind.memory)]
-        null = subprocess.DEVNULL
+        fds, null = (theirs.fileno(), alive_end), subprocess.DEVNULL
+        argv = [sys.executable, "-I", "-c", _BOOT, json.dumps([paths, self.kind.first, private]), *map(str, fds), str(self.kind.memory)]
         try:
             self._process = subprocess.Popen(argv, env=env, pass_fds=fds, stdin=null, stdout=null, stderr=null, cwd="/")
         except OSError as e:
@@ -114,10 +118,10 @@ class Child:
         try:
             said = {"op": op, "args": args, "cpu_s": cpu_s}
             if isinstance(data, bytes) and len(data) <= INLINE:
-                self._send({**said, "inline": len(data)}, data)
+                self._send({**said, "inline": len(data)}, wall_s, data)
             else:
-                with _file(data) as fd:
-                    self._send(said, fd=fd)
+                with as_file(data) as fd:
+                    self._send(said, wall_s, fd=fd)
             while True:
                 head, blob = self._frame(time.monotonic() + wall_s)
                 if head["kind"] == "answer":
@@ -125,10 +129,11 @@ class Child:
                     continue
                 done = True
                 if head["kind"] == "reject":
-                    raise Reject(str(head["reason"]), str(head["detail"]))
-                if head["kind"] == "broken":  # no record's fault: every one would fail alike, so the job must stop and say so
-                    raise InputError("the decoding child cannot load its code", where=op, found=head["detail"], next="pipelines doctor")
-                assert head["kind"] == "end", head
+                    raise Reject(head["reason"], head["detail"][:500])
+                if head["kind"] == "broken":
+                    raise _Broken("the decoding child cannot load its code", where=op, found=head["detail"][:500], next="pipelines doctor")
+                if head["kind"] != "end" or self._ahead:
+                    raise ChildDied("unreadable", "the decoder answered nonsense")
                 return
         except ChildDied:
             done = True
@@ -143,45 +148,48 @@ class Child:
         self._process.kill()
         self._process.wait()
         self._socket.close()
-        if self._lifeline >= 0:
-            os.close(self._lifeline)
-            self._lifeline = -1
+        lifeline, self._lifeline = self._lifeline, -1
+        if lifeline >= 0:
+            os.close(lifeline)
 
     @property
     def alive(self) -> bool:
         return self._lifeline >= 0 and self._process.poll() is None
 
-    def _send(self, head: dict[str, Any], data: bytes = b"", fd: int | None = None) -> None:
+    @property
+    def pending(self) -> bool:
+        """Whether something lies unread."""
+        poll = select.poll()  # select() knows no descriptor beyond 1023
+        poll.register(self._socket, select.POLLIN)
+        return bool(poll.poll(0))
+
+    def _send(self, head: dict[str, Any], wall_s: float, data: bytes = b"", fd: int | None = None) -> None:
         raw = json.dumps(head).encode()
         first = len(raw).to_bytes(4, "big") + raw
-        self._socket.settimeout(_START_S)
+        self._socket.settimeout(wall_s)  # a child that was stopped reads nothing either
         try:
-            if fd is None:
-                sent = self._socket.sendmsg([first, data])
-            else:
-                sent = socket.send_fds(self._socket, [first], [fd])
+            sent = self._socket.sendmsg([first, data]) if fd is None else socket.send_fds(self._socket, [first], [fd])
             if sent < len(first):
                 self._socket.sendall(first[sent:])
             if sent < len(first) + len(data):
                 self._socket.sendall(memoryview(data)[max(0, sent - len(first)) :])
+        except TimeoutError:
+            raise ChildDied("timeout", "the decoder took nothing in before the deadline") from None
         except OSError as e:
             raise self._death(e) from None
 
     def _frame(self, deadline: float) -> tuple[dict[str, Any], bytearray]:
-        size = int.from_bytes(self._exactly(4, deadline), "big")
-        if not 0 < size <= MAX_HEADER:
-            raise ChildDied("unreadable", "the decoder answered nonsense")
         try:
-            head = json.loads(self._exactly(size, deadline))
-            length = int(head["blob"])
-        except (ValueError, KeyError, TypeError):
+            size = int.from_bytes(self._exactly(4, deadline), "big")
+            head, length = head_of(self._exactly(size, deadline) if size <= MAX_HEADER else b"")
+        except ValueError:
             raise ChildDied("unreadable", "the decoder answered nonsense") from None
         if not 0 <= length <= MAX_BLOB:
             raise ChildDied("too_large", f"an answer of {length} bytes, allowed {MAX_BLOB}")
         return head, self._exactly(length, deadline)
 
     def _exactly(self, n: int, deadline: float) -> bytearray:
-        """The next n bytes. Small pieces are cut from what one read brought: an answer of a few kilobytes costs one wake-up."""
+        """The next n bytes; small pieces are cut from what one read brought."""
         if n < _AHEAD:
             while len(self._ahead) < n:
                 self._ahead += self._read(partial(self._socket.recv, _AHEAD), deadline)
@@ -210,7 +218,7 @@ class Child:
     def _death(self, error: OSError | None) -> ChildDied:
         """What the end of the conversation means: the socket closes when the process goes."""
         try:
-            code = self._process.wait(timeout=5)
+            code = self._process.wait(timeout=1)
         except subprocess.TimeoutExpired:
             return ChildDied("unreadable", f"the decoder stopped answering: {error}")
         if code in (-signal.SIGXCPU, -signal.SIGKILL):
@@ -219,31 +227,43 @@ class Child:
         return ChildDied("unreadable", f"the decoder died: {name}")
 
 
-# ---- sharing -----------------------------------------------------------------------------------------------------------------------------
-
 _idle: list[Child] = []
 _lock = threading.Lock()
 _owner = 0
 
 
-def guarded(
-    op: str, args: dict[str, Any], data: Any = b"", *, wall_s: float = WALL_S, cpu_s: int = CPU_S, kind: Kind = Kind()
-) -> Iterator[Answer]:
+def guarded(op: str, args: dict[str, Any], data: Any = b"", *, wall_s: float = WALL_S, cpu_s: int = CPU_S, kind: Kind = Kind()) -> Iterator[Answer]:
     """`Child.call` on a child of this process: an idle one, else a new one. A lost child costs this record: `Reject("timeout" | …)`."""
     child = _take(kind)
     try:
         yield from child.call(op, args, data, wall_s=wall_s, cpu_s=cpu_s)
     except ChildDied as e:
         raise Reject(e.reason, str(e)) from None
+    except _Broken:
+        child.close()
+        if not _loads(op, kind):
+            raise
+        raise Reject("unreadable", "the decoder said that it cannot load; a fresh one can") from None
     finally:
         _give_back(child)
 
 
+def _loads(op: str, kind: Kind) -> bool:
+    """Whether a child that has seen no stranger's bytes can load the function: a decoder taken over must not stop a job by saying that none can."""
+    child = Child(kind=kind)
+    try:
+        return len(list(islice(child.call("pipelines.media.serve:load", {"op": op}), 1))) == 1
+    except (Reject, ChildDied):
+        return False
+    finally:
+        child.close()
+
+
 def ask(op: str, args: dict[str, Any], data: Any = b"", *, wall_s: float = WALL_S, cpu_s: int = CPU_S) -> Answer:
     """`guarded` for functions with one answer."""
-    answers = list(guarded(op, args, data, wall_s=wall_s, cpu_s=cpu_s))
+    answers = list(islice(guarded(op, args, data, wall_s=wall_s, cpu_s=cpu_s), 2))
     if len(answers) != 1:
-        raise Reject("unreadable", f"the decoder gave {len(answers)} answers instead of one")
+        raise Reject("unreadable", "the decoder gave no answer, or several, instead of one")
     return answers[0]
 
 
@@ -264,7 +284,7 @@ def _take(kind: Kind) -> Child:
             _owner = os.getpid()
         for child in [c for c in reversed(_idle) if c.kind == kind]:
             _idle.remove(child)
-            if child.alive:
+            if child.alive and not child.pending:  # who speaks unasked would answer for the next record
                 return child
             child.close()
     return Child(kind=kind)
@@ -276,24 +296,3 @@ def _give_back(child: Child) -> None:
             _idle.append(child)
     else:
         child.close()
-
-
-@contextlib.contextmanager
-def _file(data: Any) -> Iterator[int]:
-    """A file descriptor of the bytes: an anonymous file in memory, sealed; or the descriptor of a file that is already open."""
-    if hasattr(data, "fileno"):
-        yield data.fileno()
-        return
-    if hasattr(os, "memfd_create"):
-        fd = os.memfd_create("media", os.MFD_CLOEXEC)
-    else:  # not Linux: an unnamed temporary file
-        with tempfile.TemporaryFile() as f:
-            fd = os.dup(f.fileno())
-    try:
-        view, at = memoryview(data), 0
-        while at < len(view):
-            at += os.write(fd, view[at : at + (64 << 20)])
-        os.lseek(fd, 0, os.SEEK_SET)
-        yield fd
-    finally:
-        os.close(fd)

@@ -23,6 +23,7 @@ from pipelines.format.errors import Reject
 from pipelines.media.child import Answer, guarded
 from pipelines.media.measures import bars
 from pipelines.media.video import By, Limits, Still, _args, _patience, _sampled, _shape
+from pipelines.media.wire import believed, ratio
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +100,10 @@ def _shots(data: Any, asked: dict[str, Any], limits: Limits) -> tuple[list[list[
     found: list[list[int]] = []
     try:
         for answer in guarded("pipelines.media.shots:detect", {**_args(data, limits), **asked}, data, **_patience(data)):
-            if "shot" in answer.meta:
-                start, stop, opens, closes = answer.meta["shot"]
-                found.append([int(start), int(stop), bool(opens), bool(closes)])
+            with believed():
+                if "shot" in answer.meta:
+                    start, stop, opens, closes = answer.meta["shot"]
+                    found.append([int(start), int(stop), bool(opens), bool(closes)])
     except Reject as stopped:
         return found, stopped
     return found, None
@@ -126,9 +128,10 @@ def _bars(data: Any, args: dict[str, Any], by: By) -> dict[str, list[float]]:
 def _vectors(data: Any, args: dict[str, Any]) -> dict[int, dict[str, float]]:
     try:
         answers = [a.meta for a in guarded("pipelines.media.vectors:measure", args, data, **_patience(data)) if "clip" in a.meta]
+        with believed():
+            return {int(m["clip"]): {name: float(m[name]) for name in ("vectors", "vectors_min")} for m in answers}
     except Reject:
         return {}  # met again when the frames are taken
-    return {int(m["clip"]): {name: float(m[name]) for name in ("vectors", "vectors_min")} for m in answers}
 
 
 def _files(data: Any, args: dict[str, Any], how: dict[str, Any] | None, wrong: list[Reject]) -> Generator[Answer, None, None]:
@@ -167,17 +170,18 @@ def _grouped(answers: Any, crops: dict[str, list[float]]) -> Iterator[Clip]:
             answer, lost = None, e
         if answer is None:
             break
-        meta = answer.meta
-        start = Fraction(meta["start"])
-        if not open_ or meta["clip"] > open_[-1].n:
-            clip = Clip(int(meta["clip"]), start, Fraction(meta["stop"]), Fraction(meta["step"]), int(meta["of"]))
-            top, bottom, left, right = crops.get(str(clip.n), clip.cropped)
-            clip.cropped = (top, bottom, left, right)
-            open_.append(clip)
-        at = start + meta["i"] * Fraction(meta["step"])
-        for clip in open_:
-            if clip.n == meta["clip"] and len(clip.frames) == meta["i"]:  # after a loss the rest would begin in the clip's middle
-                _add(clip, meta, answer.blob)
+        with believed():
+            meta = answer.meta
+            start = ratio(meta["start"])
+            if not open_ or meta["clip"] > open_[-1].n:
+                clip = Clip(int(meta["clip"]), start, ratio(meta["stop"]), ratio(meta["step"]), int(meta["of"]))
+                top, bottom, left, right = crops.get(str(clip.n), clip.cropped)
+                clip.cropped = (top, bottom, left, right)
+                open_.append(clip)
+            at = start + meta["i"] * ratio(meta["step"])
+            for clip in open_:
+                if clip.n == meta["clip"] and len(clip.frames) == meta["i"]:  # after a loss the rest would begin in the clip's middle
+                    _add(clip, meta, answer.blob)
         while open_ and (open_[0].complete or at >= open_[0].stop):
             yield from _begun(open_.popleft())
     for clip in open_:

@@ -18,38 +18,16 @@ import struct
 import sys
 from collections.abc import Iterable
 
+from pipelines.media.jail_calls import AUDIT_ARCH, CLONE, CLONE3, COMMANDS, OPENS, REFUSED, SECCOMP, SELF, SIGNALS, THREAD, WRITING
+
 _PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 38, 22, 2
+_SET_MODE_FILTER, _ALL_THREADS = 1, 1  # of seccomp(2): libraries loaded before may have started threads
 _ALLOW, _EPERM, _ENOSYS = 0x7FFF0000, 0x00050001, 0x00050026
-_CLONE_VM = 0x100  # a thread: memory shared with its maker
-_WRITING = 0o1 | 0o2 | 0o100 | 0o1000  # O_WRONLY, O_RDWR, O_CREAT, O_TRUNC
-
-# Numbers of the system-call tables (arch/x86/entry/syscalls/syscall_64.tbl and include/uapi/asm-generic/unistd.h).
-_REFUSED = {
-    "x86_64": {
-        "socket": 41, "connect": 42, "bind": 49, "listen": 50, "accept": 43, "accept4": 288,
-        "execve": 59, "execveat": 322, "fork": 57, "vfork": 58,
-        "ptrace": 101, "process_vm_readv": 310, "process_vm_writev": 311,
-        "creat": 85, "truncate": 76, "rename": 82, "renameat": 264, "renameat2": 316, "unlink": 87, "unlinkat": 263, "rmdir": 84,
-        "mkdir": 83, "mkdirat": 258, "link": 86, "linkat": 265, "symlink": 88, "symlinkat": 266, "mknod": 133, "mknodat": 259,
-        "chmod": 90, "fchmodat": 268, "chown": 92, "fchownat": 260, "openat2": 437, "mount": 165, "unshare": 272, "io_uring_setup": 425,
-    },
-    "aarch64": {
-        "socket": 198, "bind": 200, "listen": 201, "accept": 202, "connect": 203, "accept4": 242,
-        "execve": 221, "execveat": 281, "ptrace": 117, "process_vm_readv": 270, "process_vm_writev": 271,
-        "truncate": 45, "renameat": 38, "renameat2": 276, "unlinkat": 35, "mkdirat": 34, "linkat": 37, "symlinkat": 36, "mknodat": 33,
-        "fchmodat": 53, "fchownat": 54, "openat2": 437, "mount": 40, "unshare": 97, "io_uring_setup": 425,
-    },
-}  # fmt: skip
-# Judged by an argument: kill and tgkill on oneself only (abort uses them); clone for threads only; clone3 hides its flags, so libc is told
-# it does not exist and falls back to clone; open and openat for reading only (number, which argument holds the flags).
-_SIGNALS = {"x86_64": (62, 234), "aarch64": (129, 131)}
-_CLONE, _CLONE3 = {"x86_64": 56, "aarch64": 220}, 435
-_OPENS = {"x86_64": ((2, 1), (257, 2)), "aarch64": ((56, 2),)}  # (number, which argument holds the flags): open, openat
-_AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
-
+_CAPABILITIES, _KEPT = 0x20080522, 0b110  # version 3; reading and searching folders of others, since root may run what a user installed
 
 _LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446  # one number on every architecture
 _READ_FILE, _READ_FOLDER = 1 << 2, 1 << 3
+_EVERY_FILE_RIGHT = (1 << 13) - 1  # of the first version: executing, writing, reading, removing, making
 _LOADED_FROM = ("/usr", "/lib", "/lib64", "/opt", "/etc/ld.so.cache", "/proc/self", "/dev/null", "/dev/urandom")
 
 
@@ -61,14 +39,23 @@ def enter(readable: Iterable[str] = ()) -> tuple[str, ...]:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
         return ()
+    _drop_capabilities(libc)
     walls = (("landlock", _only_read(libc, {*_LOADED_FROM, sys.prefix, sys.base_prefix, *readable})), ("seccomp", _filter(libc)))
     return tuple(name for name, stands in walls if stands)
 
 
+def _drop_capabilities(libc: ctypes.CDLL) -> None:
+    """Root's powers go, even where a container gives some."""
+    head, data = struct.pack("=Ii", _CAPABILITIES, 0), struct.pack("=6I", _KEPT, _KEPT, 0, 0, 0, 0)
+    libc.capset(ctypes.create_string_buffer(head, 8), ctypes.create_string_buffer(data, 24))
+
+
 def _only_read(libc: ctypes.CDLL, paths: Iterable[str]) -> bool:
-    """A Landlock domain in which these paths, and what lies below them, may be read."""
-    handled = ctypes.c_uint64(_READ_FILE | _READ_FOLDER)
-    rules = libc.syscall(_LANDLOCK_CREATE, ctypes.byref(handled), 8, 0)
+    """A Landlock domain in which these paths, and what lies below them, may be read, and nothing else be done to any file. Kernels that know how
+    (version 4, 6) also refuse TCP, and abstract sockets of and signals to processes outside."""
+    version = libc.syscall(_LANDLOCK_CREATE, None, 0, 1)
+    handled = struct.pack("=QQQ", _EVERY_FILE_RIGHT, 3 if version >= 4 else 0, 3 if version >= 6 else 0)
+    rules = libc.syscall(_LANDLOCK_CREATE, handled, 24 if version >= 6 else 16 if version >= 4 else 8, 0)
     if rules < 0:
         return False
     for path in sorted(paths):
@@ -84,31 +71,44 @@ def _only_read(libc: ctypes.CDLL, paths: Iterable[str]) -> bool:
 
 def _filter(libc: ctypes.CDLL) -> bool:
     machine = platform.machine()
-    if machine not in _REFUSED:
+    if machine not in REFUSED:
         return False
     code = b"".join(_program(machine))
     buffer = ctypes.create_string_buffer(code, len(code))
-    program = struct.pack("HxxxxxxP", len(code) // 8, ctypes.addressof(buffer))
-    return bool(libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.c_char_p(program), 0, 0) == 0)
+    program = ctypes.c_char_p(struct.pack("HxxxxxxP", len(code) // 8, ctypes.addressof(buffer)))
+    if libc.syscall(SECCOMP[machine], _SET_MODE_FILTER, _ALL_THREADS, program) == 0:
+        return True
+    return bool(libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, program, 0, 0) == 0)
 
 
 def _program(machine: str) -> list[bytes]:
-    """The filter: another architecture's calls are refused; listed numbers are refused; opening is refused with a writing flag."""
+    """The filter: another architecture's calls are refused; listed numbers are refused; others by an argument, as `jail_calls.py` says."""
     load, equal, any_bit, answer = 0x20, 0x15, 0x45, 0x06
-    arch, number = 4, 0  # offsets in struct seccomp_data; arguments follow at 16, eight bytes each, little-endian
+    arch, number, first = 4, 0, 16  # offsets in struct seccomp_data; arguments take eight bytes each, little-endian
 
     def op(code: int, k: int, yes: int = 0, no: int = 0) -> bytes:
         return struct.pack("HBBI", code, yes, no, k)
 
-    out = [op(load, arch), op(equal, _AUDIT_ARCH[machine], 1, 0), op(answer, _EPERM), op(load, number)]
+    refuse, allow = op(answer, _EPERM), op(answer, _ALLOW)
+
+    def judged(n: int, argument: int, *tests: bytes) -> list[bytes]:
+        """Call `n`: its argument is loaded and tested; each test's jumps count to the `refuse` and `allow` behind the last one."""
+        return [op(equal, n, 0, len(tests) + 3), op(load, first + 8 * argument), *tests, refuse, allow]
+
+    out = [op(load, arch), op(equal, AUDIT_ARCH[machine], 1, 0), refuse, op(load, number)]
     if machine == "x86_64":
-        out += [op(any_bit, 0x40000000, 0, 1), op(answer, _EPERM)]  # the x32 numbers would go round the list
-    for n in sorted(_REFUSED[machine].values()):
-        out += [op(equal, n, 0, 1), op(answer, _EPERM)]
-    for n, argument in _OPENS[machine]:
-        out += [op(equal, n, 0, 4), op(load, 16 + 8 * argument), op(any_bit, _WRITING, 0, 1), op(answer, _EPERM), op(answer, _ALLOW)]
-    for n in _SIGNALS[machine]:
-        out += [op(equal, n, 0, 4), op(load, 16), op(equal, os.getpid(), 1, 0), op(answer, _EPERM), op(answer, _ALLOW)]
-    out += [op(equal, _CLONE[machine], 0, 4), op(load, 16), op(any_bit, _CLONE_VM, 1, 0), op(answer, _EPERM), op(answer, _ALLOW)]
-    out += [op(equal, _CLONE3, 0, 1), op(answer, _ENOSYS)]
-    return [*out, op(answer, _ALLOW)]
+        out += [op(any_bit, 0x40000000, 0, 1), refuse]  # the x32 numbers would go round the list
+    for n in sorted(REFUSED[machine].values()):
+        out += [op(equal, n, 0, 1), refuse]
+    for n, argument in OPENS[machine]:
+        out += judged(n, argument, op(any_bit, WRITING, 0, 1))
+    for n in SIGNALS[machine]:
+        out += judged(n, 0, op(equal, os.getpid(), 1, 0))
+    for n in SELF[machine]:
+        out += judged(n, 0, op(equal, 0, 2, 0), op(equal, os.getpid(), 1, 0))
+    for n, commands in COMMANDS[machine]:
+        last = len(commands) - 1
+        out += judged(n, 1, *(op(equal, c, last - i, int(i == last)) for i, c in enumerate(commands)))
+    out += judged(CLONE[machine], 0, op(any_bit, THREAD, 1, 0))
+    out += [op(equal, CLONE3, 0, 1), op(answer, _ENOSYS)]
+    return [*out, allow]

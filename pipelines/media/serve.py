@@ -27,7 +27,7 @@ _F_SETSIG = 10  # Linux: which signal an asynchronous descriptor sends
 _FILES = 64
 
 
-def serve(first: list[str], socket_fd: int, lifeline_fd: int, memory: int) -> None:
+def serve(first: list[str], private: list[str], socket_fd: int, lifeline_fd: int, memory: int) -> None:
     """The life of a child. Returns when the parent closes the socket."""
     _die_with(lifeline_fd)
     for name in first:
@@ -41,7 +41,8 @@ def serve(first: list[str], socket_fd: int, lifeline_fd: int, memory: int) -> No
     resource.setrlimit(resource.RLIMIT_NOFILE, (_FILES, _FILES))
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     # An editable installation is found by a hook, not on sys.path; libraries may lie where LD_LIBRARY_PATH says, if this kind of child sees it.
-    walls = enter([*sys.path, *pipelines.__path__, *filter(None, os.environ.get("LD_LIBRARY_PATH", "").split(":"))])
+    paths = [p for p in sys.path if p not in private]
+    walls = enter([*paths, *pipelines.__path__, *filter(None, os.environ.get("LD_LIBRARY_PATH", "").split(":"))])
     _send(connection, {"kind": "ready", "walls": walls})
     while True:
         call = _receive(connection)
@@ -79,6 +80,13 @@ def _run(connection: socket.socket, head: dict[str, Any], file: Any) -> dict[str
     except Exception as e:
         return {"kind": "reject", "reason": "unreadable", "detail": f"{type(e).__name__}: {e}"[:500]}
     return {"kind": "end"}
+
+
+def load(args: dict[str, Any], file: BinaryIO) -> tuple[dict[str, Any], bytes]:
+    """The function named by `op` loads; else the error is what is answered."""
+    module, _, function = args["op"].partition(":")
+    getattr(importlib.import_module(module), function)
+    return {}, b""
 
 
 def _allow(cpu_s: int) -> None:

@@ -16,6 +16,7 @@ from pipelines.format.errors import Reject
 from pipelines.media import images, resizing
 from pipelines.media.child import ask
 from pipelines.media.endings import has_end
+from pipelines.media.wire import believed
 
 _HERE = "pipelines.media.still"
 
@@ -26,7 +27,9 @@ def verify(data: bytes, max_pixels: int = images.MAX_PIXELS) -> images.ImageInfo
         info = images.probe(data, max_pixels)
         if has_end(info.format, data):
             return info
-    return images.ImageInfo(**ask(f"{_HERE}:verify_op", {"max_pixels": max_pixels}, data).meta)
+    answer = ask(f"{_HERE}:verify_op", {"max_pixels": max_pixels}, data)
+    with believed():
+        return images.ImageInfo(**answer.meta)
 
 
 def resized(
@@ -42,8 +45,9 @@ def resized(
     """`resizing.resized` in the child; the same bytes back when the image is so already in a format of `keep`. Raises `Reject`."""
     args = {"size": size, "mode": mode, "quality": quality, "upscale": upscale, "max_pixels": max_pixels, "keep": keep}
     answer = ask(f"{_HERE}:resize_op", {**args, "phash": phash}, data)
-    height, width, channels = answer.meta["shape"]
-    return bytes(answer.blob) if len(answer.blob) else data, (height, width, channels), answer.meta["phash"]
+    with believed():
+        height, width, channels = (int(n) for n in answer.meta["shape"])
+        return bytes(answer.blob) if len(answer.blob) else data, (height, width, channels), answer.meta["phash"]
 
 
 def thumbnail(data: bytes, size: int, max_pixels: int) -> np.ndarray:
