@@ -14,9 +14,12 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
+import pipelines
 from pipelines.action_text import ActionText, keys_text, pressed
+from pipelines.format.document import load
 from pipelines.format.record import Record
 from pipelines.media.child import close_children
+from pipelines.recipe import Recipe
 from pipelines.sources.video_actions import VideoActions
 from pipelines.stage import Rejected
 from tests.pipelines.clips import clip, number
@@ -195,3 +198,14 @@ def test_keys_that_contradict_each_other_are_refused(tmp_path):
         game(tmp_path, goals={"combine": {"speed": "sum"}})
     with pytest.raises(ValidationError, match="two things"):
         game(tmp_path, pose={"x": "x", "y": "y", "yaw": "z"})
+
+
+@pytest.mark.parametrize("name", ["action_video", "game_keys", "lerobot", "navigation", "rlds"])
+def test_the_packaged_recipes_are_valid_and_explained(name):
+    recipe = load(Recipe, name, [], packaged=[Path(pipelines.__file__).parent / "recipes"])
+    assert recipe.source.data == "action-video"
+
+
+@pytest.mark.parametrize("name", ["action_video", "arm", "robot", "widowx"])
+def test_the_recipes_of_real_files_are_valid(name, repo):
+    assert load(Recipe, str(repo / f"examples/real/{name}.yaml")).source.data == "action-video"

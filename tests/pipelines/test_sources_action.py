@@ -25,9 +25,11 @@ from pipelines.format.record import Record
 from pipelines.media.child import close_children
 from pipelines.media.images import encode_jpeg
 from pipelines.sources.frames_actions import FramesActions
+from pipelines.sources.trajectory_folder import TrajectoryFolder
 from pipelines.sources.video_actions import VideoActions
 from pipelines.stage import Rejected
 from tests.pipelines.clips import clip, number, painted
+from tests.pipelines.lerobot_folders import lerobot_v3
 
 DATA = os.environ.get("HEADWATER_DATA")
 POSE = {"x": "x", "y": "y", "yaw": "yaw"}
@@ -282,9 +284,17 @@ def test_an_object_store_gives_the_samples_of_the_local_folder(tmp_path, s3_buck
 
     walk(tmp_path / "walks" / "w", 8)
     _lerobot(tmp_path / "robot")
+    (tmp_path / "arm").mkdir()
+    lerobot_v3(tmp_path / "arm")
+    walk(tmp_path / "nwm" / "w", 8)
+    for i in range(8):
+        (tmp_path / "nwm" / "w" / "images" / f"{i:06}.jpg").rename(tmp_path / "nwm" / "w" / f"{i}.jpg")
+    np.savez(tmp_path / "nwm" / "w" / "traj_data.npz", position=np.arange(16.0).reshape(8, 2), yaw=np.zeros(8))
     for file in tmp_path.rglob("*"):
         if file.is_file():
             storage.publish(f"{s3_bucket}/{file.relative_to(tmp_path)}", file.read_bytes())
-    for name, make in (("walks", frames), ("robot", lambda p: VideoActions(path=str(p), actions={"a": "action"}, size=48))):
+    makes: dict[str, Any] = {"walks": frames, "nwm": lambda p: TrajectoryFolder(path=str(p), size=48)}
+    makes |= dict.fromkeys(("robot", "arm"), lambda p: VideoActions(path=str(p), actions={"a": "action"}, size=48, goals={"stride": 5}))
+    for name, make in makes.items():
         local, remote = read(make(tmp_path / name)), read(make(f"{s3_bucket}/{name}"))
         assert local == remote and len(local[0]) > 0 and local[1] == []
