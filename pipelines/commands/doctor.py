@@ -40,6 +40,7 @@ OPTIONAL = (
     ("hydra-core", "1.3.7", "code from configs (CVE-2026-106439)"),
     ("diffusers", "0.36", "the VAE encoders"),
     ("webdataset", "0.2.111", "reading our tars elsewhere"),
+    ("scenedetect-headless", "0.7", "shots of raw video"),
 )
 # From these patch levels on tarfile's own extraction filters hold; we stream members and never extract, hence a note and not a failure.
 TARFILE = {(3, 11): 17, (3, 12): 15, (3, 13): 16}

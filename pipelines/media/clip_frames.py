@@ -14,6 +14,7 @@ from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -96,7 +97,8 @@ def clips(data: Any, rule: dict[str, Any], detector: dict[str, Any] | None, pict
 
 def _shots(data: Any, asked: dict[str, Any], limits: Limits) -> tuple[list[list[int]], Reject | None]:
     """[start, stop, begins with a cut, ends with a cut] in ticks, and why it is not all of them."""
-    need("scenedetect.detectors", "shots", "video")  # here, where it can be said; the child would call every file unreadable
+    if not (find_spec("scenedetect") and find_spec("cv2")):
+        need("scenedetect.detectors", "shots", "video")  # here, where it can be said; loaded only in the child
     found: list[list[int]] = []
     try:
         for answer in guarded("pipelines.media.shots:detect", {**_args(data, limits), **asked}, data, **_patience(data)):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import itertools
+import os
 import random
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,6 +31,7 @@ STREAMS: dict[str, dict[str, Any]] = {
     "vp9, hidden frames": {"codec": "libvpx-vp9", "container": "webm", "options": {"lag-in-frames": "16", "auto-alt-ref": "1", "cpu-used": "8"}},
     "avi": {"codec": "mpeg4", "container": "avi", "options": {"bf": "2"}},
 }
+DATA = os.environ.get("HEADWATER_DATA")
 CUTS = [70, 131, 196]  # first frames of shots two to four, of 260 at 30 a second
 
 
@@ -207,3 +210,27 @@ def test_another_decoder_takes_the_frames_of_the_same_shots(tmp_path):
     assert where(by_pyav) == where(by_decord) and len(by_pyav) == 4
     assert [[s.time_s for s in r.segments] for r in by_pyav] == [[s.time_s for s in r.segments] for r in by_decord]
     assert [shot_of(s.payload) for r in by_decord for s in r.segments] == [shot_of(s.payload) for r in by_pyav for s in r.segments]
+
+
+def test_pictures_are_cropped_framed_or_kept_at_the_quality_asked_for(tmp_path):
+    (tmp_path / "x.mp4").write_bytes(film(scene(1, 30, width=160, height=96)))
+
+    def first(**how: Any) -> tuple[tuple[int, ...], np.ndarray, int]:
+        s = read(VideoFolder(path=str(tmp_path), **how))[0][0].segments[0]
+        return s.shape, np.asarray(Image.open(io.BytesIO(s.payload or b""))), len(s.payload or b"")
+
+    shapes = {mode: first(size=48, mode=mode)[0] for mode in ("center_crop", "border", "keep_ratio", "keep_ratio_largest")}
+    assert shapes == {"center_crop": (48, 48, 3), "border": (48, 48, 3), "keep_ratio": (48, 80, 3), "keep_ratio_largest": (29, 48, 3)}
+    assert first(size=None)[0] == (96, 160, 3)
+    framed, cropped = first(size=48, mode="border")[1], first(size=48)[1]
+    assert framed[:6].min() > 240 and framed[20:28].max() < 255 and cropped[:6].min() < 200  # white above, picture in the middle
+    assert first(size=None, quality=30)[2] < first(size=None, quality=92)[2] < first(size=None, quality=100)[2]
+
+
+@pytest.mark.skipif(not DATA, reason="HEADWATER_DATA names no real files")
+def test_cuts_of_real_films_are_where_people_see_them():
+    seen = {"cosmos/test_clip_10s.mp4": [4333, 8917], "daft/sample_video.mp4": [700, 1000, 2033, 2467], "exoplayer/roadtrip-vp92-10bit.webm": [1752]}
+    for name, cuts in seen.items():
+        source = VideoFolder(path=str(Path(str(DATA)) / "video" / name), min_seconds=0, size=32, clip_seconds=60, shots=room.Shots())
+        records, rejected = read(source)
+        assert rejected == [] and set(cuts) <= {int(w.split("-")[0]) for w in where(records)}
