@@ -44,7 +44,7 @@ def sketch_op(args: dict[str, Any], file: BinaryIO) -> tuple[dict[str, Any], byt
     """Runs in the child: decode once, sketch in each geometry."""
     pixels = images.decode(file.read(), args["max_pixels"])
     square = pixels.shape[0] == pixels.shape[1] and AS_IS in args["hows"]
-    hows = [AS_IS] if square else args["hows"]
+    hows: list[Any] = [AS_IS] if square else args["hows"]
     made = [sketched(pixels if how == AS_IS else resizing.resize(pixels, _SIDE, how)) for how in hows]
     digest = sha256(str(pixels.shape).encode() + pixels.data).hexdigest()
     cells = b"".join(c for _, c in made)
