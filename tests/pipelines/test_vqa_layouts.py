@@ -1,4 +1,4 @@
-"""Layouts of public question sets: choices in every form, images in cells, by path and by URL, several to a question, and marks in the text."""
+"""Layouts of question sets: images in cells, in tars, by path and by URL, several to a question, and marks in the text."""
 
 import base64
 import io
@@ -13,8 +13,6 @@ from pipelines.curate import VQA
 from pipelines.engine import open_job
 from pipelines.format.dataset import Dataset
 from pipelines.format.document import parse
-from pipelines.format.errors import Reject
-from pipelines.question_text import Columns, Limits
 from pipelines.recipe import Recipe
 from pipelines.sources.vqa_json import VqaJson
 from pipelines.sources.vqa_table import VqaTable
@@ -31,71 +29,6 @@ def table(root, *rows, name="t.jsonl"):
         pq.write_table(pa.Table.from_pylist(list(rows)), root / name, row_group_size=2)
     else:
         (root / name).write_text("".join(json.dumps(r) + "\n" for r in rows))
-
-
-def question(row, **keys):
-    """The question of a row, or the reason why there is none."""
-    try:
-        return Columns(**keys).read({"question": "q?", **row}, Limits())
-    except Reject as reject:
-        return reject.reason
-
-
-RIGHT = [
-    ({"o": ["cat", "dog"], "answer": "dog"}, {"choices": "o"}),
-    ({"o": ["cat", "dog"], "answer": " Dog "}, {"choices": "o"}),
-    ({"o": ["cat", "dog"], "answer": "B"}, {"choices": "o", "answer_is": "letter"}),
-    ({"o": ["cat", "dog"], "answer": "(b)."}, {"choices": "o", "answer_is": "letter"}),
-    ({"o": ["cat", "dog"], "answer": 1}, {"choices": "o", "answer_is": "index0"}),
-    ({"o": ["cat", "dog"], "answer": "2"}, {"choices": "o", "answer_is": "index1"}),
-    ({"o": ["cat", "dog"], "answer": 2.0}, {"choices": "o", "answer_is": "index1"}),
-    ({"A": "cat", "B": "dog", "C": None, "D": float("nan"), "answer": "B"}, {"choices": tuple("ABCD"), "answer_is": "letter"}),
-    ({"A": "cat", "B": "", "C": "dog", "answer": "C"}, {"choices": tuple("ABC"), "answer_is": "letter"}),  # the gap moves no letter
-    ({"o": "['cat', 'dog']", "answer": 1}, {"choices": "o", "answer_is": "index0"}),  # as Python writes lists
-    ({"o": '["cat", "dog"]', "answer": "dog"}, {"choices": "o"}),
-    ({"o": {"A": "cat", "B": "dog"}, "answer": "B"}, {"choices": "o", "answer_is": "letter"}),
-    ({"o": {"label": ["X", "Y"], "text": ["cat", "dog"]}, "answer": "Y"}, {"choices": "o", "answer_is": "letter"}),
-    ({"answer": "dog"}, {"choice_list": ("cat", "dog")}),
-]
-
-
-@pytest.mark.parametrize(("row", "keys"), RIGHT)
-def test_the_right_choice_is_found_however_a_table_names_it(row, keys):
-    found = question(row, **keys)
-    assert found["choices"] == ["cat", "dog"] and found["choice"] == 1 and found["answers"][0].strip().lower() == "dog"
-
-
-@pytest.mark.parametrize(
-    ("row", "keys"),
-    [
-        ({"o": ["a", "b"], "answer": "c"}, {}),
-        ({"o": ["a", "b"], "answer": "C"}, {"answer_is": "letter"}),
-        ({"o": ["a", "b"], "answer": "a"}, {"answer_is": "index0"}),
-        ({"o": ["a", "b"], "answer": -1}, {"answer_is": "index0"}),
-        ({"o": ["a", "b"], "answer": 0}, {"answer_is": "index1"}),
-        ({"o": ["a", "b"], "answer": 1.5}, {"answer_is": "index0"}),
-        ({"o": ["a", ""], "answer": "B"}, {"answer_is": "letter"}),
-        ({"o": ["a", "b"], "answer": 1e300}, {"answer_is": "index0"}),
-    ],
-)
-def test_an_answer_that_is_none_of_the_choices_is_refused(row, keys):
-    assert question(row, choices="o", **keys) == "answer_not_in_choices"
-
-
-def test_words_are_cleaned_and_numbers_are_words_but_lists_and_half_characters_are_none():
-    assert question({"question": " a &amp; b &#39;c&#39; &copy=2 ", "answer": 3.0})["question"] == "a & b 'c' &copy=2"
-    assert [question({"answer": a}).get("answers") for a in (3, 3.0, 2.5, True)] == [["3"], ["3"], ["2.5"], ["True"]]
-    assert [question({"answer": a}) for a in (None, "", " ", float("nan"), [])] == ["empty"] * 5
-    assert [question({"answer": a}) for a in ({}, [["x"]], "\ud800")] == ["unreadable"] * 3
-    assert question({"question": "", "answer": "x"}) == "empty" and question({"question": "x" * 100_001, "answer": "x"}) == "too_large"
-    voted = [{"answer": "red", "answer_id": 1}, {"answer": "blue", "answer_id": 2}, {"answer": "red", "answer_id": 3}]
-    assert question({"answer": voted})["answers"] == ["red", "blue"]
-
-
-def test_hints_and_types_are_kept_where_there_are_any():
-    found = question({"answer": "x", "h": "look &lt;up&gt;", "t": {"kind": "how"}}, hint="h", type="t.kind")
-    assert (found["hint"], found["type"]) == ("look <up>", "how")
-    assert "hint" not in question({"answer": "x", "h": None}, hint="h")
 
 
 # ---- where images are -------------------------------------------------------------------------------------------------------------------
@@ -143,18 +76,6 @@ def test_a_shard_stores_the_image_of_many_questions_once(tmp_path, per, held):
     assert (tmp_path / "out" / shard.data).read_bytes().count(jpeg(0)) == 1
     assert shard.records == (1 if per == "image" else 20)
     assert dataset.card["in"] == dataset.card["written"] == shard.records
-
-
-def test_more_questions_than_a_record_may_hold_go_on_in_another_and_repeats_are_counted(tmp_path):
-    images(tmp_path, "a.jpg")
-    asked = ["one?", "two?", "One ?".replace(" ?", "?"), "three?", "four?", "five?"]
-    table(tmp_path, *({"image": "a.jpg", "question": q, "answer": str(i)} for i, q in enumerate(asked)))
-    records, (repeat,) = read(VqaTable(path=str(tmp_path), table="t.jsonl", max_turns=2))
-    assert [(r.origin, len(r.fields["questions"])) for r in records] == [("a.jpg", 2), ("a.jpg~1", 2), ("a.jpg~2", 1)]
-    assert len({r.id for r in records}) == 3 and len({r.group for r in records}) == 1
-    assert (repeat.origin, repeat.reason) == ("t.jsonl#2", "duplicate") and "'0'" in repeat.detail
-    kept, none = read(VqaTable(path=str(tmp_path), table="t.jsonl", repeats="keep"))
-    assert len(kept[0].fields["questions"]) == 6 and not none
 
 
 def web(seen):
@@ -353,23 +274,3 @@ def test_one_question_in_five_layouts_is_one_record(tmp_path):
     found = [read(VqaTable(path=str(tmp_path), choices="o", **k)) for k in keys]
     assert all(len(records) == 1 and not rejects for records, rejects in found)
     assert len({repr((r.segments, r.fields, r.group)) for (r,), _ in found}) == 1
-
-
-def test_repeats_of_whole_records_are_counted_and_absurd_rows_refused(tmp_path):
-    images(tmp_path, "0.jpg", "1.jpg")
-    (tmp_path / "2.jpg").write_bytes(jpeg(0))  # the same picture under another name
-    rows = [{"image": f"{n}.jpg", "question": "q?", "answer": a} for n, a in ((0, "x"), (0, "x"), (0, "y"), (1, "x"), (2, "x"))]
-    table(tmp_path, *rows)
-    records, rejects = read(VqaTable(path=str(tmp_path), table="t.jsonl", per="question"))
-    assert [r.origin for r in records] == ["0.jpg", "0.jpg#2", "1.jpg"]
-    assert [(r.origin, r.reason) for r in rejects] == [("0.jpg#1", "duplicate"), ("2.jpg", "duplicate")]
-    assert len(read(VqaTable(path=str(tmp_path), table="t.jsonl", per="question", repeats="keep"))[0]) == 5
-    talk = [human("q?"), gpt("a")]
-    table(
-        tmp_path,
-        {"image": ["0.jpg"] * 65, "conversations": talk},
-        *[{"image": "0.jpg", "conversations": talk}] * 2,
-        {"conversations": talk * 201, "image": "0.jpg"},
-    )
-    records, rejects = read(VqaJson(path=str(tmp_path), table="t.jsonl"))
-    assert len(records) == 1 and [r.reason for r in rejects] == ["too_large", "duplicate", "too_large"]
