@@ -7,8 +7,8 @@ data. So the list names every family that reaches beyond the process itself; a n
 
 REFUSED = {
     "x86_64": {
-        # the network
-        "socket": 41, "connect": 42, "bind": 49, "listen": 50, "accept": 43, "accept4": 288,
+        # the network; an end of a datagram pair may send to any unix socket
+        "socket": 41, "socketpair": 53, "connect": 42, "bind": 49, "listen": 50, "accept": 43, "accept4": 288,
         # programs and processes
         "execve": 59, "execveat": 322, "fork": 57, "vfork": 58, "ptrace": 101, "process_vm_readv": 310, "process_vm_writev": 311,
         "process_madvise": 440, "process_mrelease": 448, "kcmp": 312, "pidfd_open": 434, "pidfd_getfd": 438, "pidfd_send_signal": 424,
@@ -35,8 +35,8 @@ REFUSED = {
         250, "add_key": 248, "request_key": 249, "uselib": 134, "personality": 135,
     },
     "aarch64": {
-        # the network
-        "socket": 198, "connect": 203, "bind": 200, "listen": 201, "accept": 202, "accept4": 242,
+        # the network; an end of a datagram pair may send to any unix socket
+        "socket": 198, "socketpair": 199, "connect": 203, "bind": 200, "listen": 201, "accept": 202, "accept4": 242,
         # programs and processes
         "execve": 221, "execveat": 281, "ptrace": 117, "process_vm_readv": 270, "process_vm_writev": 271, "process_madvise": 440,
         "process_mrelease": 448, "kcmp": 272, "pidfd_open": 434, "pidfd_getfd": 438, "pidfd_send_signal": 424, "rt_sigqueueinfo": 138,
