@@ -19,15 +19,39 @@ from tests.pipelines.test_sources_vqa import images
 
 TEXTS = st.one_of(
     st.text(max_size=30),
-    st.sampled_from(["<image>", "<image>\nwhat?", "a <image> b <image 2>", "&lt;&#55296;&#x110000;&bogus;", "\ud800", "['a', 'b']", "[" * 500, "A", "2", "<video>", " "]),
+    st.sampled_from(
+        [
+            "<image>",
+            "<image>\nwhat?",
+            "a <image> b <image 2>",
+            "&lt;&#55296;&#x110000;&bogus;",
+            "\ud800",
+            "['a', 'b']",
+            "[" * 500,
+            "A",
+            "2",
+            "<video>",
+            " ",
+        ]
+    ),
 )
 VALUES = st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), TEXTS),
-    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.sampled_from(["text", "label", "answer", "url", "type", "A"]), inner, max_size=3)),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3), st.dictionaries(st.sampled_from(["text", "label", "answer", "url", "type", "A"]), inner, max_size=3)
+    ),
     max_leaves=6,
 )
 WHO = st.one_of(st.sampled_from(["human", "gpt", "user", "assistant", "system"]), VALUES)
-PARTS = st.lists(st.one_of(st.fixed_dictionaries({"type": st.sampled_from(["text", "image", "image_url"])}, optional={"text": VALUES, "image": VALUES, "image_url": VALUES}), VALUES), max_size=3)
+PARTS = st.lists(
+    st.one_of(
+        st.fixed_dictionaries(
+            {"type": st.sampled_from(["text", "image", "image_url"])}, optional={"text": VALUES, "image": VALUES, "image_url": VALUES}
+        ),
+        VALUES,
+    ),
+    max_size=3,
+)
 SAID = st.one_of(TEXTS, PARTS, VALUES)
 TURNS = st.one_of(
     st.fixed_dictionaries({"from": WHO, "value": SAID}), st.fixed_dictionaries({"role": WHO, "content": SAID}),
@@ -82,7 +106,13 @@ def test_a_row_is_one_question_or_a_reject_and_never_another_exception(row, keys
 
 
 JSON = VALUES.filter(lambda v: "\\ud800" not in json.dumps(v))
-ROWS = st.lists(st.fixed_dictionaries({"image": st.one_of(st.sampled_from(["a.jpg", ["a.jpg", "b.jpg"], "bad.jpg", "../x", "gone.jpg", None]), JSON)}, optional={"conversations": TALK, "id": JSON}), max_size=6)
+ROWS = st.lists(
+    st.fixed_dictionaries(
+        {"image": st.one_of(st.sampled_from(["a.jpg", ["a.jpg", "b.jpg"], "bad.jpg", "../x", "gone.jpg", None]), JSON)},
+        optional={"conversations": TALK, "id": JSON},
+    ),
+    max_size=6,
+)
 
 
 @given(ROWS)
