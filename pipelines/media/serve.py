@@ -41,7 +41,7 @@ def serve(first: list[str], private: list[str], socket_fd: int, lifeline_fd: int
     resource.setrlimit(resource.RLIMIT_NOFILE, (_FILES, _FILES))
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     # An editable installation is found by a hook, not on sys.path; libraries may lie where LD_LIBRARY_PATH says, if this kind of child sees it.
-    paths = [p for p in sys.path if p not in private]
+    paths = [below for p in sys.path for below in (_code_in(p) if p in private else [p])]
     walls = enter([*paths, *pipelines.__path__, *filter(None, os.environ.get("LD_LIBRARY_PATH", "").split(":"))])
     _send(connection, {"kind": "ready", "walls": walls})
     while True:
@@ -53,6 +53,13 @@ def serve(first: list[str], private: list[str], socket_fd: int, lifeline_fd: int
             end = _run(connection, head, file)
         if end is not None:
             _send(connection, end)
+
+
+def _code_in(folder: str) -> list[str]:
+    """Modules and packages in a folder that holds other things too: what somebody works in, or calls home."""
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        return [e.path for e in entries if e.name.endswith((".py", ".so")) or os.path.isfile(os.path.join(e.path, "__init__.py"))]
+    return []
 
 
 def _run(connection: socket.socket, head: dict[str, Any], file: Any) -> dict[str, Any] | None:
