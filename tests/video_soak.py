@@ -2,9 +2,9 @@
 
 Three kinds of data, each from places that fail: raw video (a folder with damaged files and one shared by several parts; tars, one of them cut; a
 table of paths and URLs on a server whose bodies break off and which has lost some), video with actions beside it, and questions about images.
-Each recipe is run once undisturbed in process, then on Ray with 1, 2 and 4 workers, and in process again. Every one of these is killed (-9, everything it
-started) after a random number of its parts and begun again, several times, before it may finish. What is compared is every byte: data, indexes,
-rejects, commit records, card. In each, what came in must be what was written, filtered and rejected, to the one.
+Each recipe is run once undisturbed in process, then on Ray with 1, 2 and 4 workers, and in process again. Every one of these is killed (-9, and
+all that it started) after a random number of its parts and begun again, several times, before it may finish. What is compared is every byte:
+data, indexes, rejects, commit records, card. In each, what came in must be what was written, filtered and rejected, to the one.
 """
 
 from __future__ import annotations
@@ -210,18 +210,20 @@ def _one(world: World, kind: str, way: Way, kills: int, draw: random.Random, gol
 
 def _killed(begin: Any, place: Path, after: int, more: float) -> str:
     """Begin, and kill -9 all of it `more` seconds after so many parts are there. Returns how many were. A job that was faster is begun anew."""
-    commits = place / "parts"
+
+    def parts() -> int:
+        return len(list((place / "parts").glob("*.json")))
+
     while True:
-        mark, began = uuid.uuid4().hex, time.monotonic()
+        mark, began, there = uuid.uuid4().hex, time.monotonic(), parts()
         child = begin(mark)
-        there = len(list(commits.glob("*.json"))) if commits.exists() else 0
-        while child.poll() is None and time.monotonic() - began < LAST_S and (len(list(commits.glob("*.json"))) if commits.exists() else 0) <= max(after, there):
+        while child.poll() is None and time.monotonic() - began < LAST_S and parts() <= max(after, there):
             time.sleep(0.01)
         time.sleep(more)
         ended = child.poll() is not None
         kill_all(child, mark)
         if not ended:
-            return str(len(list(commits.glob("*.json"))) if commits.exists() else 0)
+            return str(parts())
         storage.delete_tree(str(place))
         after, more = after // 2, more / 2
 
