@@ -41,7 +41,7 @@ def members(stream: IO[bytes], wanted: tuple[str, ...]) -> Iterator[tuple[str, b
             extra |= _pax(text) if kind == b"x" else {"path": _text(text)} if kind == b"L" else {}
             continue
         name = extra.get("path") or _name(header)
-        problem = _problem(name, kind, size, seen.has(name))
+        problem = _problem(name, b"S" if "sparse" in extra else kind, size, seen.has(name))
         extra = {}
         if problem is None and name.lower().endswith(wanted):
             yield name, _exactly(stream, _padded(size), f"in {name}")[:size]
@@ -119,7 +119,7 @@ def _pax(data: bytes) -> dict[str, str]:
                 raise Reject("unreadable", "a PAX size that is no number")
             out["size"] = value.decode()
         elif key.startswith(b"GNU.sparse"):
-            out["path"] = "/"  # the content is not what the name says: refused by its name
+            out["sparse"] = "1"  # the content is not what the name says
         data = data[int(length) :]
     return out
 
