@@ -13,6 +13,7 @@ from __future__ import annotations
 import io
 import re
 import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterable
@@ -241,5 +242,5 @@ def _npy(data: bytes) -> np.ndarray:
             raise Reject("truncated", f"the header speaks of {wanted} bytes, {len(data) - f.tell()} are there")
         f.seek(0)
         return np.asarray(np.load(f, allow_pickle=False))
-    except (ValueError, OverflowError, EOFError, SyntaxError, TypeError, RecursionError, MemoryError) as e:
+    except (ValueError, OverflowError, EOFError, SyntaxError, TypeError, RecursionError, MemoryError, tokenize.TokenError) as e:
         raise Reject("unreadable", f"npy: {e}"[:300]) from None
