@@ -12,7 +12,12 @@ from __future__ import annotations
 
 import io
 import re
+import struct
+import tokenize
 import zipfile
+import zlib
+from collections.abc import Iterable
+from itertools import islice
 from typing import Any, Protocol
 
 import numpy as np
@@ -24,12 +29,16 @@ from pipelines.bounded import lines, opened
 from pipelines.format import storage
 from pipelines.format.errors import HeadwaterError, Reject
 from pipelines.json_list import parse
+from pipelines.parquet_pages import dictionary_bytes
 from pipelines.pickled import arrays
 from pipelines.table import scan
 
 SUFFIXES = (".jsonl", ".catalog", ".json", ".csv", ".tsv", ".parquet", ".npy", ".npz", ".pkl")
 MAX_BYTES = 1 << 30  # of one trajectory's numbers: 100 h at 60 Hz with 5 doubles is 0.9 GB
 MAX_ROWS = 20_000_000
+MAX_TEXT = 128 << 20  # of JSON and CSV, whose values take up to twenty times their bytes once read
+MAX_TEXT_ROWS = 5_000_000
+_BATCH_BYTES = 64 << 20
 _ELEMENT = re.compile(r"(.*)\[(\d+)\]")
 
 
@@ -85,6 +94,8 @@ def read_columns(path: str) -> Columns:
             return _npz(storage.read(path))
         if name.endswith(".pkl"):
             return _Arrays(dict(arrays(storage.read(path))))
+        if storage.size(path) > MAX_TEXT:
+            raise Reject("too_large", f"a table of {storage.size(path)} bytes as text, allowed {MAX_TEXT}; Parquet and npy may hold {MAX_BYTES}")
         return _text(path, name)
     except HeadwaterError as e:
         raise Reject("unreadable", f"{e.what}: {e.found}"[:300]) from None
@@ -163,7 +174,7 @@ def _number(value: Any, element: int | None) -> float:
 def _text(path: str, name: str) -> Columns:
     if name.endswith(".json"):
         with opened(path) as stream:
-            whole = parse(stream.read(MAX_BYTES))
+            whole = parse(stream.read(MAX_TEXT))
         if isinstance(whole, Reject):
             raise whole
         if isinstance(whole, dict):  # columns as lists
@@ -171,10 +182,17 @@ def _text(path: str, name: str) -> Columns:
         return _Rows([row if isinstance(row, dict) else {} for row in whole] if isinstance(whole, list) else [])
     if name.endswith(".catalog"):  # donkeycar's name for JSON Lines
         with opened(path) as stream:
-            found = [parse(line or b"") for _, line in lines(stream) if line is None or line.strip()]
+            found = _few(parse(line or b"") for _, line in lines(stream) if line is None or line.strip())
     else:
-        found = [row.problem or row.value for row in scan(path)]
+        found = _few(row.problem or row.value for row in scan(path))
     return _Rows([row if isinstance(row, dict) else {} for row in found])
+
+
+def _few(rows: Iterable[Any]) -> list[Any]:
+    out = list(islice(rows, MAX_TEXT_ROWS + 1))
+    if len(out) > MAX_TEXT_ROWS:
+        raise Reject("too_large", f"more than {MAX_TEXT_ROWS} rows of text")
+    return out
 
 
 def _ragged(values: list[Any]) -> bool:
@@ -185,13 +203,27 @@ def _parquet(data: bytes) -> Columns:
     try:
         file = pq.ParquetFile(io.BytesIO(data))
         groups = [file.metadata.row_group(i) for i in range(file.num_row_groups)]
-        size = sum(max(0, g.total_byte_size) for g in groups)
+        chunks = [g.column(i) for g in groups for i in range(g.num_columns)]
+        # Repeated numbers take next to nothing packed, and eight bytes each as a column.
+        size = sum(max(0, c.total_uncompressed_size, 8 * c.num_values) for c in chunks)
         if size > MAX_BYTES or file.metadata.num_rows > MAX_ROWS:
             raise Reject("too_large", f"{file.metadata.num_rows} rows, {size} bytes unpacked; allowed {MAX_ROWS} and {MAX_BYTES}")
-        table = file.read(use_threads=False)
+        cell = max((dictionary_bytes(c, lambda at, n: data[at : at + n]) for c in chunks), default=0)
+        table = _within(file, max(1, min(1 << 16, _BATCH_BYTES // max(1, cell))))
     except (pa.ArrowException, OSError, ValueError) as e:
         raise Reject("unreadable", f"Parquet: {e}"[:300]) from None
     return _Arrays({name: _arrow(table[name].combine_chunks()) for name in table.schema.names})
+
+
+def _within(file: pq.ParquetFile, rows: int) -> pa.Table:
+    """The table, read so many rows at a time until it is whole or too large."""
+    batches, held = [], 0
+    for batch in file.iter_batches(batch_size=rows, use_threads=False):
+        held += batch.nbytes
+        if held > MAX_BYTES:
+            raise Reject("too_large", f"unpacks to more than {MAX_BYTES} bytes")
+        batches.append(batch)
+    return pa.Table.from_batches(batches, file.schema_arrow)
 
 
 def _arrow(column: Any) -> Any:
@@ -216,9 +248,11 @@ def _npz(data: bytes) -> Columns:
                 raise Reject("too_large", f"unpacks to {sum(m.file_size for m in members)} bytes, allowed {MAX_BYTES}")
             found = {}
             for m in members:
+                if m.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # what numpy writes; lzma's window can be 4 GiB
+                    raise Reject("not_allowed", f"npz: {m.filename[:100]!r} is packed in another way than numpy packs")
                 with archive.open(m) as f:
                     found[m.filename.removesuffix(".npy")] = _npy(f.read(m.file_size + 1))
-    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError) as e:
+    except (zipfile.BadZipFile, zlib.error, struct.error, OSError, EOFError, ValueError, NotImplementedError, RuntimeError) as e:
         raise Reject("unreadable", f"npz: {e}"[:300]) from None
     return _Arrays({name: a for name, a in found.items() if a.ndim})
 
@@ -237,5 +271,5 @@ def _npy(data: bytes) -> np.ndarray:
             raise Reject("truncated", f"the header speaks of {wanted} bytes, {len(data) - f.tell()} are there")
         f.seek(0)
         return np.asarray(np.load(f, allow_pickle=False))
-    except (ValueError, OverflowError, EOFError, SyntaxError) as e:
+    except (ValueError, OverflowError, EOFError, SyntaxError, TypeError, RecursionError, MemoryError, tokenize.TokenError) as e:
         raise Reject("unreadable", f"npy: {e}"[:300]) from None

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from pipelines.format.errors import InputError, Reject
 from pipelines.format.storage import is_local, map_file, open_read
 from pipelines.listing import PART_BYTES, Input, place
+from pipelines.parquet_pages import dictionary_bytes
 from pipelines.stage import SourcePart
 
 MAX_ROW_GROUP = 4 << 30  # uncompressed bytes of the columns read from one row group
@@ -49,20 +50,19 @@ def group_runs(path: str, item: Input, columns: list[str], where: str | None = N
     return [SourcePart(spec, [item.as_list()]) for spec in out]
 
 
-def numbered_rows(
-    path: str, spec: dict[str, Any], columns: list[str], where: str | None = None
-) -> Iterator[tuple[str, dict[str, Any] | Reject]]:
+def numbered_rows(path: str, spec: dict[str, Any], columns: list[str], where: str | None = None) -> Iterator[tuple[str, dict[str, Any] | Reject]]:
     """(origin `file#row`, row) of a part; in place of a row group that cannot be read, one `Reject` under its first row not read."""
     rel, row = spec["file"], spec["row"]
     if "reject" in spec:
         yield rel, Reject(*spec["reject"])
         return
     try:
-        with _opened(where or place(path, rel)) as file:
+        with _source(where or place(path, rel)) as source:
+            file = _judged(source)
             for group in range(*spec["groups"]):
                 after = row + file.metadata.row_group(group).num_rows
                 try:
-                    for values in _rows(file, group, columns):
+                    for values in _rows(source, file, group, columns):
                         yield f"{rel}#{row}", values
                         row += 1
                 except Reject as reject:
@@ -96,14 +96,23 @@ def plain(value: Any) -> Any:
 
 
 @contextmanager
-def _opened(path: str) -> Iterator[pq.ParquetFile]:
+def _source(path: str) -> Iterator[Any]:
     with open_read(path) as raw:
         # Local files are mapped: Arrow's threads over a Python file object have been seen to abort a process at its exit.
-        source = pa.BufferReader(pa.py_buffer(map_file(path))) if is_local(path) else raw
-        file = _told(lambda: pq.ParquetFile(source))
-        if file.metadata.num_columns > MAX_COLUMNS:
-            raise Reject("too_large", f"{file.metadata.num_columns} columns, allowed {MAX_COLUMNS}")
-        yield file
+        yield pa.BufferReader(pa.py_buffer(map_file(path))) if is_local(path) else raw
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[pq.ParquetFile]:
+    with _source(path) as source:
+        yield _judged(source)
+
+
+def _judged(source: Any) -> pq.ParquetFile:
+    file = _told(lambda: pq.ParquetFile(source))
+    if file.metadata.num_columns > MAX_COLUMNS:
+        raise Reject("too_large", f"{file.metadata.num_columns} columns, allowed {MAX_COLUMNS}")
+    return file
 
 
 def _bytes(file: pq.ParquetFile, group: int, columns: list[str]) -> int:
@@ -112,10 +121,23 @@ def _bytes(file: pq.ParquetFile, group: int, columns: list[str]) -> int:
     return sum(max(0, c.total_uncompressed_size) for c in chunks if c.path_in_schema.split(".")[0] in columns)
 
 
-def _rows(file: pq.ParquetFile, group: int, columns: list[str]) -> Iterator[dict[str, Any]]:
+def _largest_cell(source: Any, file: pq.ParquetFile, group: int, columns: list[str]) -> int:
+    """Bytes that many rows can share: of the largest dictionary of texts."""
+
+    def peek(at: int, n: int) -> bytes:
+        source.seek(at)
+        return bytes(source.read(n))
+
+    meta = file.metadata.row_group(group)
+    chunks = [c for c in map(meta.column, range(meta.num_columns)) if c.path_in_schema.split(".")[0] in columns]
+    return max((dictionary_bytes(c, peek) for c in chunks), default=0)
+
+
+def _rows(source: Any, file: pq.ParquetFile, group: int, columns: list[str]) -> Iterator[dict[str, Any]]:
     if (size := _bytes(file, group, columns)) > MAX_ROW_GROUP:
         raise Reject("too_large", f"row group {group} holds {size} bytes, allowed {MAX_ROW_GROUP}")
     rows = max(1, min(BATCH, BATCH_BYTES * file.metadata.row_group(group).num_rows // max(1, size)))
+    rows = max(1, min(rows, BATCH_BYTES // max(1, _told(lambda: _largest_cell(source, file, group, columns)))))
     batches = _told(lambda: file.iter_batches(batch_size=rows, row_groups=[group], columns=columns, use_threads=False))
     while True:
         batch = _told(lambda: next(batches, None))

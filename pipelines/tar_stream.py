@@ -82,8 +82,8 @@ def _heads(stream: IO[bytes], large: tuple[str, ...]) -> Iterator[tuple[str, byt
             extra |= _pax(text) if kind == b"x" else {"path": _text(text)} if kind == b"L" else {}
             continue
         name = extra.get("path") or _name(header)
-        extra = {}
-        yield name, kind, size, _problem(name, kind, size, seen.has(name), MAX_LARGE if name.lower().endswith(large) else MAX_MEMBER)
+        sparse, extra = "sparse" in extra, {}
+        yield name, kind, size, _problem(name, b"S" if sparse else kind, size, seen.has(name), MAX_LARGE if name.lower().endswith(large) else MAX_MEMBER)
     raise Reject("too_large", f"more than {MAX_MEMBERS} members")
 
 
@@ -159,7 +159,7 @@ def _pax(data: bytes) -> dict[str, str]:
                 raise Reject("unreadable", "a PAX size that is no number")
             out["size"] = value.decode()
         elif key.startswith(b"GNU.sparse"):
-            out["path"] = "/"  # the content is not what the name says: refused by its name
+            out["sparse"] = "1"  # the content is not what the name says
         data = data[int(length) :]
     return out
 

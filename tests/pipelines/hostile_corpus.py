@@ -1,8 +1,8 @@
 """One hostile video through one door, watched from outside: what came of it, and what else was touched.
 
 What comes in: bytes and a door: a file by its name, its bytes, an open file, or the child asked directly with a container forced on it, so that our
-own sniffing stands aside. What goes out: `frames`, or the reason of a `Reject` and the layer that spoke it. The canary is a named pipe (its opening would
-be noticed, and would block), the server counts connections.
+own sniffing stands aside. What goes out: `frames`, or the reason of a `Reject`. The canary is a named pipe (its opening would be noticed), a file
+whose words must not come back, and a server that counts connections.
 """
 
 from __future__ import annotations
