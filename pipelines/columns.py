@@ -13,6 +13,7 @@ from __future__ import annotations
 import io
 import re
 import zipfile
+from tokenize import TokenError
 from typing import Any, Protocol
 
 import numpy as np
@@ -26,10 +27,12 @@ from pipelines.format.errors import HeadwaterError, Reject
 from pipelines.json_list import parse
 from pipelines.pickled import arrays
 from pipelines.table import scan
+from pipelines.zip_stream import check
 
 SUFFIXES = (".jsonl", ".catalog", ".json", ".csv", ".tsv", ".parquet", ".npy", ".npz", ".pkl")
 MAX_BYTES = 1 << 30  # of one trajectory's numbers: 100 h at 60 Hz with 5 doubles is 0.9 GB
 MAX_ROWS = 20_000_000
+MAX_JSON = 128 << 20  # of a file that is one JSON value: as Python objects it takes up to twenty times that
 _ELEMENT = re.compile(r"(.*)\[(\d+)\]")
 
 
@@ -155,7 +158,7 @@ def _number(value: Any, element: int | None) -> float:
         value = value[element] if isinstance(value, list | tuple | np.ndarray) and element < len(value) else None
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):  # an integer of 400 digits is JSON
         return np.nan
     return number if np.isfinite(number) else np.nan
 
@@ -163,7 +166,10 @@ def _number(value: Any, element: int | None) -> float:
 def _text(path: str, name: str) -> Columns:
     if name.endswith(".json"):
         with opened(path) as stream:
-            whole = parse(stream.read(MAX_BYTES))
+            text = stream.read(MAX_JSON + 1)
+        if len(text) > MAX_JSON:
+            raise Reject("too_large", f"JSON of more than {MAX_JSON} bytes, which is read whole; one object a line is called .jsonl")
+        whole = parse(text)
         if isinstance(whole, Reject):
             raise whole
         if isinstance(whole, dict):  # columns as lists
@@ -188,7 +194,14 @@ def _parquet(data: bytes) -> Columns:
         size = sum(max(0, g.total_byte_size) for g in groups)
         if size > MAX_BYTES or file.metadata.num_rows > MAX_ROWS:
             raise Reject("too_large", f"{file.metadata.num_rows} rows, {size} bytes unpacked; allowed {MAX_ROWS} and {MAX_BYTES}")
-        table = file.read(use_threads=False)
+        # The footer counts a repeated value once: a column of a million times one megabyte says two. So what is unpacked is counted too.
+        batches, held = [], 0
+        for batch in file.iter_batches(batch_size=1024, use_threads=False):
+            batches.append(batch)
+            held += batch.nbytes
+            if held > MAX_BYTES:
+                raise Reject("too_large", f"unpacks to more than {MAX_BYTES} bytes")
+        table = pa.Table.from_batches(batches, schema=file.schema_arrow)
     except (pa.ArrowException, OSError, ValueError) as e:
         raise Reject("unreadable", f"Parquet: {e}"[:300]) from None
     return _Arrays({name: _arrow(table[name].combine_chunks()) for name in table.schema.names})
@@ -210,8 +223,11 @@ def _arrow(column: Any) -> Any:
 
 def _npz(data: bytes) -> Columns:
     try:
+        check(io.BytesIO(data))  # its directory takes ten times its bytes of memory
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             members = archive.infolist()
+            if any(m.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for m in members):
+                raise Reject("not_allowed", "an npz packed by another method than deflate")
             if sum(m.file_size for m in members) > MAX_BYTES:
                 raise Reject("too_large", f"unpacks to {sum(m.file_size for m in members)} bytes, allowed {MAX_BYTES}")
             found = {}
@@ -237,5 +253,5 @@ def _npy(data: bytes) -> np.ndarray:
             raise Reject("truncated", f"the header speaks of {wanted} bytes, {len(data) - f.tell()} are there")
         f.seek(0)
         return np.asarray(np.load(f, allow_pickle=False))
-    except (ValueError, OverflowError, EOFError, SyntaxError) as e:
+    except (ValueError, OverflowError, EOFError, SyntaxError, RecursionError, MemoryError, LookupError, TypeError, TokenError) as e:
         raise Reject("unreadable", f"npy: {e}"[:300]) from None

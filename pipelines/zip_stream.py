@@ -26,7 +26,7 @@ _TAIL = (64 << 10) + 22 + 76  # the longest comment, the end record, the zip64 r
 def members(raw: IO[bytes], wanted: Callable[[str], bool]) -> Iterator[tuple[str, IO[bytes] | Reject]]:
     """(name, stream) of the members whose name is `wanted`, or (name, Reject). A stream is to be read before the next is asked for. Raises `Reject`
     for what is no zip."""
-    size = _check(raw)
+    size = check(raw)
     try:
         archive = zipfile.ZipFile(raw)
     except (zipfile.BadZipFile, ValueError, NotImplementedError, OverflowError) as error:
@@ -103,7 +103,7 @@ def _problem(info: zipfile.ZipInfo, seen: set[str]) -> Reject | None:
     return None
 
 
-def _check(raw: IO[bytes]) -> int:
+def check(raw: IO[bytes]) -> int:
     """The file's size, once its directory is known to be of reasonable size. The end record is the last one there is, as for the reader."""
     size = raw.seek(0, io.SEEK_END)
     raw.seek(max(0, size - _TAIL))
