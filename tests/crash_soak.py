@@ -109,7 +109,9 @@ def main() -> int:
     close_children()
     for name, count in sorted(out.items()):
         print(f"{count:6} {name}")
-    print(f"{sum(out.values())} of {n} calls came back, {took / n * 1000:.0f} ms each; processes and descriptors before {before}, after {left_over()}")
+    print(
+        f"{sum(out.values())} of {n} calls came back, {took / n * 1000:.0f} ms each; processes and descriptors before {before}, after {left_over()}"
+    )
     return 0 if sum(out.values()) == n and left_over() == before and not any("no end" in name for name in out) else 1
 
 

@@ -93,7 +93,9 @@ def pictures() -> dict[str, bytes]:
         "tiff of 4,000 million strips": _tiff([*grey[:5], (273, 4, 0xFFFFFFFF, 8), grey[6], (279, 4, 0xFFFFFFFF, 8)]),
         "tiff directory that points at itself": _tiff(grey, bytes(500)).replace(struct.pack("<I", 0) + bytes(500), struct.pack("<I", 8) + bytes(500)),
         "tiff of 60,000 samples a pixel": _tiff([*grey[:6], (277, 3, 1, 60000), grey[7]], bytes(500)),
-        "tiff deflate bomb": _tiff([*grey[:3], (259, 3, 1, 8), *grey[4:5], (273, 4, 1, 8 + 2 + 96 + 4), *grey[6:7], (279, 4, 1, len(_ZEROS))], _ZEROS),
+        "tiff deflate bomb": _tiff(
+            [*grey[:3], (259, 3, 1, 8), *grey[4:5], (273, 4, 1, 8 + 2 + 96 + 4), *grey[6:7], (279, 4, 1, len(_ZEROS))], _ZEROS
+        ),
         "svg that reads a file": b"<svg xmlns='http://www.w3.org/2000/svg'><image href='file:///etc/passwd'/></svg>",
         "postscript": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(/etc/passwd) (r) file\n",
         "fits of a huge side": b"SIMPLE  =                    T".ljust(80) + b"NAXIS1  =           2000000000".ljust(80) + bytes(2720),
@@ -147,7 +149,9 @@ def references(canary: str, port: int) -> dict[str, bytes]:
         out[f"ffconcat to a {where}"] = f"ffconcat version 1.0\nfile '{target}'\n".encode()
         out[f"m3u8 to a {where}"] = f"#EXTM3U\n#EXT-X-VERSION:3\n#EXTINF:10,\n{target}\n#EXT-X-ENDLIST\n".encode()
         out[f"m3u8 key in a {where}"] = f'#EXTM3U\n#EXT-X-KEY:METHOD=AES-128,URI="{target}"\n#EXTINF:1,\nx.ts\n'.encode()
-        out[f"mpd to a {where}"] = f"<?xml version='1.0'?><MPD><Period><AdaptationSet><BaseURL>{target}</BaseURL></AdaptationSet></Period></MPD>".encode()
+        out[f"mpd to a {where}"] = (
+            f"<?xml version='1.0'?><MPD><Period><AdaptationSet><BaseURL>{target}</BaseURL></AdaptationSet></Period></MPD>".encode()
+        )
         entry = box(b"url ", bytes(4), target.encode() + b"\0")
         out[f"mp4 data reference to a {where}"] = _referring(good, entry)
     out["sdp"] = f"v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video {port} RTP/AVP 96\na=rtpmap:96 H264/90000\n".encode()

@@ -16,8 +16,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from pipelines.media.backends import BACKENDS, about
 from pipelines.format.errors import HeadwaterError
+from pipelines.media.backends import BACKENDS, about
 from pipelines.media.child import Child
 from pipelines.terminal import say, size, table
 

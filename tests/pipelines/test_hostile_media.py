@@ -1,6 +1,6 @@
 """Hostile pictures and videos: each ends in good pixels or in a reason, on time and within memory, and none reaches another file or a server.
 
-The walls are tried one by one: our sniffing, FFmpeg's options, Landlock, seccomp. The last trial takes all of them away, to see that the attacks are real.
+Our sniffing, FFmpeg's options, Landlock and seccomp are taken away in turn. The last trial has none of them, to see that the attacks are real.
 """
 
 from __future__ import annotations
@@ -141,8 +141,8 @@ _WITHOUT = {
     "landlock": "import pipelines.media.jail as jail\njail._only_read = lambda *a: False\n",
     "seccomp": "import pipelines.media.jail as jail\njail._filter = lambda *a: False\n",
     # Each option that holds FFmpeg is dropped, and what a decoder tries first is that it may.
-    "options": "import av\nreal = av.open\ndef loose(file, **k):\n    return real(file, container_options={'enable_drefs': '1', 'use_absolute_path': '1',"
-    " 'allowed_extensions': 'ALL', 'safe': '0', 'protocol_whitelist': 'file,http,tcp,crypto,data,subfile,concat,rtp,udp'})\nav.open = loose\n",
+    "options": "import av\nreal = av.open\ndef loose(file, **k):\n    return real(file, container_options={'enable_drefs': '1',"
+    " 'use_absolute_path': '1', 'allowed_extensions': 'ALL', 'safe': '0', 'protocol_whitelist': 'file,http,tcp,crypto,data,subfile,concat,rtp,udp'})\nav.open = loose\n",
 }
 
 

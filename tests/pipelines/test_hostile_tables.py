@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import io
 import json
-import os
 import struct
 import tarfile
 import tracemalloc
@@ -54,17 +53,20 @@ def _sized(size: int) -> bytes:
 
 
 TARS = {
-    "outward": _member("../../etc/b.jpg"), "absolute": _member("/etc/b.jpg"), "inner dots": _member("a/../../b.jpg"), "backslashes": _member("..\\b.jpg"),
+    "outward": _member("../../etc/b.jpg"), "absolute": _member("/etc/b.jpg"), "inner dots": _member("a/../../b.jpg"),
+    "backslashes": _member("..\\b.jpg"),
     "symbolic link": _member(kind=b"2", data=b"", link="/etc/passwd"), "hard link": _member(kind=b"1", data=b"", link="../x"),
     "link, then through it": _member("d", b"", b"2", "/tmp") + _member("d/evil.jpg"), "character device": _member(kind=b"3", data=b""),
     "block device": _member(kind=b"4", data=b""), "fifo": _member(kind=b"6", data=b""), "old sparse": _member(kind=b"S", data=b""),
-    "unknown kind": _member(kind=b"Z"), "twice": _member() + _member(data=b"y"), "size of 8 EB": _sized(1 << 63), "size of 2^87": _sized((1 << 87) - 1),
+    "unknown kind": _member(kind=b"Z"), "twice": _member() + _member(data=b"y"),
+    "size of 8 EB": _sized(1 << 63), "size of 2^87": _sized((1 << 87) - 1),
     "pax path outward": _pax(_record("path", "../../x.jpg")) + _member(), "pax path absolute": _pax(_record("path", "/x.jpg")) + _member(),
     "pax size of 10^18": _pax(_record("size", "9" * 18)) + _member(), "pax size negative": _pax(_record("size", "-1")) + _member(),
     "pax bomb": _pax(b"", b"x")[:124] + b"77777777777\0" + _pax(b"")[136:], "pax length lies": _pax(b"99999999 path=x\n") + _member(),
-    "pax length none": _pax(b"x path=x\n") + _member(), "pax sparse": _pax(_record("GNU.sparse.major", "1") + _record("GNU.sparse.name", "b.jpg")) + _member(),
+    "pax length none": _pax(b"x path=x\n") + _member(),
+    "pax sparse": _pax(_record("GNU.sparse.major", "1") + _record("GNU.sparse.name", "b.jpg")) + _member(),
     "long name of 1 MB": _pax(b"n" * (1 << 20), b"L") + _member(), "name of 300": _pax(b"n" * 300 + b".jpg", b"L") + _member(),
-    "bad checksum": b"\1" + _member()[1:], "name of NUL": _pax(_record("path", "a\0b.jpg")) + _member(), "not a tar": os.urandom(0) + b"PK\3\4" * 500,
+    "bad checksum": b"\1" + _member()[1:], "name of NUL": _pax(_record("path", "a\0b.jpg")) + _member(), "not a tar": b"PK\3\4" * 500,
 }  # fmt: skip
 
 
