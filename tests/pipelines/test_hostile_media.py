@@ -142,7 +142,8 @@ _WITHOUT = {
     "seccomp": "import pipelines.media.jail as jail\njail._filter = lambda *a: False\n",
     # Each option that holds FFmpeg is dropped, and what a decoder tries first is that it may.
     "options": "import av\nreal = av.open\ndef loose(file, **k):\n    return real(file, container_options={'enable_drefs': '1',"
-    " 'use_absolute_path': '1', 'allowed_extensions': 'ALL', 'safe': '0', 'protocol_whitelist': 'file,http,tcp,crypto,data,subfile,concat,rtp,udp'})\nav.open = loose\n",
+    " 'use_absolute_path': '1', 'allowed_extensions': 'ALL', 'safe': '0', "
+    "'protocol_whitelist': 'file,http,tcp,crypto,data,subfile,concat,rtp,udp'})\nav.open = loose\n",
 }
 
 
