@@ -166,7 +166,7 @@ def _number(value: Any, element: int | None) -> float:
         value = value[element] if isinstance(value, list | tuple | np.ndarray) and element < len(value) else None
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):  # an integer may have hundreds of digits
         return np.nan
     return number if np.isfinite(number) else np.nan
 

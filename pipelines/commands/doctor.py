@@ -16,7 +16,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from pipelines.format.errors import HeadwaterError
 from pipelines.media.backends import BACKENDS, about
+from pipelines.media.child import Child
 from pipelines.terminal import say, size, table
 
 # name, floor, what the floor is for; optional packages are judged only when they are installed.
@@ -146,6 +148,19 @@ def _memory() -> dict[str, str]:
     except (OSError, KeyError):
         return _row("memory", "note", "cannot be seen on this system", size(MEMORY))
     return _row("memory", "ok" if free >= MEMORY else "note", f"{size(free)} available", size(MEMORY), "for the demo")
+
+
+def _walls() -> dict[str, str]:
+    """What the kernel holds a decoding child back with: asked of a child, since a kernel may know a wall and refuse to put it up."""
+    try:
+        child = Child()
+    except HeadwaterError as error:
+        return _row("decoding walls", "fail", f"{error.what}: {error.found}", note="pictures and videos are decoded in processes of their own")
+    walls = child.walls
+    child.close()
+    whole = {"landlock", "seccomp"} <= set(walls)
+    note = "" if whole else "a decoder that is taken over could " + ("read files" if "seccomp" in walls else "reach the network and other processes")
+    return _row("decoding walls", "ok" if whole else "note", ", ".join(walls) or "limits only", note=note)
 
 
 def _disk(at: str) -> dict[str, str]:

@@ -174,7 +174,8 @@ def test_without_both_the_child_has_still_no_secrets_no_folder_and_its_limits(ou
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "canary")
     (Path(outside["away"]).parent / "x").mkdir(exist_ok=True)
     Path(sys.path[0], "bare.py").write_text(
-        "import os, resource\ndef look(args, file):\n    r = resource\n    yield {'env': sorted(os.environ), 'here': os.path.exists('.') and os.listdir('.'),"
+        "import os, resource\ndef look(args, file):\n    r = resource\n    yield {'env': sorted(os.environ),"
+        " 'here': os.path.exists('.') and os.listdir('.'),"
         " 'limits': [r.getrlimit(n)[1] for n in (r.RLIMIT_AS, r.RLIMIT_FSIZE, r.RLIMIT_CORE, r.RLIMIT_NOFILE)]}, b''\n"
     )
     child = Child(kind=Kind(first=("without_only_read", "without_filter")))

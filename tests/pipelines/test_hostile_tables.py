@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 import textwrap
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -15,8 +16,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import zstandard
 
 from pipelines import columns
+from pipelines.bounded import lines, opened
 from pipelines.columns import read_columns
 from pipelines.format.errors import Reject
 from pipelines.parquet_pages import dictionary_bytes
@@ -65,7 +68,8 @@ MEASURED = """
     import json, resource, sys
     resource.setrlimit(resource.RLIMIT_AS, ({cap} << 20, {cap} << 20))
     from itertools import islice
-    from pipelines.columns import read_columns
+    from pipelines.bounded import lines, opened
+from pipelines.columns import read_columns
     from pipelines.format.errors import HeadwaterError, Reject
     from pipelines.listing import Input
     from pipelines.row_groups import group_runs, numbered_rows
@@ -157,3 +161,21 @@ def test_text_tables_have_a_limit_of_bytes_and_of_rows(tmp_path, monkeypatch):
     monkeypatch.setattr(columns, "MAX_TEXT", 800)
     with pytest.raises(Reject, match="bytes as text"):
         read_columns(str(tmp_path / "t.jsonl"))
+
+
+def test_numbers_no_float_can_hold_are_no_numbers(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"x": 1' + "0" * 400 + '}\n{"x": 2}\n')
+    got = columns.numbers(columns.read_columns(str(tmp_path / "a.jsonl")), "x")
+    assert np.isnan(got[0]) and got[1] == 2
+    json.dumps(float(got[1]))
+
+
+@pytest.mark.parametrize(("end", "pack"), [("gz", lambda d: gzip.compress(d, 9)), ("zst", lambda d: zstandard.compress(d, 19))])
+def test_a_bomb_of_one_line_is_refused_within_its_buffers(tmp_path, end, pack):
+    (tmp_path / f"a.jsonl.{end}").write_bytes(pack(bytes(200 << 20)))
+    tracemalloc.start()
+    with pytest.raises(Reject) as e, opened(str(tmp_path / f"a.jsonl.{end}")) as stream:
+        for _, line in lines(stream):
+            assert line is None
+    assert e.value.reason == "too_large" and tracemalloc.get_traced_memory()[1] < 96 << 20
+    tracemalloc.stop()
