@@ -82,8 +82,8 @@ def _heads(stream: IO[bytes], large: tuple[str, ...]) -> Iterator[tuple[str, byt
             extra |= _pax(text) if kind == b"x" else {"path": _text(text)} if kind == b"L" else {}
             continue
         name = extra.get("path") or _name(header)
-        sparse, extra = "sparse" in extra, {}
-        yield name, kind, size, _problem(name, b"S" if sparse else kind, size, seen.has(name), MAX_LARGE if name.lower().endswith(large) else MAX_MEMBER)
+        told, extra = b"S" if "sparse" in extra else kind, {}
+        yield name, kind, size, _problem(name, told, size, seen.has(name), MAX_LARGE if name.lower().endswith(large) else MAX_MEMBER)
     raise Reject("too_large", f"more than {MAX_MEMBERS} members")
 
 

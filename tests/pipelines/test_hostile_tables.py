@@ -68,8 +68,7 @@ MEASURED = """
     import json, resource, sys
     resource.setrlimit(resource.RLIMIT_AS, ({cap} << 20, {cap} << 20))
     from itertools import islice
-    from pipelines.bounded import lines, opened
-from pipelines.columns import read_columns
+    from pipelines.columns import read_columns
     from pipelines.format.errors import HeadwaterError, Reject
     from pipelines.listing import Input
     from pipelines.row_groups import group_runs, numbered_rows
