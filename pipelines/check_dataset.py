@@ -157,7 +157,7 @@ def _dropped(path: str, file: str, commit: dict[str, Any]) -> Iterator[Problem]:
             yield from file_problems(path, entry["path"], entry["bytes"], entry["sha256"], deep=True)
             try:
                 rows += pq.ParquetFile(pa.BufferReader(storage.read(join(path, entry["path"])))).metadata.num_rows
-            except (pa.ArrowException, OSError, InputError) as error:
+            except (pa.ArrowException, OSError, InputError, ValueError) as error:  # ValueError: names that are no UTF-8
                 yield _problem(entry["path"], f"cannot be read as Parquet: {error}")
                 return
     dropped = sum(commit["filtered"].values()) + sum(commit["rejected"].values())

@@ -80,9 +80,9 @@ class _Rows:
         return [_inside(row, name) for row in self._rows]
 
 
-def read_columns(path: str) -> Columns:
-    """The table at `path`, by its suffix. Raises `Reject`."""
-    name = path.lower()
+def read_columns(path: str, name: str | None = None) -> Columns:
+    """The table at `path`, by the suffix of its `name` (a scratch file has none of its own). Raises `Reject`."""
+    name = (name or path).lower()
     try:
         if storage.size(path) > MAX_BYTES:
             raise Reject("too_large", f"a table of {storage.size(path)} bytes, allowed {MAX_BYTES}")

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 from pipelines.format.errors import Reject
 from pipelines.format.record import Record
-from pipelines.listed import Listed, stored
+from pipelines.listed import Listed, hashed, stored
 from pipelines.listing import Input, list_files, place
 from pipelines.stage import Rejected, Source, SourcePart
 
@@ -41,8 +41,7 @@ class FileSource(Source):
         """Look at the files that lie in storage, (name, where), before anything runs: raise `InputError` for what none of them can be."""
 
     def hashed(self, fields: dict[str, Any]) -> dict[str, Any]:
-        rest = {k: v for k, v in fields.items() if k != "listed"}
-        return rest if self.listed is None else {**rest, "listed": self.listed.model_dump(mode="json", exclude=self.listed.unhashed())}
+        return hashed(fields, self.listed)
 
     def parts(self) -> list[SourcePart]:
         if self.listed is None:

@@ -12,15 +12,16 @@ without a request.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from pydantic import field_validator
 
-from pipelines.bounded import COMPRESSIONS, compression
+from pipelines.bounded import COMPRESSIONS
 from pipelines.fetch import Ask, Fetcher
 from pipelines.fetch.download import Download
 from pipelines.fetch.kept import Kept
@@ -33,6 +34,7 @@ from pipelines.format.document import Document
 from pipelines.format.errors import InputError, Reject
 from pipelines.listing import Input
 
+_KIND = re.compile(r"\.[a-z][a-z0-9]{0,7}\Z")
 _MAGIC = {"gzip": b"\x1f\x8b", "zstd": b"\x28\xb5\x2f\xfd"}
 
 
@@ -98,6 +100,12 @@ class Listed(Document):
         return into.sha256
 
 
+def hashed(fields: dict[str, Any], listed: Listed | None) -> dict[str, Any]:
+    """A source's fields as they enter fingerprints: how listed files are got is left out."""
+    rest = {k: v for k, v in fields.items() if k != "listed"}
+    return rest if listed is None else {**rest, "listed": listed.model_dump(mode="json", exclude=listed.unhashed())}
+
+
 def stored(entry: Entry) -> Input | None:
     """Size and tag of an entry that lies in storage; None for one that is fetched, or is not there."""
     if entry.fetched or entry.problem is not None:
@@ -110,11 +118,15 @@ def stored(entry: Entry) -> Input | None:
 
 
 def _ending(path: Path, name: str) -> str:
-    """How a file is packed, as the end of a file name: what its URL says, or, where that is silent, its first bytes."""
-    kind = compression(name.partition("?")[0])
-    with open(path, "rb") as f:
-        head = f.read(4)
-    return next((e for e, k in COMPRESSIONS.items() if k == kind or (kind is None and head.startswith(_MAGIC[k]))), "")
+    """What a file is and how it is packed, as the end of a file name: what its URL says; of packing, where that is silent, its first bytes."""
+    name = name.partition("?")[0].lower()
+    packed = next((e for e in COMPRESSIONS if name.endswith(e)), "")
+    kind = _KIND.search(name.removesuffix(packed))
+    if not packed:
+        with open(path, "rb") as f:
+            head = f.read(4)
+        packed = next((e for e, k in COMPRESSIONS.items() if head.startswith(_MAGIC[k])), "")
+    return (kind[0] if kind else "") + packed
 
 
 @lru_cache(maxsize=2)

@@ -50,7 +50,8 @@ def take_sample(data: Path, sample: Path) -> None:
     frames = [f"{tub}/images/{json.loads(row)['cam/image_array']}" for row in rows]
     copy(data, sample, [f for f in frames if (data / f).exists()][:CAR_FRAMES])
     copy(data, sample, (f"{ROBOT}/meta/info.json", f"{ROBOT}/meta/tasks.jsonl"))
-    video, table = sorted((data / ROBOT / "videos").rglob("*.mp4"))[0], sorted((data / ROBOT / "data").rglob("*.parquet"))[0]
+    # The second episode: the first one's bytes fall to the held-out side of the journey's mixtures.
+    video, table = (sorted((data / ROBOT / kind).rglob(f"*.{end}"))[1] for kind, end in (("videos", "mp4"), ("data", "parquet")))
     copy(data, sample, [str(video.relative_to(data))])
     (sample / table.relative_to(data)).parent.mkdir(parents=True)
     pq.write_table(pq.ParquetFile(table).read().slice(0, ROBOT_ROWS), sample / table.relative_to(data))

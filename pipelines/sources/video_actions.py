@@ -6,11 +6,14 @@
 Rows meet frames by time: a row's frame is the one nearest to its timestamp, and must lie within `tolerance` of it (else the row is `misaligned`).
 Without times, rows meet frames by number, or by `fps`. Or the frames lead (`clock: frames`): then what rows say is brought to the frames' times by
 `align`. When a frame is shown is read from the video's packets; only frames that some sample shows are decoded, once each.
+
+With `listed`, videos and the tables beside them are files of a list, on the web too: a pair is a part, and both are fetched while it is read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import numpy as np
@@ -23,6 +26,7 @@ from pipelines.format import storage
 from pipelines.format.errors import InputError, Reject
 from pipelines.format.record import Record
 from pipelines.lerobot import INFO, Episode, EpisodeRows
+from pipelines.listed import Listed, hashed
 from pipelines.listing import Input, list_files, runs
 from pipelines.media.video import SUFFIXES as VIDEOS
 from pipelines.media.video import Limits
@@ -31,7 +35,7 @@ from pipelines.stage import Rejected, SourcePart
 from pipelines.table import template
 from pipelines.trajectory import ActionSource, Trajectory
 from pipelines.video_alignment import Aligned, Aligning
-from pipelines.video_files import digest, video_file
+from pipelines.video_files import digest, video_at, video_file
 
 
 class VideoActions(ActionSource):
@@ -42,6 +46,7 @@ class VideoActions(ActionSource):
     `time_from: first_row` for a clock that began long before the video (a time of day): the first row is then the first frame. With `clock: frames`
     samples step from frame to frame, or `rate` times a second, and actions are brought there by `align`, from rows within `max_distance` seconds."""
 
+    listed: Listed | None = None
     layout: Literal["auto", "beside", "lerobot"] = "auto"
     table: str | None = None
     camera: str | tuple[str, ...] | None = None
@@ -61,7 +66,16 @@ class VideoActions(ActionSource):
             raise ValueError("clock: frames needs times, not match: number")
         return self
 
+    def hashed(self, fields: dict[str, Any]) -> dict[str, Any]:
+        return hashed(fields, self.listed)
+
+    def again(self, spec: dict[str, Any], origins: list[str]) -> dict[str, Any] | None:
+        """Only a pair that was not had at all can be asked for again."""
+        return spec if self.listed is not None and set(origins) == {spec["pair"][0][0]} else None
+
     def parts(self) -> list[SourcePart]:
+        if self.listed is not None:
+            return self._pairs(self.listed)
         listed = {f.path: f for f in list_files(self.path)}
         out = []
         if self._is_lerobot(listed):
@@ -76,12 +90,23 @@ class VideoActions(ActionSource):
             out.append(SourcePart({"items": items}, [listed[p].as_list() for item in items for p in item if p]))
         return out
 
+    def _pairs(self, listed: Listed) -> list[SourcePart]:
+        """The videos of a list with their tables. Nothing is fetched here, so LeRobot's cards are not looked into."""
+        if self.layout == "lerobot":
+            raise InputError("a LeRobot dataset is read as a folder", where=self.path, next="copy it, or name its folder in an object store")
+        entries = {_plain(e.name): (e.name, n, e.digest or "") for n, e in enumerate(listed.entries(self.path))}
+        out = []
+        for video, table in self._beside(entries):
+            pair = [list(entries[name][:2]) for name in (video, table) if name]
+            out.append(SourcePart({"pair": pair}, [[entries[name][0], None, entries[name][2]] for name in (video, table) if name]))
+        return out
+
     def _is_lerobot(self, listed: dict[str, Input]) -> bool:
         if self.layout == "lerobot" and INFO not in listed:
             raise InputError("this is no LeRobot dataset", where=self.path, found=f"no {INFO}", next="layout: beside")
         return INFO in listed and self.layout != "beside"
 
-    def _beside(self, listed: dict[str, Input]) -> Iterator[tuple[str, str | None]]:
+    def _beside(self, listed: Collection[str]) -> Iterator[tuple[str, str | None]]:
         for video in sorted((p for p in listed if p.lower().endswith(VIDEOS)), key=str.encode):
             stem = video.rpartition(".")[0]
             names = [template(self.table, {"stem": stem, "name": stem.rpartition("/")[2]})] if self.table else [stem + s for s in TABLES]
@@ -100,17 +125,29 @@ class VideoActions(ActionSource):
         if "episodes" in spec:
             yield from self._read_lerobot([Episode(**e) for e in spec["episodes"]], source)
             return
-        for video, table in spec["items"]:
+        # [name, number in the list or None] of each video and of its table, if it has one
+        pairs = [spec["pair"]] if "pair" in spec else [[[name, None] for name in item if name] for item in spec["items"]]
+        for video, *tables in pairs:
             try:
-                if table is None:
-                    raise Reject("missing_table", f"no table for {video}")
-                rows = read_columns(storage.join(self.path, table))
-                with video_file(self.path, video) as f:
+                if not tables:
+                    raise Reject("missing_table", f"no table for {video[0]}")
+                with self._at(*tables[0]) as where:
+                    rows = read_columns(where, _plain(tables[0][0]))
+                with self._at(*video) as where, video_at(where) as f:
                     aligned = Aligned(self._aligning, f, rows, self._row_times(rows, None))
                     group = digest(f)
-                    yield from self.samples(aligned.trajectory(self, table, group, {"video": video}), source)
+                    yield from self.samples(aligned.trajectory(self, tables[0][0], group, {"video": video[0]}), source)
             except Reject as e:
-                yield Rejected(video, e.reason, e.detail)
+                yield Rejected(video[0], e.reason, e.detail)
+
+    @contextmanager
+    def _at(self, name: str, entry: int | None) -> Iterator[str]:
+        """Where a file can be read: below `path`, or, as an entry of the list, wherever it lies or was fetched to."""
+        if self.listed is None or entry is None:
+            yield storage.join(self.path, name)
+            return
+        with self.listed.held(self.path, entry, name) as where:
+            yield where
 
     def _read_lerobot(self, episodes: list[Episode], source: str) -> Iterator[Record | Rejected]:
         words = lerobot.tasks(self.path)
@@ -160,6 +197,11 @@ class VideoActions(ActionSource):
         if times is None or self.time_from == "video" or not np.isfinite(times).any():
             return times
         return np.asarray(times - times[np.isfinite(times)][0])
+
+
+def _plain(name: str) -> str:
+    """A name in a list without what tells URLs of one path apart."""
+    return name.partition("?")[0]
 
 
 def _origin(e: Episode, camera: str | tuple[str, ...] | None) -> str:

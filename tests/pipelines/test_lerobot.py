@@ -95,7 +95,7 @@ def test_an_episode_is_never_split_and_a_part_names_only_its_files(tmp_path, mon
 
 
 def test_only_the_groups_of_pictures_with_a_wanted_frame_are_decoded(tmp_path, monkeypatch):
-    from pipelines.media import frames
+    from pipelines.media import frames, pyav_frames
 
     lerobot_v3(tmp_path, keyframes=3)
     source = arm(tmp_path, goals={"context": 1, "max": 1, "stride": 12})
@@ -104,8 +104,8 @@ def test_only_the_groups_of_pictures_with_a_wanted_frame_are_decoded(tmp_path, m
     monkeypatch.setattr("pipelines.video_alignment.stills", lambda f, numbers, **_: asked.extend(numbers) or iter(()))
     read(source)
     file = (tmp_path / f"videos/{CAMERAS[0]}/chunk-000/file-000.mp4").open("rb")
-    original = frames._whole
-    monkeypatch.setattr(frames, "_whole", lambda found: original([fed.append(f.pts) or f for f in found]))
+    original = pyav_frames._whole
+    monkeypatch.setattr(pyav_frames, "_whole", lambda found: original([fed.append(f.pts) or f for f in found]))
     args = {"container": "mov", "numbers": asked[:6], "size": None, "max_pixels": 1 << 20, "max_seconds": 100, "max_frames_in_file": 1000}
     shown = list(frames.sample(args, file))
     assert len(shown) == 7 and 0 < len(fed) <= 30 < sum(LENGTHS[:2])

@@ -217,7 +217,7 @@ def test_thumbnails_are_encoded_anew(tmp_path: Path) -> None:
     from pipelines.view_dataset import _thumbnail
 
     payload = toys.jpeg(3) + b"<script>hidden</script>"
-    html = _thumbnail(payload, (32, 32, 3))
+    html = _thumbnail(payload, (32, 32, 3), 160)
     shown = base64.b64decode(re.search(r"base64,([^\"]+)", html)[1])  # type: ignore[index]
     assert shown[:2] == b"\xff\xd8" and b"hidden" not in shown
 

@@ -16,6 +16,7 @@ import pytest
 from pipelines.format.errors import Reject
 from pipelines.format.record import Record
 from pipelines.media.child import close_children
+from pipelines.sources.video_actions import VideoActions
 from pipelines.sources.video_folder import VideoFolder
 from pipelines.sources.video_table import VideoTable, seconds
 from pipelines.sources.video_tar import VideoTar
@@ -23,6 +24,7 @@ from pipelines.stage import Rejected
 from tests.fault_server import Answer, FaultServer, ranged
 from tests.pipelines.clips import clip
 from tests.pipelines.test_clips import CUTS, four, where
+from tests.pipelines.test_sources_action import POSE, _table, rows
 from tests.pipelines.test_sources_video import shown
 
 LOOK = {"size": 48, "quality": 95, "frames_per_clip": 4}
@@ -244,3 +246,32 @@ def test_an_object_store_gives_the_clips_of_the_folder_and_leaves_no_scratch(fil
     assert rejected == [] and [r.id for r in there] == [r.id for r in here]
     assert [[s.payload for s in r.segments] for r in there] == [[s.payload for s in r.segments] for r in here]
     assert not list(tmp_path.rglob("headwater-fetch-*"))
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_drives_of_a_list_are_fetched_with_their_tables_and_give_the_samples_of_the_folder(tmp_path, monkeypatch, suffix):
+    folder = tmp_path / "drives"
+    folder.mkdir()
+    for n in range(3):
+        (folder / f"{n}.mp4").write_bytes(FILMS["c.mp4"])
+        _table(folder / f"{n}{suffix}", rows(12))
+    keys = {"pose": POSE, "time": "t", "goals": {"max": 1}, "size": 48, "quality": 95}
+    expected, _ = read(VideoActions(path=str(folder), **keys))
+
+    def script(seen):
+        path = folder / seen.path.strip("/")
+        return ranged(seen, path.read_bytes()) if path.exists() and path.name != f"1{suffix}" else None
+
+    names = [f"{n}{s}" for n in range(3) for s in (".mp4", suffix)]
+    (tmp_path / "files.txt").write_text("\n".join([*names, "3.mp4"]))
+    with FaultServer(script) as s:
+        monkeypatch.setenv("HEADWATER_FETCH_PRIVATE", f"{s.address}:{s.port}")
+        source = VideoActions(path=str(tmp_path / "files.txt"), listed={"prefix": s.url("/"), "fetch": QUICK}, **keys)
+        records, rejected = read(source)
+        base = s.url("/")
+        assert s.asked("/0.mp4") == 1, rejected
+    assert [[x.payload or x.text for x in r.segments] for r in records] == [
+        [x.payload or x.text for x in r.segments] for r in expected if "1." not in r.origin
+    ]
+    assert [(r.origin.removeprefix(base), r.reason) for r in rejected] == [("1.mp4", "fetch_permanent"), ("3.mp4", "missing_table")]
+    assert source.again(source.parts()[1].spec, [rejected[0].origin]) is not None
