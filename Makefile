@@ -27,6 +27,7 @@ format: $(VENV)/.ready-test
 soak: $(VENV)/.ready-test     ## kill -9 at random moments over all stages; every artifact must equal an undisturbed one
 	$(BIN)/python -m tests.soak --kills $(KILLS)
 	$(BIN)/python -m tests.balance_soak --kills $(KILLS)
+	$(BIN)/python -m tests.crash_soak --crashes 1000
 
 bench: $(VENV)/.ready-test    ## every comparison; rewrites benchmarks/README.md
 	$(BIN)/python -m benchmarks
