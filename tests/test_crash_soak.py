@@ -11,6 +11,7 @@ from tests.crash_ops import WAYS
 from tests.crash_soak import children, files, soak
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="counts processes and files as Linux shows them")
 def test_forty_crashes_cost_forty_records_and_nothing_is_left_over():
     close_children()

@@ -16,9 +16,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from pipelines.format.errors import HeadwaterError
+from pipelines.format.errors import HeadwaterError, Reject
 from pipelines.media.backends import BACKENDS, about
-from pipelines.media.child import Child
+from pipelines.media.child import Child, ChildDied
 from pipelines.terminal import say, size, table
 
 # name, floor, what the floor is for; optional packages are judged only when they are installed.
@@ -46,6 +46,8 @@ OPTIONAL = (
 )
 # From these patch levels on tarfile's own extraction filters hold; we stream members and never extract, hence a note and not a failure.
 TARFILE = {(3, 11): 17, (3, 12): 15, (3, 13): 16}
+FFMPEG = "8.1.3"  # CVE-2026-107697: what playlists may name
+WALLS = ("landlock", "seccomp")
 DISK, MEMORY = 5 << 30, 4 << 30  # .venv takes 2.1 GiB and the demo 0.6; its processes held 1.9 GiB (PSS) while encoding, Ray included
 
 
@@ -55,7 +57,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def answer(args: argparse.Namespace) -> dict[str, Any]:
     rows = [_python(), *(_package(*row, required=True) for row in FLOORS), *(_package(*row, required=False) for row in OPTIONAL)]
-    rows += [_torch(), _ffmpeg(), *map(_video, BACKENDS), _ray_open()]
+    rows += [_torch(), _ffmpeg(), *_decoding(), *map(_video, BACKENDS), _ray_open()]
     rows += [_cores(), _memory(), _disk(args.at)]
     return {"ok": all(row["state"] != "fail" for row in rows), "checks": rows}
 
@@ -123,14 +125,47 @@ def _video(name: str) -> dict[str, str]:
     return _row(f"video by {name}", "ok" if works else "note" if BACKENDS[name].trust else "fail", found, note=note)
 
 
+def _decoding() -> list[dict[str, str]]:
+    """What really holds a decoding process here, asked of one; and which FFmpeg it decodes with."""
+    try:
+        child = Child()
+        try:
+            found = next(iter(child.call("pipelines.media.frames:versions", {}))).meta["ffmpeg"]
+        finally:
+            child.close()
+    except (HeadwaterError, Reject, ChildDied) as error:
+        return [_row("decoding child", "fail", str(error).splitlines()[0], note="nothing can be decoded")]
+    missing = [wall for wall in WALLS if wall not in child.walls]
+    note = (
+        f"no {' and no '.join(missing)}: a decoder taken over by a file is held by limits only; decode what you trust, or in a container"
+        if missing
+        else ""
+    )
+    rows = [_row("decoding child", "note" if missing else "ok", ", ".join(child.walls) or "limits only", ", ".join(WALLS), note)]
+    fixed = numbers(found) >= numbers(FFMPEG)
+    rows.append(
+        _row(
+            "ffmpeg in PyAV",
+            "ok" if fixed else "note",
+            found,
+            FFMPEG,
+            "" if fixed else "older than fixes of its playlists, which are never opened here",
+        )
+    )
+    return rows
+
+
 def _ray_open() -> dict[str, str]:
     """A Ray dashboard that listens on every interface lets anybody run code here, unless a token is asked for."""
     port = f"{8265:04X}"  # /proc/net/tcp writes ports in hex
+    tables = [path for path in (Path("/proc/net/tcp"), Path("/proc/net/tcp6")) if path.exists()]
     try:
-        rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+        rows = [line.split() for path in tables for line in path.read_text().splitlines()[1:]]
     except OSError:
+        tables = []
+    if not tables:
         return _row("ray dashboard", "note", "cannot be seen on this system")
-    is_open = any(row[1] == f"00000000:{port}" and row[3] == "0A" for row in rows)
+    is_open = any(row[1] in (f"{'0' * 8}:{port}", f"{'0' * 32}:{port}") and row[3] == "0A" for row in rows)
     if not is_open:
         return _row("ray dashboard", "ok", "not open to the network")
     token = os.environ.get("RAY_AUTH_MODE") == "token"
@@ -148,19 +183,6 @@ def _memory() -> dict[str, str]:
     except (OSError, KeyError):
         return _row("memory", "note", "cannot be seen on this system", size(MEMORY))
     return _row("memory", "ok" if free >= MEMORY else "note", f"{size(free)} available", size(MEMORY), "for the demo")
-
-
-def _walls() -> dict[str, str]:
-    """What the kernel holds a decoding child back with: asked of a child, since a kernel may know a wall and refuse to put it up."""
-    try:
-        child = Child()
-    except HeadwaterError as error:
-        return _row("decoding walls", "fail", f"{error.what}: {error.found}", note="pictures and videos are decoded in processes of their own")
-    walls = child.walls
-    child.close()
-    whole = {"landlock", "seccomp"} <= set(walls)
-    note = "" if whole else "a decoder that is taken over could " + ("read files" if "seccomp" in walls else "reach the network and other processes")
-    return _row("decoding walls", "ok" if whole else "note", ", ".join(walls) or "limits only", note=note)
 
 
 def _disk(at: str) -> dict[str, str]:

@@ -49,6 +49,11 @@ def clock(args: dict[str, Any], file: Any) -> Iterator[tuple[dict[str, Any], Any
     yield info, (np.sort(table.pts[table.shown]) - table.first) * float(table.base)
 
 
+def versions(args: dict[str, Any], file: Any) -> tuple[dict[str, Any], bytes]:
+    """Of the FFmpeg that decodes."""
+    return {"ffmpeg": av.ffmpeg_version_info}, b""
+
+
 def sample(args: dict[str, Any], file: Any) -> Iterator[tuple[dict[str, Any], Any]]:
     """Facts first, then an answer {k, time_s, shape} with its buffer per wanted time that could be shown. What is wanted: `timeline.wanted`, or
     the frames of `clips` (a rule of `spans.py`, whose sayings join the answer). With `look` the small copy of `measures.py` goes before the

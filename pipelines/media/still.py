@@ -47,7 +47,10 @@ def resized(
     answer = ask(f"{_HERE}:resize_op", {**args, "phash": phash}, data)
     with believed():
         height, width, channels = (int(n) for n in answer.meta["shape"])
-        return bytes(answer.blob) if len(answer.blob) else data, (height, width, channels), answer.meta["phash"]
+        found = answer.meta["phash"]
+        if min(height, width) < 1 or channels != 3:
+            raise ValueError("no picture")
+        return bytes(answer.blob) if len(answer.blob) else data, (height, width, channels), None if found is None else int(found)
 
 
 def thumbnail(data: bytes, size: int, max_pixels: int) -> np.ndarray:

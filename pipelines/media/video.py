@@ -203,7 +203,8 @@ def _sampled(args: dict[str, Any], data: Any, by: By) -> Iterator[Answer]:
     said = -1
     for answer in guarded(backend.op, args, data, kind=backend.kind, **_patience(data)):
         said += 1
-        if most is not None and said > most:
+        k = answer.meta.get("k")
+        if most is not None and said and (said > most or type(k) is not int or not 0 <= k < most):
             raise Reject("unreadable", "the decoder answered nonsense")
         yield answer
     if said < 0:
@@ -227,6 +228,8 @@ def _arrays(data: Any, args: dict[str, Any], by: By) -> Frames:
 
 def _shape(meta: dict[str, Any]) -> tuple[int, int, int]:
     height, width, channels = (int(n) for n in meta["shape"])
+    if min(height, width) < 1 or channels != 3 or not math.isfinite(meta["time_s"]):
+        raise ValueError("no picture")
     return height, width, channels
 
 

@@ -140,6 +140,7 @@ def _write_bombs(folder: Path) -> dict[str, set[str]]:
     }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="limits memory as Linux does")
 def test_every_bomb_ends_in_a_reason_within_two_gigabytes(tmp_path):
     expected = _write_bombs(tmp_path)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from pipelines.media.child import MEMORY, WALL_S, close_children
+from pipelines.format.errors import Reject
+from pipelines.media.child import MEMORY, WALL_S, Child, ChildDied, Kind, close_children
+from pipelines.media.video import frames_every
 from tests.pipelines import hostile
 from tests.pipelines.hostile_corpus import DOORS, Outcome, canary, through
 
@@ -62,3 +65,24 @@ def test_streams_that_decoders_stumble_over_end_in_frames_or_a_reason(name, tmp_
         "ansi art in avi": {"not_allowed", "unreadable"},
     }
     assert one.said in expected.get(name, REASONS), one
+
+
+@pytest.mark.parametrize("name", ["sizes change in mid-stream", "sizes change in avi", "sizes change in mkv"])
+def test_pictures_whose_size_changes_in_mid_stream_come_at_one_size_only(name):
+    got = frames_every(hostile.streams("", "")[name](), 30)
+    assert len({array.shape for _, array in got.frames}) <= 1 and got.frames
+    assert got.stopped is not None and got.stopped.reason == "not_allowed" and "pictures change" in got.stopped.detail
+
+
+def test_a_child_takes_no_more_memory_than_its_kind_allows():
+    film = hostile.muxed("mp4", "libx264", [(8192, 4320)] * 2, preset="ultrafast")
+    one = Child(kind=Kind(memory=700 << 20))
+    args = {"container": "mov", "max_pixels": 1 << 26, "max_seconds": 99, "max_frames_in_file": 99, "fps": 30, "start": 0.0, "stop": None}
+    try:
+        with suppress(Reject, ChildDied):
+            list(one.call("pipelines.media.frames:sample", {**args, "max_frames": 4}, film, wall_s=20))
+        if one.alive:
+            status = Path(f"/proc/{one.pid}/status").read_text()
+            assert int(status.split("VmPeak:")[1].split()[0]) <= 700 << 10
+    finally:
+        one.close()

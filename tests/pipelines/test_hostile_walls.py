@@ -13,7 +13,8 @@ import pytest
 from pipelines.media import child
 from pipelines.media.backends import BACKENDS, installed
 from pipelines.media.child import Child, close_children
-from tests.pipelines import hostile_deeds
+from tests.pipelines import hostile, hostile_deeds, hostile_naked
+from tests.pipelines.clips import clip
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the walls are Linux's")
 HERE = Path(hostile_deeds.__file__)
@@ -100,3 +101,21 @@ def test_a_filter_exists_for_both_architectures_and_names_no_call_twice():
         assert len(set(calls.values()) | set(judged)) == len(calls) + len(judged)
         assert len(jail._program(machine)) < 4096  # the kernel's limit
     assert child.Kind().first == ()
+
+
+def test_the_walls_alone_hold_what_ffmpeg_without_our_switches_would_open(tmp_path, tmp_path_factory, monkeypatch):
+    secret = tmp_path_factory.mktemp("elsewhere") / "secret.mp4"
+    secret.write_bytes(clip(10))
+    all_texts = hostile.texts(str(secret), "http://127.0.0.1:9/x")
+    texts = {name: text.decode("latin-1") for name, text in all_texts.items() if "server" not in name}
+    free, _ = hostile_naked.frames({"texts": texts}, None)
+    assert free["ffconcat"] == 10, free  # the danger is real
+    (tmp_path / "naked_op.py").write_bytes(Path(hostile_naked.__file__).read_bytes())
+    monkeypatch.syspath_prepend(str(tmp_path))
+    one = Child()
+    try:
+        (answer,) = one.call("naked_op:frames", {"texts": texts}, wall_s=60)
+    finally:
+        one.close()
+    if "landlock" in one.walls:
+        assert not any(answer.meta.values()), answer.meta
