@@ -228,7 +228,7 @@ def _arrays(data: Any, args: dict[str, Any], by: By) -> Frames:
 
 def _shape(meta: dict[str, Any]) -> tuple[int, int, int]:
     height, width, channels = (int(n) for n in meta["shape"])
-    if min(height, width) < 1 or channels != 3 or not math.isfinite(meta["time_s"]):
+    if min(height, width) < 1 or channels != 3 or not math.isfinite(meta.get("time_s", 0)):
         raise ValueError("no picture")
     return height, width, channels
 
