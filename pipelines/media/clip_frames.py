@@ -87,7 +87,8 @@ def clips(data: Any, rule: dict[str, Any], detector: dict[str, Any] | None, pict
                 while file is not None and file.meta["clip"] < clip.n:
                     file = next(files, None)
                 if file is not None and file.meta["clip"] == clip.n:
-                    clip.file, clip.file_shape = bytes(file.blob), _shape(file.meta)
+                    with believed():
+                        clip.file, clip.file_shape = bytes(file.blob), _shape(file.meta)
                 clip.no_file = wrong[0] if wrong else None
                 yield clip
             deque(files, maxlen=0)  # to its end: a child that is left in the middle has to be killed
