@@ -99,7 +99,8 @@ def stage(job: Any, folder: Path, out: Path) -> dict[str, float]:
 
 
 def _frames(commit: dict[str, Any]) -> int:
-    return int(commit["stats"]["images"]) if "images" in commit.get("stats", {}) else FILM_S * int(commit["in"]) * 16 // FILM_S
+    """Frames of a part of whole films: each is so many seconds and as many frames, in clips of 16."""
+    return FILM_S * int(commit["written"]) // -(-FILM_S // 16)
 
 
 def speed(seconds: float, scratch: Path) -> list[dict[str, Any]]:
