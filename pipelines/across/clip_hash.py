@@ -29,7 +29,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from pipelines.across.confirming import apart, sides, wanted
+from pipelines.across.confirming import apart, carried, id_of, sides, wanted
 from pipelines.across.evaluation_pictures import sketch_of
 from pipelines.across.image_hash import EACH, FIRST, survivors
 from pipelines.format.chance import draw
@@ -109,7 +109,7 @@ class ClipHash(Across):
         every = masks(self.distance or 0) or [ALL]
         for value in values:
             if value[0] != "clip":
-                yield _on(value)
+                yield carried(value)
                 continue
             _, rank, group, frames = value
             kin = int.from_bytes(sha256(group.encode()).digest()[:6], "little")
@@ -155,7 +155,7 @@ class ClipHash(Across):
         looks, gone = wanted((v[1], v[2], v[3]) for v in told[2] if v[0] == "clips"), {v[1]: v[2] for v in told[2] if v[0] == "drop"}
         for record in records:
             if record.id in gone:
-                yield _on(["drop", record.id, gone[record.id]])
+                yield carried(["drop", record.id, gone[record.id]])
             yield from sides(record, looks, _CELLS)
 
     def _confirmed(self, rows: Iterable[Row]) -> Iterator[list[Any]]:
@@ -194,21 +194,12 @@ def _hash(known: dict[bytes, int | None], digest: bytes, data: bytes) -> int | N
     return known[digest]
 
 
-def _id(rank: str) -> str:
-    return rank.rpartition(".")[2]
-
-
-def _on(value: list[Any]) -> Row:
-    """A row without a key, for what a later round needs: drops by their id, the rest together."""
-    return int(value[1][:8], 16) if value[0] == "drop" else 0, b"", value
-
-
 def _same_frames(rows: Iterable[Row]) -> Iterator[list[Any]]:
     counts: Counter[str] = Counter()
     for _, same in groupby(rows, key=lambda row: row[1]):
         (rank, group, frames), *others = sorted((value for _, _, value in same), key=lambda v: v[0])
         counts.update({"clips": 1 + len(others), "exact": len(others), "without_frames": not frames})
-        yield from (["drop", _id(other[0]), "clip_hash.exact"] for other in others)
+        yield from (["drop", id_of(other[0]), "clip_hash.exact"] for other in others)
         if frames:
             yield ["clip", rank, group, frames]
     yield ["count", dict(counts)]
@@ -220,15 +211,15 @@ def _by_pair(values: Iterable[Any]) -> Iterator[Row]:
             key = sha256(f"{value[1]} {value[2]}".encode()).digest()
             yield int.from_bytes(key[:4], "little"), key, value
         elif value[0] == "drop":
-            yield _on(value)
+            yield carried(value)
 
 
 def _together(values: Iterable[Any]) -> Iterator[Row]:
-    yield from (_on(value) for value in values if value[0] in ("pair", "drop"))
+    yield from (carried(value) for value in values if value[0] in ("pair", "drop"))
 
 
 def _dropped(values: Iterable[Any]) -> Iterator[Row]:
-    yield from (_on(value) for value in values if value[0] == "drop")
+    yield from (carried(value) for value in values if value[0] == "drop")
 
 
 def _ids(rows: Iterable[Row]) -> Iterator[tuple[str, str]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from base64 import b85decode, b85encode
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import sha256
+from typing import Any
 
 import numpy as np
 
@@ -20,12 +21,22 @@ from pipelines.stage import Row
 Wanted = Mapping[str, Sequence[tuple[str, Sequence[int]]]]
 
 
+def id_of(rank: str) -> str:
+    """The id that a rank ends in."""
+    return rank.rpartition(".")[2]
+
+
+def carried(value: list[Any]) -> Row:
+    """A row without a key, for what a later round needs: drops by their id, the rest together."""
+    return int(value[1][:8], 16) if value[0] == "drop" else 0, b"", value
+
+
 def wanted(pairs: Iterable[tuple[str, str, Sequence[tuple[int, int]]]]) -> dict[str, list[tuple[str, list[int]]]]:
     """id → (pair, segments to look at), of pairs (rank, rank, (segment, segment) …); a rank ends in the id."""
     out: dict[str, list[tuple[str, list[int]]]] = {}
     for a, b, places in pairs:
-        out.setdefault(a.rpartition(".")[2], []).append((f"{a} {b}", [i for i, _ in places]))
-        out.setdefault(b.rpartition(".")[2], []).append((f"{a} {b}", [j for _, j in places]))
+        out.setdefault(id_of(a), []).append((f"{a} {b}", [i for i, _ in places]))
+        out.setdefault(id_of(b), []).append((f"{a} {b}", [j for _, j in places]))
     return out
 
 

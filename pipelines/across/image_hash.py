@@ -30,7 +30,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from pipelines.across.confirming import apart, sides, wanted
+from pipelines.across.confirming import apart, carried, id_of, sides, wanted
 from pipelines.across.exact_text import folded
 from pipelines.format.chance import draw
 from pipelines.format.errors import RecipeError, Reject
@@ -134,11 +134,11 @@ class ImageHash(Across):
         every = masks(self.distance or 0) or [ALL] * self.confirm
         for value in values:
             if value[0] != "hash":
-                yield _on(value)
+                yield carried(value)
                 continue
             _, hash, text, rank, n = value
             if n > 1:
-                yield _on(["group", rank, n])
+                yield carried(["group", rank, n])
             for i, mask in enumerate(every):
                 key = bytes([i]) + (hash & mask).to_bytes(8, "big") + bytes.fromhex(text)
                 yield spread(hash & mask) + i, key, [rank, hash]
@@ -160,10 +160,10 @@ class ImageHash(Across):
     def _shown(self, records: Iterable[Record], told: list[list[Any]]) -> Iterator[Row]:
         """The pictures of every record in a near pair; who left already, and how many others a record stands for."""
         looks = wanted((v[1], v[2], [(0, 0)]) for v in told[1] if v[0] == "pair")
-        kept = {v[1] if v[0] == "drop" else _id(v[1]): v for v in told[1] if v[0] in ("drop", "group")}
+        kept = {v[1] if v[0] == "drop" else id_of(v[1]): v for v in told[1] if v[0] in ("drop", "group")}
         for record in records:
             if record.id in kept:
-                yield _on(kept[record.id])
+                yield carried(kept[record.id])
             if record.id in looks:
                 yield from sides(replace(record, segments=tuple(s for s in record.segments if s.kind == "image")), looks, GRID)
 
@@ -185,22 +185,13 @@ def _alike(rows: Iterable[Row]) -> Iterator[list[Any]]:
         yield ["count", dict(counts)]
 
 
-def _id(rank: str) -> str:
-    return rank.rpartition(".")[2]
-
-
-def _on(value: list[Any]) -> Row:
-    """A row without a key, for what a later round needs: drops by their id, the rest together."""
-    return int(value[1][:8], 16) if value[0] == "drop" else 0, b"", value
-
-
 def _same_bytes(rows: Iterable[Row]) -> Iterator[list[Any]]:
     counts: Counter[str] = Counter()
     for _, same in groupby(rows, key=lambda row: row[1]):
         (rank, hash, text), *others = (value for _, _, value in same)
         for other, also, _ in others:
             hash = also if hash is None else hash
-            yield ["drop", _id(other), "image_hash.exact"]
+            yield ["drop", id_of(other), "image_hash.exact"]
         n = 1 + len(others)
         counts.update({"records": n, "exact": len(others), "unhashed": hash is None, "flat": hash is not None and flat(hash)})
         if hash is not None and not flat(hash):
@@ -216,7 +207,7 @@ def _by_hash(values: Iterable[Any]) -> Iterator[Row]:
             _, hash, text, rank, n = value
             yield spread(hash), hash.to_bytes(8, "big") + bytes.fromhex(text), [rank, n, hash, text]
         else:
-            yield _on(value)
+            yield carried(value)
 
 
 def _same_hash(rows: Iterable[Row]) -> Iterator[list[Any]]:
@@ -229,7 +220,7 @@ def _same_hash(rows: Iterable[Row]) -> Iterator[list[Any]]:
         (rank, n, hash, text), *others = values
         near += len(others)
         yield ["hash", hash, text, rank, n + sum(other[1] for other in others)]
-        yield from (["drop", _id(other[0]), "image_hash.near"] for other in others)
+        yield from (["drop", id_of(other[0]), "image_hash.near"] for other in others)
     yield ["count", {"near": near}]
 
 
@@ -238,7 +229,7 @@ def _stay(rows: Iterable[Row]) -> Iterator[list[Any]]:
 
 
 def _paired(values: Iterable[Any]) -> Iterator[Row]:
-    yield from (_on(value) for value in values)
+    yield from (carried(value) for value in values)
 
 
 def survivors(rows: Iterable[Row], reason: str) -> Iterator[list[Any]]:
@@ -260,15 +251,15 @@ def survivors(rows: Iterable[Row], reason: str) -> Iterator[list[Any]]:
             gone.add(rank)
             home = min(stays)[1]
             size[home] = size.get(home, 1) + size.pop(rank, 1)
-            yield ["drop", _id(rank), reason]
+            yield ["drop", id_of(rank), reason]
     if size:
         bars = Counter(f"{n:02d}" if n < 10 else f"10^{len(str(n)) - 1}+" for n in size.values())
         yield ["count", {"near": len(gone), "groups": len(size)}]
-        yield ["sizes", dict(bars), [[_id(rank), n] for rank, n in sorted(size.items(), key=lambda g: (-g[1], g[0]))[:_LARGEST]]]
+        yield ["sizes", dict(bars), [[id_of(rank), n] for rank, n in sorted(size.items(), key=lambda g: (-g[1], g[0]))[:_LARGEST]]]
 
 
 def _dropped(values: Iterable[Any]) -> Iterator[Row]:
-    yield from (_on(value) for value in values if value[0] == "drop")
+    yield from (carried(value) for value in values if value[0] == "drop")
 
 
 def _ids(rows: Iterable[Row]) -> Iterator[tuple[str, str]]:
