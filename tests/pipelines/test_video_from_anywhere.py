@@ -240,9 +240,9 @@ def test_an_object_store_gives_the_clips_of_the_folder_and_leaves_no_scratch(fil
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
     for name, data in FILMS.items():
-        storage.publish(f"{s3_bucket}/films/{name}", data, scratch=f"{s3_bucket}/scratch")
+        storage.publish(f"{s3_bucket}/anywhere/{name}", data, scratch=f"{s3_bucket}/scratch")
     here, _ = read(VideoFolder(path=str(films), **LOOK))
-    there, rejected = read(VideoFolder(path=f"{s3_bucket}/films", **LOOK))
+    there, rejected = read(VideoFolder(path=f"{s3_bucket}/anywhere", **LOOK))
     assert rejected == [] and [r.id for r in there] == [r.id for r in here]
     assert [[s.payload for s in r.segments] for r in there] == [[s.payload for s in r.segments] for r in here]
     assert not list(tmp_path.rglob("headwater-fetch-*"))
