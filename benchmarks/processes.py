@@ -156,7 +156,7 @@ def _what(pid: int) -> str:
     line = " ".join(words)
     if words[0].startswith("ray::"):
         return "ray's own" if words[0].startswith(("ray::IDLE", "ray::_StatsActor", "ray::Autoscaling")) else "worker on Ray"
-    if "pipelines.media.serve" in line:
+    if "pipelines.media" in line and "serve" in line:  # how child.py starts one
         return "decoding child"
     if "/ray/" in words[0] or "/ray/" in line or "ray-" in line or "raylet" in line:
         return "ray's own"
