@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
+from encode.coding import CodedPart, coded
 from encode.encoder import ImageEncoder, ImageEncoding, LoadedTokenizer, Machine, TextEncoder
-from encode.stats import Moments
-from pipelines.format import codec, storage
+from pipelines.format import storage
 from pipelines.format.dataset import Dataset, open_cached
 from pipelines.format.errors import Reject
 from pipelines.format.index import record_of
@@ -59,27 +59,25 @@ def load(
         records = [with_images(r, lambda s: pointer(s, grid.tokens, grid.channels)) for r in records]
         out["foreign"] = data_file(parent, item["shard"])
     elif encoder is not None:
-        out["pictures"], out["slots"], bad = prepared(parent, item["shard"], records, encoder)
-        records, lost = readable(records, bad)
+        out["pictures"], out["slots"], records, lost = prepared(parent, item["shard"], records, encoder)
     return {**out, "records": tokenised(records, tokenizer(text.model_dump_json(), text)), "lost": lost}
 
 
 def prepared(
     parent: Dataset, i: int, records: list[Record], encoder: ImageEncoder
-) -> tuple[np.ndarray | None, dict[Place, int], dict[Place, Reject]]:
-    """Each distinct image of the records decoded once: (pictures, row of each place, what could not be read)."""
-    slots: dict[Place, int] = {}
-    bad: dict[Place, Reject] = {}
-    pictures: list[np.ndarray] = []
+) -> tuple[np.ndarray | None, dict[Place, int], list[Record], list[Lost]]:
+    """Each distinct image decoded once: (pictures of the records that are kept, row of each place, those records, the others)."""
+    seen: dict[Place, np.ndarray | Reject] = {}
     for s in (s for r in records for s in r.segments if s.kind == "image"):
-        if place(s) in slots or place(s) in bad:
-            continue
-        try:
-            pictures.append(encoder.picture(images.decode(bytes(parent.payload(i, s)))))
-            slots[place(s)] = len(pictures) - 1
-        except Reject as e:
-            bad[place(s)] = e
-    return (np.stack(pictures) if pictures else None), slots, bad
+        if place(s) not in seen:
+            try:
+                seen[place(s)] = encoder.picture(images.decode(bytes(parent.payload(i, s))))
+            except Reject as e:
+                seen[place(s)] = e
+    kept, lost = readable(records, {key: e for key, e in seen.items() if isinstance(e, Reject)})
+    used = dict.fromkeys(place(s) for r in kept for s in r.segments if s.kind == "image")  # in order of first use
+    pictures = [seen[key] for key in used]
+    return (np.stack(pictures) if pictures else None), {key: row for row, key in enumerate(used)}, kept, lost  # type: ignore[arg-type]
 
 
 class Encode:
@@ -90,18 +88,18 @@ class Encode:
         self.codec_name, self.threads = codec_name, threads
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
-        out: list[bytes] = []
+        part: CodedPart | None = None
         if item["pictures"] is not None:
             with threads(self.encoding.machine, self.threads):
-                out += self.encoding.stored(item["pictures"], self.codec_name)
-        return {**item, "pictures": None, "latents": out, "encoder": self.encoding.fingerprint}
+                part = coded(self.encoding, item["pictures"], self.codec_name)
+        return {**item, "pictures": None, "coded": part}
 
 
 def write(item: dict[str, Any], root: str, codec_name: str, shard_bytes: int, shape: tuple[int, int] | None = None) -> dict[str, Any]:
     """Publish the part; `shape` = (tokens, channels) of an image that this dataset stores. Returns the commit record."""
-    latents: list[bytes] = item.get("latents", [])
+    part: CodedPart | None = item.get("coded")
+    payloads = part.payloads if part is not None else []
     slots: dict[Place, int] = item["slots"]
-    used: dict[int, None] = {}  # in order of first use, so that statistics do not depend on anything else
     foreign = None if item["foreign"] is None else Foreign(storage.relative(item["foreign"], storage.absolute(root)))
     with PartWriter(root, item["part"], fingerprint=item["fingerprint"], encoded=True, shard_bytes=shard_bytes, foreign_data=foreign) as writer:
         writer.emit(len(item["records"]) + len(item["lost"]))
@@ -109,15 +107,12 @@ def write(item: dict[str, Any], root: str, codec_name: str, shard_bytes: int, sh
             writer.reject(origin, "encode", reason, detail, id=id)
         for record in item["records"]:
             if shape is not None:
-                used.update((slots[place(s)], None) for s in record.segments if s.kind == "image")
-                record = with_images(record, lambda s: stored(s, latents[slots[place(s)]], codec_name, *shape))
+                record = with_images(record, lambda s: stored(s, payloads[slots[place(s)]], codec_name, *shape))
             writer.add(record)
-        if shape is None or not used:
+        if part is None:
             return writer.commit({})
-        moments = Moments.none(shape[1])
-        for slot in used:
-            moments = moments.merged(Moments.of(codec.decode_latents(latents[slot], codec_name, *shape)))
-        return writer.commit({"latents": moments.as_json(), "images": len(used), "encoder": item["encoder"]})
+        moments = part.moments.by_channel()
+        return writer.commit({"latents": moments.as_json(), "images": len(part.payloads), "encoder": part.fingerprint})
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from pipelines.format.codec import CODECS, encode_latents
+from pipelines.format.codec import CODECS
 from pipelines.format.document import Part, PartOf, fingerprint, part_name
 from pipelines.format.errors import InputError
 from pipelines.media import images
@@ -194,18 +194,9 @@ class ImageEncoding:
 
     def batches(self, pictures: np.ndarray) -> Iterator[np.ndarray]:
         """uint8 [n, height, width, 3] -> float32 [<= batch, tokens, channels], in order."""
-        return (values(latents) for latents in self._raw(pictures))
+        return (values(latents) for latents in self.raw(pictures))
 
-    def stored(self, pictures: np.ndarray, codec: str) -> Iterator[bytes]:
-        """uint8 [n, height, width, 3] -> each image's latents as the codec stores them. What the network gives in bf16 is stored in bf16 as it is:
-        at a thousand images a second the way there and back through float32 would cost more than the network."""
-        for latents in self._raw(pictures):
-            if latents.dtype == np.uint16 and codec == "bf16":
-                yield from (image.tobytes() for image in latents)
-            else:
-                yield from (encode_latents(image, codec) for image in values(latents))
-
-    def _raw(self, pictures: np.ndarray) -> Iterator[np.ndarray]:
+    def raw(self, pictures: np.ndarray) -> Iterator[np.ndarray]:
         """Batches as the network gives them. Values that are not finite are an InputError: they would poison every statistic downstream."""
         for latents in in_batches(self.network, pictures, self.encoder.batch):
             if not finite(latents):

@@ -25,25 +25,27 @@ BLOCK_ROWS = 1024  # float64 temporaries of 1,024 x 1,152 are 9 MB: they stay in
 
 @dataclass(frozen=True)
 class Moments:
-    """n latent vectors; `mean` and `m2` (sum of squared deviations from the mean) are float64 [channels]."""
+    """n samples; `mean` and `m2` (sum of squared deviations from the mean) are float64, of the shape of a sample: [channels] for latent
+    vectors, [tokens, channels] for whole images."""
 
     n: int
     mean: np.ndarray
     m2: np.ndarray
 
     @classmethod
-    def none(cls, channels: int) -> Moments:
-        return cls(0, np.zeros(channels), np.zeros(channels))
+    def none(cls, shape: int | tuple[int, ...]) -> Moments:
+        return cls(0, np.zeros(shape), np.zeros(shape))
 
     @classmethod
     def of(cls, latents: np.ndarray) -> Moments:
-        """float [n, channels] -> their moments."""
-        out = cls.none(latents.shape[1])
-        for first in range(0, len(latents), BLOCK_ROWS):
-            x = latents[first : first + BLOCK_ROWS].astype(np.float64)
+        """float [n, ...] -> their moments."""
+        out = cls.none(latents.shape[1:])
+        rows = max(1, BLOCK_ROWS * latents.shape[-1] // max(1, int(np.prod(latents.shape[1:]))))
+        for first in range(0, len(latents), rows):
+            x = latents[first : first + rows].astype(np.float64)
             mean = x.mean(axis=0)
             x -= mean
-            out = out.merged(cls(len(x), mean, np.einsum("nc,nc->c", x, x)))
+            out = out.merged(cls(len(x), mean, np.einsum("n...,n...->...", x, x)))
         return out
 
     def merged(self, other: Moments) -> Moments:
@@ -53,6 +55,12 @@ class Moments:
         n = self.n + other.n
         delta = other.mean - self.mean
         return Moments(n, self.mean + delta * (other.n / n), self.m2 + other.m2 + delta**2 * (self.n * other.n / n))
+
+    def by_channel(self) -> Moments:
+        """Of [tokens, channels]: the moments of all positions together, [channels], by the law of total variance."""
+        tokens = len(self.mean)
+        mean = self.mean.mean(axis=0)
+        return Moments(self.n * tokens, mean, self.m2.sum(axis=0) + self.n * np.square(self.mean - mean).sum(axis=0))
 
     @property
     def variance(self) -> np.ndarray:
