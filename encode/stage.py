@@ -17,7 +17,7 @@ from encode.encoders.reuse import Reuse
 from encode.estimate import estimate
 from encode.parts import VERSION, encode_parts, encoding_identity
 from encode.recipe import EncodeRecipe
-from encode.stats import Moments, merge, publish
+from encode.stats import Statistics, carried, merge_parts
 from pipelines.build import Build, build
 from pipelines.format import storage
 from pipelines.format.dataset import Dataset
@@ -119,32 +119,19 @@ def extras(config: EncodeRecipe, dataset: Dataset, output: str, commits: Commits
     # `encoding` enters the dataset's fingerprint, so it holds no path; how to open the encoders again stands beside it.
     encoding: dict[str, Any] = {"text": tokenizer.card()}
     encoders: dict[str, Any] = {"text": as_written(config.text)}
-    moments: Moments | None = None
+    stats: Statistics | None = None
     if isinstance(config.images, Reuse):
         other = Dataset.open(storage.absolute(config.images.dataset))
         assert other.encoding is not None
         encoding["image"], encoders["image"] = other.encoding["image"], other.card["encoders"]["image"]
-        moments = Moments(*other.latent_moments()) if other.encoding.get("stats") else None
+        stats = carried(other)
     elif config.images is not None and has_images(dataset):
-        moments, seen = merged(commits)
+        stats, seen = merge_parts(output, commits)
         encoding["image"], encoders["image"] = image_card(config.images, config.storage, seen), as_written(config.images)
-    if moments is not None:
-        entry = publish(output, moments)
-        files.append({k: entry[k] for k in ("path", "bytes", "sha256")})
-        encoding["stats"] = {"file": entry["path"], "sha256": entry["sha256"], "n": entry["n"]}
+    if stats is not None:
+        encoding["stats"], entries = stats.publish(output)
+        files += entries
     return {"encoding": encoding, "encoders": encoders, "files": files}
-
-
-def merged(commits: Commits) -> tuple[Moments | None, list[str]]:
-    """Statistics of all parts in part order, and the fingerprints of the encoders that made them."""
-    parts: list[tuple[int, Moments]] = []
-    seen: set[str] = set()
-    for commit in commits():
-        stats = commit["stats"] or {}
-        if "latents" in stats:
-            parts.append((commit["part"], Moments.from_json(stats["latents"])))
-            seen.add(stats["encoder"])
-    return merge(parts), sorted(seen)
 
 
 def image_card(encoder: ImageEncoder, codec_name: str, seen: list[str]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""Latent statistics of a plan: mean and variance per channel over every image of the datasets it is normalised by, exact in float64.
+"""Latent statistics of a plan: mean and variance over every image of the datasets it is normalised by, exact in float64.
 
-Each encoded dataset brings (n, mean, M2). They are merged by the pairwise formula of Chan, Golub and LeVeque (1983) in the order of the datasets'
-fingerprints, so that all arms of an ablation, whatever their sources, normalise by the same bytes.
+Each encoded dataset brings (n, mean, M2), by channel and by position. They are merged by the pairwise formula of Chan, Golub and LeVeque (1983) in
+the order of the datasets' fingerprints, so that all arms of an ablation, whatever their sources, normalise by the same bytes.
 """
 
 from __future__ import annotations
@@ -9,18 +9,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pipelines.format import storage
+from pipelines.format import moments
 from pipelines.format.dataset import Dataset
-from pipelines.format.document import sha256_hex
-from pipelines.format.errors import RecipeError, VerifyError
-from pipelines.format.manifest import file_entry
-from pipelines.format.storage import join
+from pipelines.format.errors import RecipeError
+from pipelines.format.moments import By
 
-Moments = tuple[int, NDArray[np.float64], NDArray[np.float64]]  # n, mean [C], sum of squared deviations [C]
+Moments = tuple[int, NDArray[np.float64], NDArray[np.float64]]  # n, mean, sum of squared deviations; [C] each, or [tokens, C] by position
 
 
 def has_latents(dataset: Dataset) -> bool:
@@ -28,14 +24,16 @@ def has_latents(dataset: Dataset) -> bool:
     return bool((dataset.encoding or {}).get("stats"))
 
 
-def merged(datasets: list[Dataset]) -> Moments | None:
+def merged(datasets: list[Dataset], by: By = "channel") -> Moments | None:
     """The moments of all distinct datasets together; None when none has images."""
     distinct = {d.fingerprint: d for d in datasets if has_latents(d)}
     total: Moments | None = None
     for fingerprint in sorted(distinct):
-        part = distinct[fingerprint].latent_moments()
-        if total is not None and len(total[1]) != len(part[1]):
-            raise RecipeError("latents of two widths cannot be normalised together", where=distinct[fingerprint].path, found=len(part[1]))
+        part = distinct[fingerprint].latent_moments(by)
+        if total is not None and total[1].shape != part[1].shape:
+            what = "latents of two widths" if by == "channel" else "images of two shapes (tokens, width)"
+            where, found = distinct[fingerprint].path, part[1].shape
+            raise RecipeError(f"{what} cannot be normalised together", where=where, found=found, allowed=total[1].shape)
         total = part if total is None else merge(total, part)
     return total
 
@@ -49,21 +47,12 @@ def merge(a: Moments, b: Moments) -> Moments:
     return n, a[1] + shift * (b[0] / n), a[2] + b[2] + shift**2 * (a[0] * (b[0] / n))
 
 
-def publish(root: str, moments: Moments) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Write `stats-<hash>.parquet`; returns the card's `encoding.stats` and the file's entry."""
-    n, mean, m2 = moments
-    columns = {"channel": np.arange(len(mean), dtype=np.int32), "n": np.full(len(mean), n, np.int64), "mean": mean, "m2": m2}
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.table(columns), sink, compression="zstd", compression_level=3)
-    data = sink.getvalue().to_pybytes()
-    entry = file_entry(root, f"stats-{sha256_hex(data)[:16]}.parquet", data)
-    return {"file": entry["path"], "sha256": entry["sha256"], "n": n}, entry
+def publish(root: str, found: Moments) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Write the statistics file; returns the card's `encoding.stats` and the file's entry."""
+    return moments.publish(root, moments.Moments(*found))
 
 
 def read(root: str, entry: dict[str, Any]) -> Moments:
     """What `publish` wrote."""
-    data = storage.read(join(root, entry["file"]))
-    if sha256_hex(data) != entry["sha256"]:
-        raise VerifyError("the statistics differ from their card", where=join(root, entry["file"]))
-    table = pq.read_table(pa.BufferReader(data))
-    return int(entry["n"]), table["mean"].to_numpy(), table["m2"].to_numpy()
+    found = moments.read(root, entry)
+    return found.n, found.mean, found.m2

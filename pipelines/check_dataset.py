@@ -47,7 +47,7 @@ def _problems(path: str, deep: bool) -> Iterator[Problem]:
         return
     shards = read_shard_table(data)
     yield from _totals(card, shards)
-    yield from _parts(path, card, shards)
+    yield from _parts(path, card, shards, deep)
     damaged = set()
     for name, size, digest in _files(card, shards):
         for problem in file_problems(path, name, size, digest, deep):
@@ -105,7 +105,7 @@ def _totals(card: dict[str, Any], shards: list[Shard]) -> Iterator[Problem]:
         yield _problem(file, "its fingerprint is not that of its encoding and shards")
 
 
-def _parts(path: str, card: dict[str, Any], shards: list[Shard]) -> Iterator[Problem]:
+def _parts(path: str, card: dict[str, Any], shards: list[Shard], deep: bool) -> Iterator[Problem]:
     """Every commit record obeys the law, and together they say what the shard table says."""
     try:
         names = [name for name, _, _ in storage.listing(join(path, "parts"), (".json",))]
@@ -128,6 +128,8 @@ def _parts(path: str, card: dict[str, Any], shards: list[Shard]) -> Iterator[Pro
             for key in ("filtered", "tokens"):
                 sums[key].update(commit[key])
             yield from _dropped(path, file, commit)
+            for entry in (f for f in commit["files"] if f["path"].startswith("moments/")):
+                yield from file_problems(path, entry["path"], entry["bytes"], entry["sha256"], deep)
         except (InputError, KeyError, TypeError) as error:
             yield _problem(file, f"cannot be read as a commit record: {error}")
     if sorted(rows, key=_place) != sorted((s.as_dict() for s in shards), key=_place):

@@ -19,7 +19,7 @@ from pipelines.format.storage import join
 from pipelines.terminal import say, size
 
 # Only what jobs make under these names is ever looked at: a file that somebody put into the folder is theirs.
-OURS = ("data-", "tokens-", "latents-", "index-", "shards-", "stats-", "tombstones-", "rejects/")
+OURS = ("data-", "tokens-", "latents-", "index-", "shards-", "stats-", "tombstones-", "rejects/", "moments/")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -66,7 +66,7 @@ def committed(path: str, names: list[str]) -> set[str]:
                 if isinstance(card.get(key), dict):
                     kept.add(card[key]["file"])
             stats = (card.get("encoding") or {}).get("stats")
-            kept |= {stats["file"]} if isinstance(stats, dict) and "file" in stats else set()
+            kept |= {entry["file"] for entry in (stats, (stats or {}).get("position")) if isinstance(entry, dict) and "file" in entry}
         elif name.startswith("parts/") and name.endswith(".json"):
             kept |= {name, *(entry["path"] for entry in storage.read_json(join(path, name))["files"])}
     return kept

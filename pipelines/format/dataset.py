@@ -17,11 +17,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pipelines.format import codec, storage
+from pipelines.format import codec, moments, storage
 from pipelines.format.document import sha256_hex
 from pipelines.format.errors import InputError, VerifyError
 from pipelines.format.index import record_of
 from pipelines.format.manifest import read_card
+from pipelines.format.moments import By
 from pipelines.format.ranges import Ranges
 from pipelines.format.record import Record, Segment
 from pipelines.format.shard import RECENT_BYTES, Shard, read_shard_table
@@ -171,21 +172,16 @@ class Dataset:
         n, width = segment.shape
         return codec.decode_latents(view, str(segment.dtype), n, width)
 
-    def latent_stats(self) -> tuple[int, NDArray[np.float64], NDArray[np.float64]]:
-        """(latent vectors counted, mean per channel [C], variance per channel [C]), exact over the dataset, in float64."""
-        n, mean, m2 = self.latent_moments()
+    def latent_stats(self, by: By = "channel") -> tuple[int, NDArray[np.float64], NDArray[np.float64]]:
+        """(number counted, mean, variance), exact over the dataset, in float64. By channel: of all latent vectors, [C] each. By position: of
+        images, [tokens, C] each, token t = row * columns + column."""
+        n, mean, m2 = self.latent_moments(by)
         return n, mean, m2 / max(n, 1)
 
-    def latent_moments(self) -> tuple[int, NDArray[np.float64], NDArray[np.float64]]:
-        """(n, mean [C], sum of squared deviations [C]): what merges exactly with another dataset's."""
-        entry = (self.encoding or {}).get("stats")
-        if not entry:
-            raise InputError("this dataset has no latent statistics", where=self.path, allowed="an encoded dataset with images")
-        data = storage.read(join(self.path, entry["file"]))
-        if sha256_hex(data) != entry["sha256"]:
-            raise VerifyError("the statistics differ from their card", where=join(self.path, entry["file"]))
-        table = pq.read_table(pa.BufferReader(data))
-        return int(entry["n"]), table["mean"].to_numpy(), table["m2"].to_numpy()
+    def latent_moments(self, by: By = "channel") -> tuple[int, NDArray[np.float64], NDArray[np.float64]]:
+        """(n, mean, sum of squared deviations) as `latent_stats` counts them: what merges exactly with another dataset's."""
+        found = moments.read(self.path, (self.encoding or {}).get("stats"), by)
+        return found.n, found.mean, found.m2
 
     def _map(self, path: str) -> memoryview:
         if path not in self._maps:

@@ -20,7 +20,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipelines.format import storage
-from pipelines.format.document import canon
+from pipelines.format.document import canon, sha256_hex
 from pipelines.format.errors import ConflictError
 from pipelines.format.index import record_of
 from pipelines.format.record import Record
@@ -128,6 +128,14 @@ class PartWriter:
         self.rejected.update(before["rejected"])
         for row in rejects:
             self._list(row)
+
+    def beside(self, folder: str, data: bytes, suffix: str) -> str:
+        """Publish a file of this part that is no shard, as `folder/PPPPP-<hash><suffix>`; the commit record names it. Returns that name."""
+        digest = sha256_hex(data)
+        name = f"{folder}/{self.part:05d}-{digest[:16]}{suffix}"
+        storage.publish(join(self.root, name), data, scratch=self.root)
+        self._files.append({"path": name, "bytes": len(data), "sha256": digest})
+        return name
 
     def commit(self, stats: dict[str, Any] | None = None, retries: dict[str, int] | None = None) -> dict[str, Any]:
         """Publish shards, rejects and, exclusively, the commit record. Returns the record; a lost race with equal work returns the winner's.

@@ -59,9 +59,60 @@ def test_published_statistics_name_their_file_by_content(tmp_path):
     import pyarrow.parquet as pq
 
     some = Moments.of(latents(5))
-    entry = publish(str(tmp_path), some)
+    said, entry = publish(str(tmp_path), some)
     data = (tmp_path / entry["path"]).read_bytes()
-    assert entry == {"path": f"stats-{entry['sha256'][:16]}.parquet", "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest(), "n": 5}
+    assert entry == {"path": f"stats-{entry['sha256'][:16]}.parquet", "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    assert said == {"file": entry["path"], "sha256": entry["sha256"], "n": 5}
     table = pq.read_table(tmp_path / entry["path"])
     assert table.column_names == ["channel", "n", "mean", "m2"]
     assert table["mean"].to_pylist() == pytest.approx(some.mean.tolist(), rel=0)
+
+
+def exact(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and variance over the first axis, in 80-bit floats: numpy's own float64 mean is off by more than what is asked here."""
+    wide = x.astype(np.longdouble)
+    mean = wide.mean(axis=0)
+    return mean, np.square(wide - mean).mean(axis=0)
+
+
+def images(n: int, seed: int = 0, tokens: int = 5, channels: int = 4) -> np.ndarray:
+    """float32 [n, tokens, channels], every value of an image with a mean and a deviation of its own; some are 1,000 deviations from 0."""
+    rng = np.random.default_rng(seed)
+    deviation = np.geomspace(1e-3, 1e3, tokens * channels).reshape(tokens, channels)
+    far = np.where(np.arange(tokens * channels) % 3, 1, 1000).reshape(tokens, channels)
+    return ((rng.standard_normal((n, tokens, channels)) + far) * deviation).astype(np.float32)
+
+
+def close(found: Moments, x: np.ndarray) -> None:
+    mean, variance = exact(x)
+    assert found.n == len(x) and found.mean.shape == x.shape[1:]
+    deviation = np.sqrt(variance)
+    assert (np.abs(found.mean - mean) <= 1e-12 * deviation).all()
+    assert (np.abs(found.variance - variance) <= 1e-12 * variance).all()
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=60), st.randoms())
+def test_by_position_any_split_and_any_order_of_arrival_are_twelve_digits_of_the_truth_and_the_same_bits(sizes, random):
+    x = images(sum(sizes))
+    parts = list(enumerate(map(Moments.of, np.split(x, np.cumsum(sizes)[:-1]))))
+    one = merge(parts)
+    random.shuffle(parts)
+    other = merge(parts)
+    assert one is not None and other is not None
+    assert one.mean.tobytes() == other.mean.tobytes() and one.m2.tobytes() == other.m2.tobytes()
+    if sum(sizes) > 1:
+        close(one, x)
+        close(one.by_channel(), x.reshape(-1, x.shape[-1]))
+
+
+def test_a_thousand_parts_lose_nothing():
+    x = images(20_000, tokens=2, channels=3)
+    found = merge(list(enumerate(map(Moments.of, np.array_split(x, 1000)))))
+    assert found is not None
+    close(found, x)
+
+
+def test_a_value_that_never_changes_has_no_variance():
+    found = Moments.of(np.full((333, 2, 3), 0.1, np.float32))
+    assert not found.m2.any() and (found.mean == np.float32(0.1)).all()
