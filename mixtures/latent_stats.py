@@ -6,15 +6,20 @@ the order of the datasets' fingerprints, so that all arms of an ablation, whatev
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.format import moments
 from pipelines.format.dataset import Dataset
-from pipelines.format.errors import RecipeError
-from pipelines.format.moments import By
+from pipelines.format.errors import InputError, RecipeError
+from pipelines.format.manifest import read_card
+from pipelines.format.moments import KIND, By
+
+if TYPE_CHECKING:
+    from mixtures.mixture import FixedStats
 
 Moments = tuple[int, NDArray[np.float64], NDArray[np.float64]]  # n, mean, sum of squared deviations; [C] each, or [tokens, C] by position
 
@@ -36,6 +41,52 @@ def merged(datasets: list[Dataset], by: By = "channel") -> Moments | None:
             raise RecipeError(f"{what} cannot be normalised together", where=where, found=found, allowed=total[1].shape)
         total = part if total is None else merge(total, part)
     return total
+
+
+def asked_for(normalise: Any, datasets: list[Dataset]) -> Moments | None:
+    """The moments of the datasets as the mixture's `normalise` (channel, position, none) wants them."""
+    return None if normalise == "none" else merged(datasets, normalise)
+
+
+def refuse_other_shape(found: Moments, image: dict[str, Any] | None, normalise: Any) -> None:
+    """RecipeError unless these are statistics of the images that the encoding makes. A mixture of text may carry those of its fellow arms."""
+    if not image:
+        return
+    shape, wanted = found[1].shape, (image.get("tokens"), image["width"])
+    if shape != wanted[-len(shape) :]:
+        raise RecipeError(
+            "the latent statistics are not those of the images of this mixture",
+            where="normalise",
+            found=f"{normalise if isinstance(normalise, str) else normalise.stats}: {_said(shape)}",
+            allowed=f"{_said(wanted)} (encoder {image['encoder']})",
+        )
+
+
+def _said(shape: tuple[Any, ...]) -> str:
+    return f"{shape[0]} tokens of width {shape[1]}" if len(shape) == 2 else f"width {shape[0]}"
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """Statistics that a mixture names instead of its own: where they lie, what they are made of, and the hash of the file."""
+
+    path: str
+    fingerprint: str
+    sha256: str
+    moments: Moments
+
+    @classmethod
+    def open(cls, named: FixedStats) -> Fixed:
+        """From an artifact of `latent-stats` or an encoded dataset. InputError for anything else."""
+        card = read_card(named.stats)
+        said = card.get("stats") if card["kind"] == KIND else (card.get("encoding") or {}).get("stats") if card["kind"] == "dataset" else None
+        if not said:
+            allowed = "an artifact of `pipelines run latent-stats`, or an encoded dataset with images"
+            raise InputError("no latent statistics are here", where=named.stats, found=card["kind"], allowed=allowed)
+        by = named.by or ("position" if "position" in said else "channel")
+        found = moments.read(card["path"], said, by)
+        digest = said["sha256"] if by == "channel" else said["position"]["sha256"]
+        return cls(card["path"], str(card["fingerprint"]), str(digest), (found.n, found.mean, found.m2))
 
 
 def merge(a: Moments, b: Moments) -> Moments:

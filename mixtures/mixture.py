@@ -8,6 +8,7 @@
     sources:
       vqa:   {dataset: out/vqa, tokens: 20B, pool: 20B, max_epochs: 4, turns: isolated}
       pairs: {dataset: out/pairs, tokens: 80B, image_first: 0.2, captions: {original: 1, recaption: 1}}
+    normalise: channel                           # latents on reading: channel | position | none | {stats: PATH}
     output: out/plans/example
 
 Exactly one of `tokens | share | epochs` per source; shares are of `total`. With `stages` the shares stand there, one set for each stretch of
@@ -18,9 +19,9 @@ from __future__ import annotations
 
 from fractions import Fraction
 from itertools import pairwise
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from mixtures.span import SourceRules
 from pipelines.format.document import Document, Percent, Size, exact
@@ -96,6 +97,14 @@ class Stretch(Document):
     share: dict[str, Percent]
 
 
+class FixedStats(Document):
+    """Statistics that are not this mixture's own: those of an artifact of `latent-stats` (imported from a file, say) or of an encoded dataset.
+    `by` is `position` where the artifact has that, unless said."""
+
+    stats: str
+    by: Literal["channel", "position"] | None = None
+
+
 class Mixture(Document):
     """A mixture document. `name` defaults to the file's stem."""
 
@@ -108,8 +117,15 @@ class Mixture(Document):
     held_out: HeldOut | None = None
     sources: dict[str, Source]
     stages: list[Stretch] | None = None
+    normalise: Literal["channel", "position", "none"] | FixedStats = "channel"
     engine: Literal["ray", "local"] = "local"
     output: str | None = None
+
+    @model_serializer(mode="wrap")
+    def _as_written_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without `normalise` where it is the default: plans that never heard of it keep their bytes and fingerprints."""
+        said: dict[str, Any] = handler(self)
+        return {k: v for k, v in said.items() if k != "normalise" or v != "channel"}
 
     @model_validator(mode="after")
     def _adds_up(self) -> Mixture:

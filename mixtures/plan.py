@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from mixtures import latent_stats
 from mixtures.budget import Draft, draft
 from mixtures.layout import Layout, layout
-from mixtures.mixture import Mixture
+from mixtures.mixture import FixedStats, Mixture
 from mixtures.plan_file import ROWS_PER_FILE, RowFile, RowWriter, list_files, row_path, table_of
 from mixtures.rows import held_out_rows, train_rows
 from mixtures.span import Row, SourceRules, Span, Specials
@@ -56,7 +56,8 @@ def make_plan(
         raise RecipeError("a plan needs a place", where="output", found="nothing", allowed="a path")
     normalised = [Dataset.open(p) for p in dict.fromkeys([*(s.dataset for s in mixture.sources.values()), *latent_stats_over])]
     other = read_card(records_from)["fingerprint"] if records_from is not None else None
-    identity = plan_fingerprint(mixture, {d.path: d for d in normalised}, other)
+    fixed = latent_stats.Fixed.open(mixture.normalise) if isinstance(mixture.normalise, FixedStats) else None
+    identity = plan_fingerprint(mixture, {d.path: d for d in normalised}, other, fixed)
     refuse_other_recipe(root, "plan.json", identity)
     if storage.exists(storage.join(root, "plan.json")):
         return root
@@ -65,8 +66,9 @@ def make_plan(
     nbytes = sum(f["bytes"] for f in rows)
     files, more = list_files(root, rows)
     encoding = dict(drafted.encoding)
-    moments = latent_stats.merged(normalised)
+    moments = fixed.moments if fixed else latent_stats.asked_for(mixture.normalise, normalised)
     if moments is not None:
+        latent_stats.refuse_other_shape(moments, encoding.get("image"), mixture.normalise)
         encoding["stats"], entry = latent_stats.publish(root, moments)
         files.append(entry)
     datasets = [parent(d.path, root, d.fingerprint) | {"name": d.card["name"], "data": d.data} for d in drafted.datasets]
@@ -74,19 +76,24 @@ def make_plan(
     facts |= {"mixture": resolved, "datasets": datasets, "encoding": encoding, "files": files, "bytes": nbytes} | more
     name = mixture.name or storage.absolute(root).rstrip("/").rsplit("/", 1)[-1]
     parents = [{"path": d["path"], "fingerprint": d["fingerprint"]} for d in datasets]
+    parents += [parent(fixed.path, root, fixed.fingerprint)] if fixed else []
     made = card("plan", name, identity, resolved, parents=parents, stages={"mix": VERSION}, recipe_fingerprint=identity, **facts)
     publish_card(root, "plan.json", made)
     storage.sweep(root)
     return root
 
 
-def plan_fingerprint(mixture: Mixture, datasets: dict[str, Dataset], records_from: str | None = None) -> str:
+def plan_fingerprint(
+    mixture: Mixture, datasets: dict[str, Dataset], records_from: str | None = None, fixed: latent_stats.Fixed | None = None
+) -> str:
     """sha256 of what decides a plan's bytes: the mixture without places and names, the datasets' fingerprints, and the planner's version.
 
-    `records_from` is the fingerprint of the plan whose records are taken.
+    `records_from` is the fingerprint of the plan whose records are taken; `fixed` the statistics that the mixture names.
     """
     said = {k: v for k, v in dump(mixture).items() if k not in ("name", "output", "engine")}
     said["sources"] = {k: {f: v for f, v in s.items() if f != "dataset"} for k, s in said["sources"].items()}
+    if fixed is not None:
+        said["normalise"] = {"stats": fixed.sha256}
     used = {name: datasets[s.dataset].fingerprint for name, s in mixture.sources.items()}
     forgotten = {d.fingerprint: entry["sha256"] for d in datasets.values() if (entry := tombstone_entry(d))}
     normalised = sorted({d.fingerprint for d in datasets.values() if latent_stats.has_latents(d)})
@@ -166,7 +173,8 @@ class Plan:
         return record
 
     def latent_stats(self) -> tuple[int, NDArray[Any], NDArray[Any]] | None:
-        """(n, mean [C], variance [C]) that latents are normalised by; None for a plan without images."""
+        """(n, mean, variance) that latents are normalised by: [C] each, or [tokens, C] by position. None for a plan without images, or whose
+        images are trained on as they are stored. n is 0 where nobody knows it, as of an imported statistic."""
         entry = self.card["encoding"].get("stats")
         if entry is None:
             return None

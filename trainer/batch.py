@@ -21,6 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from trainer.normalise import Normaliser
+
 TEXT, LATENT, STRUCTURE, PADDING = 0, 1, 2, 3
 IGNORED = -100
 # What only the host reads (draws, error messages); moving it to an accelerator would cost a copy and a sync a step.
@@ -109,10 +111,9 @@ def collate(
     length: int,
     pad: int,
     width: int,
-    mean: np.ndarray | None = None,
-    deviation: np.ndarray | None = None,
+    normaliser: Normaliser | None = None,
 ) -> Batch:
-    """Pack rows of documents into a Batch [len(rows), length]; latents become (z - mean) / deviation per channel.
+    """Pack rows of documents into a Batch [len(rows), length]; latents are normalised.
 
     A row may be empty (a short last step): it is all padding and costs a model nothing.
     """
@@ -145,8 +146,8 @@ def collate(
     counts = [len(d.image_loss) for d in documents]
     latents = np.concatenate([d.latents for d in documents]) if documents else np.zeros((0, width), np.float32)
     assert len(latents) == len(slot), "a layout and its latents disagree"
-    if mean is not None and deviation is not None and len(latents):
-        latents = (latents - mean) / deviation
+    if normaliser is not None and len(latents):
+        latents = normaliser.apply(latents)
     per_image = {
         "image_loss": _joined([d.image_loss for d in documents], bool), "image_hidden": _joined([d.image_hidden for d in documents], bool),
         "image_segment": _joined([d.image_segment for d in documents], np.int16),

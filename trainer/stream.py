@@ -27,11 +27,11 @@ from pipelines.format.dataset import Dataset
 from pipelines.format.forgotten import NAMED_BY, forgotten, tombstones
 from pipelines.format.record import Record, Segment
 from trainer.batch import IGNORED, Batch, Document, collate
+from trainer.normalise import Normaliser
 
 if TYPE_CHECKING:
     from mixtures.plan import Plan
 
-VARIANCE_FLOOR = 1e-5  # RAE's: (z - mean) / sqrt(var + 1e-5)
 SHARDS_KEPT = 256
 
 
@@ -42,9 +42,8 @@ class Reader:
         self.plan = plan
         self.rules = [plan.rules(name) for name in plan.sources]
         stats = plan.latent_stats()
-        self.width = len(stats[1]) if stats is not None else 1
-        self.mean = stats[1].astype(np.float32) if stats is not None else None
-        self.deviation = np.sqrt(stats[2] + VARIANCE_FLOOR).astype(np.float32) if stats is not None else None
+        self.normaliser = Normaliser(*stats[1:]) if stats is not None else None
+        self.width = self.normaliser.width if self.normaliser else (plan.card["encoding"].get("image") or {}).get("width", 1)
         self.left_out = 0  # spans of forgotten records that were passed over
         self._shard = lru_cache(maxsize=SHARDS_KEPT)(self._open_shard)
         self._stones = lru_cache(maxsize=None)(lambda dataset: tombstones(plan.datasets[dataset]))
@@ -80,7 +79,7 @@ class Reader:
     def batch(self, rows: Sequence[Sequence[Document]], seq: Sequence[int] | None = None, length: int | None = None) -> Batch:
         """Rows of documents as a Batch, latents normalised by the plan's statistics. `length` defaults to the plan's sequence length."""
         numbers = seq if seq is not None else list(range(len(rows)))
-        return collate(rows, numbers, length or self.plan.sequence_length, self.plan.specials.pad, self.width, self.mean, self.deviation)
+        return collate(rows, numbers, length or self.plan.sequence_length, self.plan.specials.pad, self.width, self.normaliser)
 
     def sequence(self, seq: int, split: str = "train") -> list[Document]:
         """The documents of one packed row of the plan, without those of forgotten records."""

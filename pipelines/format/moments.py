@@ -23,6 +23,7 @@ from pipelines.format.document import sha256_hex
 from pipelines.format.errors import InputError, VerifyError
 
 By = Literal["channel", "position"]
+KIND = "latent-stats"  # of the card of statistics that stand alone; its `stats` is formed like a dataset's `encoding.stats`
 BLOCK_ROWS = 1024  # float64 temporaries of 1,024 x 1,152 are 9 MB: they stay in cache
 
 

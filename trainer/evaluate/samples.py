@@ -77,8 +77,8 @@ class Samples(Part):
                 moved = batch.to(subject.device)
                 z = sample(subject.model, moved, subject.run.flow, torch.from_numpy(noise).to(subject.device), None, self.steps, self.guidance)
             latents = z.float().cpu().numpy()
-            if reader.mean is not None and reader.deviation is not None:
-                latents = latents * reader.deviation + reader.mean
+            if reader.normaliser is not None:
+                latents = reader.normaliser.undo(latents)
             owner = np.repeat(np.arange(len(places)), [len(documents[p].latents) for p in places])
             for row, p in enumerate(places):
                 made[p] = _record(subject.plan, spans[p], np.ascontiguousarray(latents[owner == row], np.float32))
