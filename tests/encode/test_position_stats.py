@@ -54,6 +54,7 @@ class Workers:
 def world(tmp_path_factory):
     root = tmp_path_factory.mktemp("world")
     toys.curated(str(root / "video"), "video", n=24, parts=6)
+    toys.curated(str(root / "pictures"), "image-text", n=9, source="other")
     words = toys.curated(str(root / "words"), "text", n=6)
     with open_job("local") as job:
         FIT.run(parse(FitTokenizer, {"datasets": [words], "vocab": 300, "output": str(root / "tokenizer")}), job)
