@@ -20,7 +20,7 @@ import numpy as np
 
 from encode.coding import CodedPart, coded
 from encode.encoder import ImageEncoder, ImageEncoding, LoadedTokenizer, Machine, TextEncoder
-from encode.stats import commit_stats
+from encode.part_moments import commit_stats
 from pipelines.format import storage
 from pipelines.format.dataset import Dataset, open_cached
 from pipelines.format.errors import Reject
@@ -112,7 +112,7 @@ def write(item: dict[str, Any], root: str, codec_name: str, shard_bytes: int, sh
             writer.add(record)
         if part is None:
             return writer.commit({})
-        return writer.commit({**commit_stats(writer, part.moments), "images": len(part.payloads), "encoder": part.fingerprint})
+        return writer.commit({**commit_stats(writer, part.moments, part.payloads), "images": len(part.payloads), "encoder": part.fingerprint})
 
 
 @contextmanager

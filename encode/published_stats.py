@@ -9,6 +9,7 @@ digits beyond the seventh stay behind.
 from __future__ import annotations
 
 import io
+import warnings
 from typing import Any
 
 import numpy as np
@@ -60,7 +61,9 @@ def _tensors(data: bytes, where: str) -> dict[str, Any]:
     if len(data) > MAX_BYTES:
         raise _refused("it is too large for statistics", where, f"{len(data):,} bytes", f"at most {MAX_BYTES:,}")
     try:
-        found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of old protocols; what matters is an error below
+            found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as e:  # torch raises anything from KeyError to RuntimeError for what is damaged, and UnpicklingError for what is code
         said = next((line.strip() for line in str(e).splitlines() if "GLOBAL" in line or "Unsupported" in line), type(e).__name__)
         raise _refused("it is not a file of tensors and nothing else; nothing in it was run", where, said[:300]) from e

@@ -59,7 +59,7 @@ class EncodeStage:
                 chain=chain(config, dataset, output, job),
                 parents=[parent(dataset.path, output, dataset.fingerprint)],
                 versions={"encode": VERSION},
-                extras=lambda commits: extras(config, dataset, output, commits),
+                extras=lambda commits: extras(config, dataset, output, commits, job),
             ),
         )
 
@@ -112,7 +112,7 @@ def gpus_each(config: EncodeRecipe, encoder: ImageEncoder) -> float:
     return 1.0 if encoder.machine().device == "cuda" else 0.0
 
 
-def extras(config: EncodeRecipe, dataset: Dataset, output: str, commits: Commits) -> dict[str, Any]:
+def extras(config: EncodeRecipe, dataset: Dataset, output: str, commits: Commits, job: Job) -> dict[str, Any]:
     """What the card says beside counts: the encoding, with the tokenizer and the merged statistics as files of the dataset."""
     tokenizer = config.text.load()
     files = [file_entry(output, "tokenizer.json", tokenizer.file)]
@@ -126,7 +126,7 @@ def extras(config: EncodeRecipe, dataset: Dataset, output: str, commits: Commits
         encoding["image"], encoders["image"] = other.encoding["image"], other.card["encoders"]["image"]
         stats = carried(other)
     elif config.images is not None and has_images(dataset):
-        stats, seen = merge_parts(output, commits)
+        stats, seen = merge_parts(output, commits, job)
         encoding["image"], encoders["image"] = image_card(config.images, config.storage, seen), as_written(config.images)
     if stats is not None:
         encoding["stats"], entries = stats.publish(output)

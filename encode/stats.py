@@ -1,9 +1,9 @@
 """Latent statistics of a dataset from those of its parts, by channel and by position, exact whatever the order and the number of workers.
 
-In: the moments of each part's latents *as stored* (after the codec), every distinct payload once, per position and channel. By channel they stand
-in the part's commit record; by position they are megabytes (16 bytes for every value of an image: 4.7 MB of 256 x 1,152, under 2 % of a full part)
-and lie beside it in `moments/PPPPP-<hash>.parquet`, a file that the commit record names, so that resuming, verify and gc know it. Out: both
-merged in part order and published as `stats-<hash>.parquet` and `stats-position-<hash>.parquet`.
+In: commit records. By channel the moments stand there; by position they are megabytes and lie beside (`encode/part_moments.py`). Out: both merged in
+part order and published as `stats-<hash>.parquet` and `stats-position-<hash>.parquet`. A part's moments take 20 ms to read and merge, so what is more
+than a run of parts goes through the job, a run to a worker; runs hold a power of two of them, and so the tree of merges, and every bit, is the
+same as without.
 """
 
 from __future__ import annotations
@@ -13,16 +13,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from pipelines.format import moments, storage
+from encode.part_moments import moments_of, where_from
+from pipelines.format import moments
 from pipelines.format.dataset import Dataset
-from pipelines.format.document import sha256_hex
-from pipelines.format.errors import VerifyError
 from pipelines.format.moments import BLOCK_ROWS, Moments, joined, publish
-from pipelines.format.part import PartWriter
+from pipelines.stage import Job, Step
 
-__all__ = ["BLOCK_ROWS", "Moments", "Statistics", "carried", "commit_stats", "merge", "merge_parts", "publish"]
-FOLDER = "moments"
+__all__ = ["BLOCK_ROWS", "Moments", "Statistics", "carried", "merge", "merge_parts", "publish"]
 READERS = 4  # files of moments read ahead; each is megabytes
+RUN, RUNS = 64, 64  # parts in a run, at least; runs at most, since the driver holds the moments of every one
 
 
 @dataclass(frozen=True)
@@ -41,47 +40,59 @@ class Statistics:
         return {**said, "position": more}, [file, other]
 
 
-def commit_stats(writer: PartWriter, moments_: Moments) -> dict[str, Any]:
-    """What a commit record says of its part's latents [tokens, channels]; the moments by position are published beside it."""
-    return {"latents": moments_.by_channel().as_json(), "positions": writer.beside(FOLDER, moments.to_parquet(moments_), ".parquet")}
-
-
 def merge(parts: Iterable[tuple[int, Moments]]) -> Moments | None:
     """(part number, moments) in any order -> the moments of all, the same to the last bit: they are merged in part order."""
     return joined(some for _, some in sorted(parts, key=lambda p: p[0]))
 
 
-def merge_parts(root: str, commits: Callable[[], Iterator[dict[str, Any]]]) -> tuple[Statistics | None, list[str]]:
+def merge_parts(root: str, commits: Callable[[], Iterator[dict[str, Any]]], job: Job) -> tuple[Statistics | None, list[str]]:
     """Statistics of all parts of the dataset at `root` in part order, and the fingerprints of the encoders that made them."""
     parts: list[tuple[int, Moments]] = []
-    beside: dict[int, dict[str, Any] | None] = {}
+    places: dict[int, dict[str, Any]] = {}
     seen: set[str] = set()
     for commit in commits():
         stats = commit["stats"] or {}
         if "latents" in stats:
             parts.append((commit["part"], Moments.from_json(stats["latents"])))
-            beside[commit["part"]] = next((f for f in commit["files"] if f["path"] == stats.get("positions")), None)
+            places[commit["part"]] = where_from(commit)
             seen.add(stats["encoder"])
     channel = merge(parts)
     if channel is None:
         return None, sorted(seen)
-    files = [beside[part] for part in sorted(beside)]
-    return Statistics(channel, joined(_read(root, files)) if all(files) else None), sorted(seen)
+    return Statistics(channel, _by_position(root, [places[part] for part in sorted(places)], job)), sorted(seen)
 
 
-def _read(root: str, files: list[Any]) -> Iterator[Moments]:
-    """The moments of some files in their order, a few read ahead."""
+def _by_position(root: str, places: list[dict[str, Any]], job: Job) -> Moments | None:
+    size = RUN
+    while size * RUNS < len(places):
+        size *= 2
+    runs = [{"run": k, "places": places[k : k + size]} for k in range(0, len(places), size)]
+    one = len(runs) == 1
+    found = dict(merge_run(run, root) for run in runs) if one else dict(job.map([Step(merge_run, {"root": root}, name="merge")], runs))
+    there = [(run, Moments(*some)) for run, some in found.items() if some is not None]
+    return merge(there) if len(there) == len(runs) else None
+
+
+def merge_run(item: dict[str, Any], root: str) -> tuple[int, tuple[Any, ...] | None]:
+    """(number of the run, n, mean and m2 of its parts together); None where one of them has none."""
+    lacks: list[int] = []
+
+    def there() -> Iterator[Moments]:
+        for k, some in enumerate(_read(root, item["places"])):
+            if some is None:
+                lacks.append(k)
+                return
+            yield some
+
+    whole = joined(there())
+    return item["run"], None if lacks or whole is None else (whole.n, whole.mean, whole.m2)
+
+
+def _read(root: str, places: list[dict[str, Any]]) -> Iterator[Moments | None]:
+    """The moments of some parts in their order, a few read ahead."""
     with ThreadPoolExecutor(READERS) as pool:
-        for first in range(0, len(files), READERS):
-            yield from pool.map(lambda f: _one(root, f), files[first : first + READERS])
-
-
-def _one(root: str, file: dict[str, Any]) -> Moments:
-    where = storage.join(root, file["path"])
-    data = storage.read(where)
-    if sha256_hex(data) != file["sha256"]:
-        raise VerifyError("the moments of a part differ from its commit record", where=where, next="remove the file and run the job again")
-    return moments.from_parquet(data, where)
+        for first in range(0, len(places), READERS):
+            yield from pool.map(lambda place: moments_of(root, place), places[first : first + READERS])
 
 
 def carried(other: Dataset) -> Statistics | None:

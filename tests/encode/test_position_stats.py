@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from encode import part_moments
 from encode.fit_tokenizer import STAGE as FIT
 from encode.fit_tokenizer import FitTokenizer
 from encode.recipe import EncodeRecipe
@@ -22,6 +23,8 @@ from pipelines.format.dataset import Dataset
 from pipelines.format.document import parse
 from pipelines.format.errors import InputError
 from pipelines.format.manifest import read_card
+from pipelines.format.part import PartWriter
+from pipelines.format.record import Image, Record, Text
 from tests import toys
 
 TOKENS, CHANNELS = 4, 768  # of the pictures of 32 x 32 below
@@ -59,6 +62,12 @@ def world(tmp_path_factory):
     with open_job("local") as job:
         FIT.run(parse(FitTokenizer, {"datasets": [words], "vocab": 300, "output": str(root / "tokenizer")}), job)
     return root
+
+
+@pytest.fixture(autouse=True)
+def every_part_keeps_its_moments(monkeypatch):
+    """The parts here have fewer pictures than those that are kept beside a part; what becomes of few is tested below."""
+    monkeypatch.setattr(part_moments, "FEW", 1)
 
 
 def encode(world, out, of="video", workers=None, **keys):
@@ -112,6 +121,50 @@ def test_any_number_of_workers_and_any_order_of_parts_give_the_same_bytes(world,
     one, other = encode(world, tmp_path / "a"), encode(world, tmp_path / "b", workers=workers)
     assert files(one.path) == files(other.path) and one.fingerprint == other.fingerprint
     assert sum(name.startswith("moments/") for name in files(one.path)) == 6
+
+
+@pytest.mark.parametrize("run", [1, 2, 4])
+def test_parts_merged_in_runs_by_several_workers_give_the_same_bytes(world, tmp_path, monkeypatch, run):
+    one = encode(world, tmp_path / "a")
+    monkeypatch.setattr("encode.stats.RUN", run)
+    other = encode(world, tmp_path / "b", workers=(2, 0))
+    assert files(one.path) == files(other.path)
+
+
+@pytest.mark.parametrize("keys", [{}, {"shard_bytes": 1}])
+def test_few_images_keep_nothing_beside_them_and_come_to_the_same_bits(world, tmp_path, monkeypatch, keys):
+    one = encode(world, tmp_path / "a", **keys)
+    monkeypatch.setattr(part_moments, "FEW", 16)
+    other = encode(world, tmp_path / "b", **keys)
+    assert not (tmp_path / "b/moments").exists() and one.encoding["stats"] == other.encoding["stats"]
+    assert {k: v for k, v in files(one.path).items() if not k.startswith("moments/")} == files(other.path)
+    assert main(["verify", other.path, "--deep"]) == 0
+
+
+def test_two_pictures_of_equal_latents_are_two_in_the_statistics_however_few_there_are(world, tmp_path, monkeypatch):
+    monkeypatch.setattr(part_moments, "FEW", 16)
+    plain = toys.jpeg(1)
+    with_comment = plain[:2] + b"\xff\xfe\x00\x06seen" + plain[2:]
+    with PartWriter(str(tmp_path / "c"), 0, fingerprint="f") as w:
+        for i, payload in enumerate((plain, with_comment, toys.jpeg(2))):
+            w.emit()
+            w.add(Record.make("toy", f"{i}.jpg", "image-text", [Image(payload, atom=0, shape=(32, 32, 3)), Text("a word", atom=1)]))
+        commit = w.commit()
+    toys.seal(str(tmp_path / "c"), "toy", "image-text", [commit], {})
+    encoded = encode(tmp_path, tmp_path / "e", "c", text={"text_tokens": {"tokenizer": str(world / "tokenizer")}})
+    assert len(stored(encoded)) == 2 and len(list((tmp_path / "e/moments").iterdir())) == 1
+    assert encoded.latent_moments("position")[0] * TOKENS == encoded.latent_moments()[0] == 3 * TOKENS
+
+
+def test_parts_committed_before_there_were_moments_beside_them_are_read(world, tmp_path):
+    encoded = encode(world, tmp_path)
+    before = encoded.encoding["stats"]
+    for path in (tmp_path / "parts").iterdir():
+        commit = json.loads(path.read_text())
+        del commit["stats"]["positions"]
+        path.write_text(json.dumps({**commit, "files": [f for f in commit["files"] if not f["path"].startswith("moments/")]}))
+    (tmp_path / "manifest.json").unlink()
+    assert encode(world, tmp_path).encoding["stats"] == before
 
 
 def test_a_lost_or_damaged_file_of_a_part_is_seen_by_verify_and_made_again(world, tmp_path, capfd):

@@ -5,7 +5,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from encode.coding import coded
+from encode.encoder import Grid
 from encode.stats import BLOCK_ROWS, Moments, merge, publish
+from pipelines.format.errors import VerifyError
+from pipelines.format.moments import from_parquet, joined, to_parquet
 
 
 def latents(n: int, channels: int = 6, seed: int = 0) -> np.ndarray:
@@ -116,3 +120,44 @@ def test_a_thousand_parts_lose_nothing():
 def test_a_value_that_never_changes_has_no_variance():
     found = Moments.of(np.full((333, 2, 3), 0.1, np.float32))
     assert not found.m2.any() and (found.mean == np.float32(0.1)).all()
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(1, 70), st.sampled_from([1, 2, 4, 8, 16]))
+def test_runs_of_a_power_of_two_merge_to_the_bits_of_one_run(parts, size):
+    found = [Moments.of(images(3, seed=i)) for i in range(parts)]
+    whole = joined(found)
+    in_runs = joined(some for k in range(0, parts, size) if (some := joined(found[k : k + size])) is not None)
+    assert whole is not None and in_runs is not None
+    assert whole.mean.tobytes() == in_runs.mean.tobytes() and whole.m2.tobytes() == in_runs.m2.tobytes()
+
+
+@pytest.mark.parametrize("shape", [(7,), (5, 4)])
+def test_a_file_of_statistics_gives_back_every_bit(shape):
+    rng = np.random.default_rng(0)
+    some = Moments(9, rng.standard_normal(shape), rng.random(shape))
+    back = from_parquet(to_parquet(some))
+    assert (back.n, back.mean.tobytes(), back.m2.tobytes(), back.mean.shape) == (9, some.mean.tobytes(), some.m2.tobytes(), shape)
+
+
+@pytest.mark.parametrize("data", [b"", b"PAR1 and no more PAR1"])
+def test_a_file_that_is_none_is_refused(data):
+    with pytest.raises(VerifyError, match="not a file of latent statistics"):
+        from_parquet(data)
+
+
+class Given:
+    """An encoding that has computed its latents already."""
+
+    fingerprint = "given"
+
+    def __init__(self, latents: np.ndarray) -> None:
+        self.latents, self.grid = latents, Grid(1, 1, *latents.shape[1:])
+
+    def raw(self, pictures: np.ndarray):
+        return (self.latents[k : k + 32] for k in range(0, len(pictures), 32))
+
+
+def test_the_encode_step_keeps_twelve_digits_too():
+    x = images(455, tokens=40, channels=30)
+    close(coded(Given(x), np.zeros(455), "f32").moments, x)  # type: ignore[arg-type]

@@ -137,7 +137,7 @@ def test_the_key_enters_the_fingerprint_and_its_default_leaves_every_byte_as_it_
     assert prints[0] == prints[1] and len(set(prints)) == 4
     (tmp_path / "moved").symlink_to(world / "fixed")
     assert planned(world, tmp_path / "m", normalise={"stats": str(tmp_path / "moved")}).card["fingerprint"] == prints[-1]
-    n, mean, variance = plans[0].latent_stats()
+    n, mean, _ = plans[0].latent_stats()
     columns = {"channel": np.arange(len(mean), dtype=np.int32), "n": np.full(len(mean), n, np.int64), "mean": mean}
     file = plans[0].card["encoding"]["stats"]["file"]
     columns["m2"] = pq.read_table(tmp_path / "0" / file)["m2"].to_numpy()
