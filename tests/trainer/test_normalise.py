@@ -9,6 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from asked import COLOURS, HeldOut, subject, tokenizer
+from test_evaluate import Painter
 
 from encode.fit_tokenizer import STAGE as FIT
 from encode.fit_tokenizer import FitTokenizer
@@ -24,6 +26,7 @@ from pipelines.format.dataset import Dataset
 from pipelines.format.document import dump, parse
 from pipelines.format.errors import InputError, RecipeError
 from tests import toys
+from trainer.evaluate.samples import Samples
 from trainer.normalise import VARIANCE_FLOOR, Normaliser
 from trainer.stream import Reader, Stream
 
@@ -194,3 +197,15 @@ def test_a_piece_of_an_image_is_never_normalised_by_position():
     normaliser = Normaliser(np.zeros((TOKENS, WIDTH)), np.ones((TOKENS, WIDTH)))
     with pytest.raises(AssertionError, match="whole images"):
         normaliser.apply(np.zeros((TOKENS + 1, WIDTH), np.float32))
+
+
+def test_what_a_model_paints_is_stored_as_the_encoder_would_have_each_position_undone_by_its_own(tmp_path):
+    plan = HeldOut(str(tmp_path / "data"))
+    mean, variance = np.arange(16.0).reshape(2, 8), np.geomspace(0.01, 100, 16).reshape(2, 8)
+    plan.latent_stats = lambda: (9, mean, variance)
+    Samples(images=8, steps=4, guidance=3.0).run(subject(plan, Painter()), str(tmp_path))
+    dataset = Dataset.open(str(tmp_path / "samples"))
+    for r in dataset.records(0):
+        painted = COLOURS.index(tokenizer().decode(dataset.array(0, r.segments[1]).tolist()).split()[1])
+        expected = painted * np.sqrt(variance + 1e-5) + mean
+        np.testing.assert_allclose(dataset.array(0, r.segments[0]), expected, rtol=0.01, atol=0.05)
