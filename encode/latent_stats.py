@@ -31,6 +31,7 @@ from pipelines.stage import Job, Step
 
 VERSION = 1
 FILE = "stats.pt"
+ENDS: dict[str, Any] = {"lowest": np.min, "highest": np.max}
 BLOCK = 64  # images decoded at a time when a dataset is read
 
 
@@ -84,6 +85,7 @@ class LatentStatsStage:
         files.append(file_entry(output, FILE, write(statistics, grid)))
         facts: dict[str, Any] = {"stats": said, "files": files, "bytes": sum(f["bytes"] for f in files), "recipe_fingerprint": recipe}
         facts |= {"grid": grid, "channels": len(statistics.channel.mean), "of": {"file_sha256": inputs} if data is not None else {"datasets": inputs}}
+        facts["figures"] = {"latent_stats": figures(statistics)}
         above = [parent(d.path, output, d.fingerprint) for d in datasets]
         made = fingerprint([recipe, *(f["sha256"] for f in files[:-1])])
         name = config.name or storage.absolute(output).rpartition("/")[2]
@@ -94,6 +96,17 @@ class LatentStatsStage:
 
 
 STAGE = LatentStatsStage()
+
+
+def figures(statistics: Statistics) -> dict[str, dict[str, Any]]:
+    """What `pipelines stats` shows of them."""
+    out: dict[str, dict[str, Any]] = {}
+    for by, some in (("by channel", statistics.channel), ("by position", statistics.position)):
+        if some is not None:
+            deviation = np.sqrt(some.variance)
+            spread = {f"{end} {what}": float(f(x)) for what, x in (("mean", some.mean), ("deviation", deviation)) for end, f in ENDS.items()}
+            out[by] = {"values": some.mean.size, "counted": some.n or "unknown", **spread}
+    return out
 
 
 def opened(config: LatentStats) -> list[Dataset]:

@@ -126,6 +126,16 @@ def test_a_dataset_without_positions_is_read_and_comes_to_what_its_encoding_woul
     np.testing.assert_allclose(found.variance, variance, rtol=1e-12, atol=1e-18)
 
 
+def test_stats_shows_what_they_are(tmp_path, capfd):
+    path = run(file=file(tmp_path / "stats.pt", rae()), output=str(tmp_path / "out"))
+    capfd.readouterr()
+    assert main(["stats", path, "--json"]) == 0
+    shown = json.loads(capfd.readouterr().out)["figures"]["latent_stats"]
+    assert {by: (f["values"], f["counted"]) for by, f in shown.items()} == {"by channel": (6, "unknown"), "by position": (36, "unknown")}
+    assert shown["by position"]["highest deviation"] == pytest.approx(float(rae()["var"].max()) ** 0.5)
+    assert main(["stats", path]) == 0 and "highest deviation" in capfd.readouterr().out
+
+
 def test_the_same_again_writes_nothing_and_another_file_at_the_same_place_is_a_conflict(tmp_path):
     first = file(tmp_path / "a.pt", rae())
     path = Path(run(file=first, output=str(tmp_path / "out")))
