@@ -12,6 +12,7 @@ from fractions import Fraction
 from functools import partial
 from typing import Any
 
+from mixtures import latent_stats
 from mixtures.budget import agreed_encoding, budgets, draft, refusal
 from mixtures.mixture import Mixture, Source
 from mixtures.rows import held_out_rows, train_rows
@@ -27,8 +28,9 @@ _COLUMNS = ("wanted", "taken", "available", "epochs", "records", "loss_tokens", 
 
 
 def estimate(mixture: Mixture) -> Estimate:
-    """Raises what planning would raise: disagreeing datasets, impossible budgets."""
+    """Raises what planning would raise: disagreeing datasets, impossible budgets, statistics of other images."""
     datasets = {s.dataset: Dataset.open(s.dataset) for s in mixture.sources.values()}
+    latent_stats.settled(mixture.normalise, latent_stats.named_by(mixture), list(datasets.values()), agreed_encoding(mixture, datasets))
     if sum(int(d.card["records"]) for d in datasets.values()) > COUNTED:
         return _from_cards(mixture, datasets)
     drafted = draft(mixture)

@@ -19,7 +19,7 @@ from pipelines.format.manifest import read_card
 from pipelines.format.moments import KIND, By
 
 if TYPE_CHECKING:
-    from mixtures.mixture import FixedStats
+    from mixtures.mixture import FixedStats, Mixture
 
 Moments = tuple[int, NDArray[np.float64], NDArray[np.float64]]  # n, mean, sum of squared deviations; [C] each, or [tokens, C] by position
 
@@ -43,9 +43,13 @@ def merged(datasets: list[Dataset], by: By = "channel") -> Moments | None:
     return total
 
 
-def asked_for(normalise: Any, datasets: list[Dataset]) -> Moments | None:
-    """The moments of the datasets as the mixture's `normalise` (channel, position, none) wants them."""
-    return None if normalise == "none" else merged(datasets, normalise)
+def settled(normalise: Any, fixed: Fixed | None, datasets: list[Dataset], encoding: dict[str, Any]) -> Moments | None:
+    """What latents are normalised by: the statistics that the mixture names (`fixed`), else those of the datasets by channel or by position, or
+    none. RecipeError where they are of other images than those of `encoding`."""
+    found = fixed.moments if fixed else None if normalise == "none" else merged(datasets, normalise)
+    if found is not None:
+        refuse_other_shape(found, encoding.get("image"), normalise)
+    return found
 
 
 def refuse_other_shape(found: Moments, image: dict[str, Any] | None, normalise: Any) -> None:
@@ -87,6 +91,11 @@ class Fixed:
         found = moments.read(card["path"], said, by)
         digest = said["sha256"] if by == "channel" else said["position"]["sha256"]
         return cls(card["path"], str(card["fingerprint"]), str(digest), (found.n, found.mean, found.m2))
+
+
+def named_by(mixture: Mixture) -> Fixed | None:
+    """The statistics that the mixture names, if it does."""
+    return None if isinstance(mixture.normalise, str) else Fixed.open(mixture.normalise)
 
 
 def merge(a: Moments, b: Moments) -> Moments:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from mixtures import latent_stats
 from mixtures.budget import Draft, draft
 from mixtures.layout import Layout, layout
-from mixtures.mixture import FixedStats, Mixture
+from mixtures.mixture import Mixture
 from mixtures.plan_file import ROWS_PER_FILE, RowFile, RowWriter, list_files, row_path, table_of
 from mixtures.rows import held_out_rows, train_rows
 from mixtures.span import Row, SourceRules, Span, Specials
@@ -56,19 +56,18 @@ def make_plan(
         raise RecipeError("a plan needs a place", where="output", found="nothing", allowed="a path")
     normalised = [Dataset.open(p) for p in dict.fromkeys([*(s.dataset for s in mixture.sources.values()), *latent_stats_over])]
     other = read_card(records_from)["fingerprint"] if records_from is not None else None
-    fixed = latent_stats.Fixed.open(mixture.normalise) if isinstance(mixture.normalise, FixedStats) else None
+    fixed = latent_stats.named_by(mixture)
     identity = plan_fingerprint(mixture, {d.path: d for d in normalised}, other, fixed)
     refuse_other_recipe(root, "plan.json", identity)
     if storage.exists(storage.join(root, "plan.json")):
         return root
     drafted = draft(mixture, records_from)
+    moments = latent_stats.settled(mixture.normalise, fixed, normalised, drafted.encoding)
     rows, facts = _write(drafted, root, job)
     nbytes = sum(f["bytes"] for f in rows)
     files, more = list_files(root, rows)
     encoding = dict(drafted.encoding)
-    moments = fixed.moments if fixed else latent_stats.asked_for(mixture.normalise, normalised)
     if moments is not None:
-        latent_stats.refuse_other_shape(moments, encoding.get("image"), mixture.normalise)
         encoding["stats"], entry = latent_stats.publish(root, moments)
         files.append(entry)
     datasets = [parent(d.path, root, d.fingerprint) | {"name": d.card["name"], "data": d.data} for d in drafted.datasets]

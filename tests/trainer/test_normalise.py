@@ -18,6 +18,7 @@ from encode.latent_stats import STAGE as STATS
 from encode.latent_stats import LatentStats
 from encode.recipe import EncodeRecipe
 from encode.stage import STAGE as ENCODE
+from mixtures.estimate import estimate
 from mixtures.mixture import Mixture
 from mixtures.plan import Plan, make_plan
 from pipelines.commands import main
@@ -149,11 +150,15 @@ def test_the_key_enters_the_fingerprint_and_its_default_leaves_every_byte_as_it_
     assert sink.getvalue().to_pybytes() == (tmp_path / "0" / file).read_bytes()
 
 
-def test_statistics_of_other_images_are_refused(world, tmp_path):
+def test_statistics_of_other_images_are_refused_before_anything_is_planned(world, tmp_path):
+    said = {"sequence_length": 64, "sources": {"other": {"dataset": str(world / "other"), "epochs": 1}}}
     with pytest.raises(RecipeError, match="not those of the images"):
         planned(world, tmp_path, ["other"], normalise={"stats": str(world / "fixed")})
     with pytest.raises(RecipeError, match="not those of the images"):
         planned(world, tmp_path, ["other"], normalise={"stats": str(world / "fixed"), "by": "channel"})
+    with pytest.raises(RecipeError, match="not those of the images"):
+        estimate(parse(Mixture, {**said, "normalise": {"stats": str(world / "fixed")}}))
+    assert not list(tmp_path.iterdir()), "refused before a row is written"
     with pytest.raises(RecipeError, match="two shapes"):
         sources = {"pairs": {"dataset": str(world / "pairs"), "epochs": 1}}
         mixture = parse(Mixture, {"sequence_length": 64, "sources": sources, "output": str(tmp_path), "normalise": "position"})
