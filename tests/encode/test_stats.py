@@ -73,7 +73,7 @@ def test_published_statistics_name_their_file_by_content(tmp_path):
 
 
 def exact(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and variance over the first axis, in 80-bit floats: numpy's own float64 mean is off by more than what is asked here."""
+    """Mean and variance over the first axis, in 80-bit floats."""
     wide = x.astype(np.longdouble)
     mean = wide.mean(axis=0)
     return mean, np.square(wide - mean).mean(axis=0)
@@ -149,7 +149,7 @@ def test_a_file_that_is_none_is_refused(data):
 class Given:
     """An encoding that has computed its latents already."""
 
-    fingerprint = "given"
+    fingerprint, network = "given", None
 
     def __init__(self, latents: np.ndarray) -> None:
         self.latents, self.grid = latents, Grid(1, 1, *latents.shape[1:])
