@@ -99,14 +99,12 @@ def chain(config: EncodeRecipe, dataset: Dataset, output: str, job: Job) -> list
         return [Step(load, read, name="load"), Step(write, save, name="write")]
     grid, gpus = encoder.grid(), gpus_each(config, encoder, job)
     save["shape"] = (grid.tokens, grid.channels)
-    # On a single processor the three kinds of worker share it, or the one that holds it would wait for the others for ever.
-    light = 1.0 if job.cpus > 1 else 0.25
     settings = {"encoder": encoder, "codec_name": config.storage, "device": None if gpus else "cpu", "threads": config.resources.cpus}
     encode = Step(Encode, settings, cpus=config.resources.cpus, gpus=gpus, actors=config.resources.actors, name="encode")
     if job.where == "ray" and not gpus:
         return [together([Step(load, read), encode, Step(write, save)], "encode")]
     read["decoders"] = max(1, job.cpus - 1) if job.where == "local" and gpus else 1
-    return [Step(load, read, cpus=light, name="load"), encode, Step(write, save, cpus=light, name="write")]
+    return [Step(load, read, name="load"), encode, Step(write, save, name="write")]
 
 
 def gpus_each(config: EncodeRecipe, encoder: ImageEncoder, job: Job) -> float:

@@ -25,19 +25,19 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections .abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from threading import Event
 from typing import Any
 
-from pipelines import in_process
-from pipelines.format.errors import HeadwaterError, InputError, Stopped, TemporaryError
+from pipelines import attempts, in_process
+from pipelines.format.errors import HeadwaterError, InputError, Stopped
 from pipelines.places import fitting
 from pipelines.stage import Step
 
 WINDOW = 10_000  # items handed to Ray at a time: beyond that its bookkeeping, not the work, takes the time
 BLOCKS_PER_CPU = 4  # Ray's own default makes 200 blocks of anything, and minutes of scheduling out of seconds of work
 HEAVY_BLOCKS = 2_000  # but items for a class are seconds of work each: one a block, so that a lost worker costs one and none waits behind another
-RETRIES = 4  # of what a lost worker had in hand, be it the culprit or not; Ray's own default is to go on for ever
 IN_FLIGHT = 3  # items sent to a worker that holds a class: one it works on, two whose data are there when it is done
 
 
@@ -101,19 +101,26 @@ class EngineJob:
         ray = self._start_ray()
         machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         cpus = int(sum(m.get("CPU", 0) for m in machines)) or 1
-        blocks = max(BLOCKS_PER_CPU * cpus, HEAVY_BLOCKS * any(inspect.isclass(step.fn) for step in chain))
+        heavy = any(inspect.isclass(step.fn) for step in chain)
+        if heavy and cpus == 1 and len(chain) > 1:
+            # The kinds of worker share a single processor, or the one that holds it would wait for the others for ever.
+            chain = [replace(step, cpus=step.cpus / 4) for step in chain]
+        blocks = max(BLOCKS_PER_CPU * cpus, HEAVY_BLOCKS * heavy)
         for start in range(0, len(items), WINDOW):
             window = items[start : start + WINDOW]
-            dataset = ray.data.from_items([{"row": _Box(item)} for item in window], override_num_blocks=min(len(window), blocks))
-            for step in chain:
-                dataset = self._add_step(ray, dataset, step, machines, _beside(chain), len(window))
-            with _lost_workers(ray):
-                for row in dataset.iter_rows():
-                    yield row["row"].value
+            counter = ray.remote(num_cpus=0, max_restarts=-1)(attempts.Attempts).remote()
+            rows = [{"row": _Box(item), "number": i} for i, item in enumerate(window, start)]
+            dataset = ray.data.from_items(rows, override_num_blocks=min(len(rows), blocks))
+            for k, step in enumerate(chain):
+                begin = _Begin(counter, k, step.name or getattr(step.fn, "__name__", "step"))
+                if inspect.isclass(step.fn):
+                    dataset = self._add_class(ray, dataset, step, begin, machines, _beside(chain), len(window))
+                else:
+                    dataset = dataset.map(_rowwise(step.fn, step.kwargs, begin), num_cpus=step.cpus)
+            for row in dataset.iter_rows():
+                yield row["row"].value
 
-    def _add_step(self, ray: Any, dataset: Any, step: Step, machines: list[dict[str, float]], beside: float, items: int) -> Any:
-        if not inspect.isclass(step.fn):
-            return dataset.map(_rowwise(step.fn, step.kwargs), num_cpus=step.cpus, max_retries=RETRIES)
+    def _add_class(self, ray: Any, dataset: Any, step: Step, begin: _Begin, machines: list[dict[str, float]], beside: float, items: int) -> Any:
         fits, cpus = fitting(machines, step.cpus, step.gpus, beside)
         if not fits and self._address is None:
             needs = f"{step.cpus:g} CPUs" + (f" and {step.gpus:g} GPUs" if step.gpus else "")
@@ -122,9 +129,9 @@ class EngineJob:
         if not fits:  # of a running cluster, which may grow
             self.log("waiting", step=step.name, cpus=step.cpus, gpus=step.gpus, machines=len(machines))
         pool = ray.data.ActorPoolStrategy(size=max(1, min(step.actors or fits, items)), max_tasks_in_flight_per_actor=IN_FLIGHT)
-        needs_: dict[str, Any] = {"num_cpus": cpus, **({"num_gpus": step.gpus} if step.gpus else {})}
-        lost = {"max_restarts": -1, "max_task_retries": RETRIES}
-        return dataset.map(_actor(step.fn), fn_constructor_kwargs=step.kwargs, compute=pool, **needs_, **lost)
+        held = {"num_cpus": cpus, **({"num_gpus": step.gpus} if step.gpus else {})}
+        # Ray Data's own defaults start lost actors anew and hand out again what they had, as often as it takes; `attempts` counts.
+        return dataset.map(_actor(step.fn, begin), fn_constructor_kwargs=step.kwargs, compute=pool, **held)
 
     def _start_ray(self) -> Any:
         os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")  # a thread of a stopped job must not start a second Ray behind our back
@@ -212,17 +219,22 @@ def _beside(chain: list[Step]) -> float:
     return max((step.cpus for step in chain if not inspect.isclass(step.fn)), default=0.0)
 
 
-@contextlib.contextmanager
-def _lost_workers(ray: Any) -> Iterator[None]:
-    """Workers that were lost more often than `RETRIES` allows, as an error that says so."""
-    try:
-        yield
-    except (ray.exceptions.RayActorError, ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError, ray.exceptions.ObjectLostError) as e:
-        raise TemporaryError(
-            f"a part's worker was lost {RETRIES + 1} times",
-            found=str(e).strip().splitlines()[0][:300],
-            next="look for the kernel's or Ray's out-of-memory killer; more memory or fewer workers (`resources`), then the same command goes on",
-        ) from e
+@dataclass(frozen=True)
+class _Begin:
+    """Says before the work what is begun (`attempts.py`)."""
+
+    attempts: Any
+    step: int
+    name: str
+
+    def __call__(self, number: int) -> _Failed | None:
+        import ray
+
+        try:
+            count = ray.get(self.attempts.begin.remote((self.step, number)), timeout=30)
+        except ray.exceptions.RayError:  # then it goes uncounted
+            return None
+        return _Failed(attempts.too_often(self.name, number)) if count > attempts.ALLOWED else None
 
 
 def _settle(folder: str) -> None:
@@ -231,18 +243,18 @@ def _settle(folder: str) -> None:
         os.chdir(folder)
 
 
-def _rowwise(fn: Callable[..., Any], kwargs: dict[str, Any]) -> Callable[[dict[str, Any]], dict[str, Any]]:
+def _rowwise(fn: Callable[..., Any], kwargs: dict[str, Any], begin: _Begin) -> Callable[[dict[str, Any]], dict[str, Any]]:
     folder = os.getcwd()
 
     def run(row: dict[str, Any]) -> dict[str, Any]:
         _settle(folder)
-        return {"row": _Box(_call(lambda item: fn(item, **kwargs), row["row"].value))}
+        return _next(row, begin(row["number"]) or _call(lambda item: fn(item, **kwargs), row["row"].value))
 
     run.__name__ = getattr(fn, "__name__", "step")
     return run
 
 
-def _actor(cls: Any) -> type:
+def _actor(cls: Any, begin: _Begin) -> type:
     folder = os.getcwd()
 
     class Actor:
@@ -255,10 +267,14 @@ def _actor(cls: Any) -> type:
                 self._call = lambda item: failed
 
         def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-            return {"row": _Box(_call(self._call, row["row"].value))}
+            return _next(row, begin(row["number"]) or _call(self._call, row["row"].value))
 
     Actor.__name__ = cls.__name__
     return Actor
+
+
+def _next(row: dict[str, Any], value: Any) -> dict[str, Any]:
+    return {"row": _Box(value), "number": row["number"]}
 
 
 def _store_bytes() -> int:
