@@ -25,7 +25,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections .abc import Callable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from threading import Event
 from typing import Any
@@ -112,7 +112,7 @@ class EngineJob:
             rows = [{"row": _Box(item), "number": i} for i, item in enumerate(window, start)]
             dataset = ray.data.from_items(rows, override_num_blocks=min(len(rows), blocks))
             for k, step in enumerate(chain):
-                begin = _Begin(counter, k, step.name or getattr(step.fn, "__name__", "step"))
+                begin = _Begin(counter, k, step.name or str(getattr(step.fn, "__name__", "step")))
                 if inspect.isclass(step.fn):
                     dataset = self._add_class(ray, dataset, step, begin, machines, _beside(chain), len(window))
                 else:

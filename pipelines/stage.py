@@ -23,7 +23,22 @@ from pipelines.format.errors import Reject
 from pipelines.format.estimate import Estimate
 from pipelines.format.record import Record
 
-__all__ = ["Across", "Estimate", "Filter", "Job", "Part", "Record", "Reject", "Rejected", "Source", "SourcePart", "Stage", "Step", "Transform", "together"]
+__all__ = [
+    "Across",
+    "Estimate",
+    "Filter",
+    "Job",
+    "Part",
+    "Record",
+    "Reject",
+    "Rejected",
+    "Source",
+    "SourcePart",
+    "Stage",
+    "Step",
+    "Transform",
+    "together",
+]
 
 
 @dataclass(frozen=True, slots=True)
