@@ -21,7 +21,7 @@ import numpy as np
 
 from encode.coding import CodedPart
 from encode.encoder import ImageEncoder, LoadedTokenizer, Machine, TextEncoder
-from encode.memory import coded_as_fits, opened
+from encode.memory import coded_as_fits, loaded
 from pipelines.format import storage
 from pipelines.format.dataset import Dataset, open_cached
 from pipelines.format.errors import Reject
@@ -100,7 +100,7 @@ class Encode:
     """The step that holds the network. Set up once per worker."""
 
     def __init__(self, encoder: ImageEncoder, codec_name: str, device: str | None = None, threads: int = 1) -> None:
-        self.encoding = opened(encoder, device)
+        self.encoding = loaded(encoder, device)
         self.codec_name, self.threads = codec_name, threads
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:

@@ -30,7 +30,7 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(words in str(error) for words in SAID)
 
 
-def opened(encoder: ImageEncoder, device: str | None = None) -> ImageEncoding:
+def loaded(encoder: ImageEncoder, device: str | None = None) -> ImageEncoding:
     """The encoder with its network loaded; InputError where there is no room for it."""
     try:
         return ImageEncoding(encoder, device)
@@ -38,7 +38,8 @@ def opened(encoder: ImageEncoder, device: str | None = None) -> ImageEncoding:
         if not out_of_memory(e):
             raise
         where, found = part_name(encoder), _short(e)
-    raise InputError("the network does not fit in memory", where=where, found=found, next="fewer workers on a device (`resources.gpus`), or a larger one")
+    choices = "fewer workers on a device (`resources.gpus`), or a larger one"
+    raise InputError("the network does not fit in memory", where=where, found=found, next=choices)
 
 
 def coded_as_fits(encoding: ImageEncoding, pictures: np.ndarray, codec: str) -> CodedPart:
