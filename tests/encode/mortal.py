@@ -19,9 +19,10 @@ class Mortal(Pixels):
     marks: str
     deaths: int = 0
     room: int = 0
+    kind: str = "any"
 
     def machine(self, device: str | None = None) -> Machine:
-        return Machine("cpu", "f32", "cpu for a test")
+        return Machine("cpu", "f32", self.kind)
 
     def network(self, machine: Machine) -> Network:
         inner = super().network(machine)
@@ -39,6 +40,18 @@ class Mortal(Pixels):
             return inner(pictures)
 
         return run
+
+
+class Deadly:
+    """A step that is killed by one item, each time."""
+
+    def __init__(self, by: int) -> None:
+        self.by = by
+
+    def __call__(self, item: int) -> int:
+        if item == self.by:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return item
 
 
 def workers(marks: Path) -> dict[str, str]:

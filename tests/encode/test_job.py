@@ -22,8 +22,9 @@ from pipelines.format.dataset import Dataset
 from pipelines.format.document import parse
 from pipelines.format.errors import InputError, Reject, TemporaryError
 from pipelines.format.part import commit_path
+from pipelines.stage import Step
 from tests import toys
-from tests.encode.mortal import Mortal, workers
+from tests.encode.mortal import Deadly, Mortal, workers
 from tests.encode.test_stage import files
 
 PARTS = 8
@@ -69,7 +70,7 @@ def test_a_cluster_with_gpus_is_used_from_a_driver_that_has_none_unless_the_enco
         config, job = recipe(world, world / "x", images), SimpleNamespace(where="ray", cpus=2, gpus=seen)
         return max(s.gpus for s in chain(config, Dataset.open(str(world / "c")), "x", job))
 
-    tower = Mortal(size=32, patch=16, marks="")
+    tower = Mortal(size=32, patch=16, marks="", kind="a processor that a GPU is faster than")
     assert gpus(tower, 8.0) == 1.0 and gpus(tower, 0.0) == 0.0 and gpus(tower, None) == 0.0
     assert gpus(Pixels(size=32, patch=16), 8.0) == 0.0
 
@@ -209,12 +210,10 @@ def test_workers_that_are_killed_cost_no_record_and_change_no_byte(world, tmp_pa
 
 
 @pytest.mark.ray
-def test_a_part_that_always_kills_its_worker_ends_the_job_and_the_others_stay(world, tmp_path, ray_session):
-    (tmp_path / "marks").mkdir()
-    images = Mortal(size=32, patch=16, batch=4, deaths=1000, marks=str(tmp_path / "marks"))
-    with pytest.raises(TemporaryError, match="lost 5 times"):
-        encode(world, tmp_path / "out", images, "ray")
-    assert not (tmp_path / "out" / "manifest.json").exists()
+def test_an_item_that_always_kills_its_worker_ends_the_job(ray_session):
+    with open_job("ray") as job, pytest.raises(TemporaryError, match=r"lost 5 times(.|\n)*deadly, part 2 "):
+        for _ in job.map([Step(Deadly, {"by": 2}, name="deadly", actors=1)], [0, 1, 2, 3]):
+            pass
 
 
 @pytest.mark.ray
