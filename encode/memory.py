@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import gc
 import sys
+import threading
+from copy import copy
 from dataclasses import replace
 
 import numpy as np
@@ -20,6 +22,8 @@ from pipelines.format.errors import InputError
 
 # Allocators under torch say it in a RuntimeError: the CPU's, CUDA's for pinned memory, cuBLAS and cuDNN for their workspaces.
 SAID = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")
+
+_RESIZING = threading.Lock()
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -43,25 +47,29 @@ def loaded(encoder: ImageEncoder, device: str | None = None) -> ImageEncoding:
 
 
 def coded_as_fits(encoding: ImageEncoding, pictures: np.ndarray, codec: str) -> CodedPart:
-    """`coded`, in the largest batches that fit: those of `encoding`, or half of them, and so on. InputError where one picture does not."""
+    """`coded`, in the largest batches that fit: those of `encoding`, or half of them, and so on. InputError where one picture does not. Several
+    threads may share an encoding."""
     while True:
+        with _RESIZING:
+            now = copy(encoding)  # this part stays with its batch, whatever another thread finds out meanwhile
         try:
-            part = coded(encoding, pictures, codec)
-            return replace(part, notes=(*part.notes, *_notes(encoding)))
+            part = coded(now, pictures, codec)
+            return replace(part, notes=(*part.notes, *_notes(now)))
         except Exception as e:
             if not out_of_memory(e):
                 raise
             found = _short(e)
         # Only here, with the error and all that its frames held gone, is there anything to give back.
         _give_back()
-        if encoding.batch == 1:
+        if now.batch == 1:
             raise InputError(
                 "the network does not fit in memory with a single picture",
                 where=part_name(encoding.encoder),
                 found=found,
                 next="fewer workers on a device (`resources.gpus`), `dtype: bf16`, smaller pictures or a larger device",
             )
-        encoding.resize(encoding.batch // 2)
+        with _RESIZING:
+            encoding.resize(min(encoding.batch, now.batch // 2))
 
 
 def _notes(encoding: ImageEncoding) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ a planner or a trainer needs: vocabulary, structure tokens, latent shape, codec,
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 from encode.encoder import ImageEncoder, as_written
@@ -103,6 +104,7 @@ def chain(config: EncodeRecipe, dataset: Dataset, output: str, job: Job) -> list
     encode = Step(Encode, settings, cpus=config.resources.cpus, gpus=gpus, actors=config.resources.actors, name="encode")
     if job.where == "ray" and not gpus:
         return [together([Step(load, read), encode, Step(write, save)], "encode")]
+    encode = replace(encode, at_once=2 if gpus else 1)
     read["decoders"] = max(1, job.cpus - 1) if job.where == "local" and gpus else 1
     return [Step(load, read, name="load"), encode, Step(write, save, name="write")]
 

@@ -38,7 +38,7 @@ from pipelines.stage import Step
 WINDOW = 10_000  # items handed to Ray at a time: beyond that its bookkeeping, not the work, takes the time
 BLOCKS_PER_CPU = 4  # Ray's own default makes 200 blocks of anything, and minutes of scheduling out of seconds of work
 HEAVY_BLOCKS = 2_000  # but items for a class are seconds of work each: one a block, so that a lost worker costs one and none waits behind another
-IN_FLIGHT = 3  # items sent to a worker that holds a class: one it works on, two whose data are there when it is done
+WAITING = 2  # items sent to a worker that holds a class, beside those it works on: their data are there when it is done
 
 
 class _Failed:
@@ -128,7 +128,12 @@ class EngineJob:
             raise InputError("no machine can hold a worker", where=step.name, found=there, allowed=f"at least {needs}", next="change `resources`")
         if not fits:  # of a running cluster, which may grow
             self.log("waiting", step=step.name, cpus=step.cpus, gpus=step.gpus, machines=len(machines))
-        pool = ray.data.ActorPoolStrategy(size=max(1, min(step.actors or fits, items)), max_tasks_in_flight_per_actor=IN_FLIGHT)
+        pool = ray.data.ActorPoolStrategy(
+            size=max(1, min(step.actors or fits, items)),
+            max_tasks_in_flight_per_actor=step.at_once + WAITING,
+            max_concurrent_calls_per_actor=step.at_once,
+            enable_true_multi_threading=step.at_once > 1,
+        )
         held = {"num_cpus": cpus, **({"num_gpus": step.gpus} if step.gpus else {})}
         # Ray Data's own defaults start lost actors anew and hand out again what they had, as often as it takes; `attempts` counts.
         return dataset.map(_actor(step.fn, begin), fn_constructor_kwargs=step.kwargs, compute=pool, **held)

@@ -157,7 +157,8 @@ class Step:
     """One step of a chain: a function item → item, or a class that is set up once per worker and then called with items.
 
     cpus and gpus are what one call needs at a time (0.5 of a GPU: two workers share one); `actors` is how many workers a class gets (None: as
-    many as fit on the GPUs or CPUs there are).
+    many as fit on the GPUs or CPUs there are). A worker is called with `at_once` items at a time, each in a thread: where a device does the work, it
+    goes on with one item while the host ends another.
     """
 
     fn: Callable[..., Any]
@@ -166,6 +167,7 @@ class Step:
     gpus: float = 0.0
     actors: int | None = None
     name: str | None = None
+    at_once: int = 1
 
     def ready(self) -> Callable[[Any], Any]:
         """The step as it is called with items; a class is set up now."""

@@ -1,5 +1,6 @@
 """The encode job, wherever its steps run and whatever happens to its workers: the same bytes, every record, and word of what went another way."""
 
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import numpy as np
@@ -121,6 +122,23 @@ def test_a_part_is_made_in_one_batch_size_and_the_worker_keeps_it(tmp_path, room
     assert sizes[-2 * whole :] == [fits] * (2 * whole), "from the first picture, and without another try"
 
 
+def test_threads_that_share_a_network_never_mix_two_batch_sizes_in_a_part(tmp_path):
+    pictures = np.random.default_rng(0).integers(0, 256, (70, 32, 32, 3), dtype=np.uint8)
+    encoding = ImageEncoding(Mortal(size=32, patch=16, batch=64, room=9, marks=str(tmp_path)))
+    with ThreadPoolExecutor(4) as pool:
+        parts = list(pool.map(lambda _: coded_as_fits(encoding, pictures, "f32"), range(12)))
+    eight = encoding.encoder.model_copy(update={"batch": 8}).fingerprint(encoding.machine)
+    assert encoding.batch == 8 and {p.fingerprint for p in parts} == {eight} and len({p.notes for p in parts}) == 1
+
+
+def test_full_parts_are_whole_batches(world):
+    from encode.encoder import Grid
+    from encode.parts import image_limit
+
+    assert image_limit(Grid(256, 256, 256, 768), "bf16", 32) == 672 and image_limit(Grid(224, 224, 256, 1152), "bf16", 256) == 256
+    assert image_limit(Grid(32, 32, 4, 768), "bf16", 2048) == 1024 and image_limit(Grid(2048, 2048, 9, 9), "none", 48) == 1024
+
+
 def test_an_error_in_the_middle_of_a_part_leaves_nothing_of_its_first_batches(tmp_path):
     pictures = np.random.default_rng(0).integers(0, 256, (40, 32, 32, 3), dtype=np.uint8)
     encoding = ImageEncoding(Mortal(size=32, patch=16, batch=8, marks=str(tmp_path)))
@@ -182,7 +200,6 @@ def test_decoding_in_several_threads_gives_the_same_pictures_and_the_same_reject
 def test_pictures_too_large_are_told_alike_by_every_thread():
     import struct
     import zlib
-    from concurrent.futures import ThreadPoolExecutor
 
     from pipelines.media import images
 

@@ -50,6 +50,18 @@ def test_the_next_item_is_loaded_and_the_last_one_written_while_one_is_worked_on
         assert list(job.map([Step(load), Step(Work), Step(lambda i: written[i].set())], list(range(4)))) == [None] * 4
 
 
+def test_a_worker_may_take_several_items_at_once_and_their_order_stays():
+    meet = threading.Barrier(3, timeout=10)
+
+    class Slow:
+        def __call__(self, i):
+            meet.wait()  # three are here together
+            return i
+
+    with open_job("local") as job:
+        assert list(job.map([Step(double), Step(Slow, at_once=3), Step(double)], list(range(12)))) == [4 * i for i in range(12)]
+
+
 @pytest.mark.parametrize("step", [0, 2])
 def test_an_error_of_a_step_reaches_the_person_and_what_came_before_it_is_there(step):
     chain = [Step(double), Step(Add, {"n": 0}), Step(double)]
