@@ -40,12 +40,13 @@ class Run:
     references: int
 
 
-def image_limit(grid: Grid | None, storage: str) -> int:
-    """Distinct images a part may hold."""
+def image_limit(grid: Grid | None, storage: str, batch: int = 1) -> int:
+    """Distinct images a part may hold: whole batches, since what fills up the last one is computed and thrown away."""
     if grid is None or storage == "none":
         return MAX_IMAGES
     each = max(grid.height * grid.width * 3, codec.nbytes(storage, grid.tokens, grid.channels))
-    return max(1, min(MAX_IMAGES, MAX_BYTES // each))
+    limit = max(1, min(MAX_IMAGES, MAX_BYTES // each))
+    return limit - limit % batch if limit > batch else limit
 
 
 def image_offsets(index: pa.Table) -> tuple[np.ndarray, np.ndarray]:
@@ -87,7 +88,7 @@ def encode_parts(recipe: EncodeRecipe, dataset: Dataset) -> list[dict[str, Any]]
     if isinstance(recipe.images, Reuse):
         placed = reused_runs(dataset, Dataset.open(recipe.images.dataset))
     else:
-        limit = image_limit(recipe.images.grid() if recipe.images else None, recipe.storage)
+        limit = image_limit(recipe.images.grid(), recipe.storage, recipe.images.batch) if recipe.images else MAX_IMAGES
         placed = [(i, None, run) for i in range(len(dataset.shards)) for run in shard_runs(dataset, i, limit)]
     identity = encoding_identity(recipe)
     out = []

@@ -74,13 +74,11 @@ def chain(config: ScoreRecipe, dataset: Dataset, output: str, job: Job) -> list[
     from encode.scoring.chain import Score, load, write
 
     scorers, read = config.scorers(), (dataset.path, dataset.fingerprint)
-    # On a single processor the three kinds of worker share it, or the one that holds it would wait for the others for ever.
-    light = 1.0 if job.cpus > 1 else 0.25
     gpus = gpus_each(config)
     settings = {"scorers": scorers, "device": None if gpus else "cpu", "cpus": config.resources.cpus}
-    look = Step(Score, settings, cpus=config.resources.cpus * light, gpus=gpus, actors=config.resources.actors, name="score")
-    first = Step(load, {"dataset": read, "scorers": scorers}, cpus=light, name="load")
-    return [first, look, Step(write, {"dataset": read, "root": output, "scorers": scorers}, cpus=light, name="write")]
+    look = Step(Score, settings, cpus=config.resources.cpus, gpus=gpus, actors=config.resources.actors, name="score")
+    first = Step(load, {"dataset": read, "scorers": scorers}, name="load")
+    return [first, look, Step(write, {"dataset": read, "root": output, "scorers": scorers}, name="write")]
 
 
 def gpus_each(config: ScoreRecipe) -> float:

@@ -11,6 +11,7 @@ first frame of an animation. Colour profiles are not applied: the numbers in the
 
 import io
 import struct
+import threading
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -131,16 +132,41 @@ def phash_of(image: Image.Image) -> int:
 _DCT = np.rint(np.cos(np.pi * np.arange(8)[:, None] * (2 * np.arange(32)[None, :] + 1) / 64) * 2**14).astype(np.int64)
 
 
+class _Hearing:
+    """What Pillow's warnings mean while any thread reads. Python's filters belong to the whole process, and a thread that put them back while
+    another reads would change what that one sees: so the first to come sets them, the last to go puts them back, and they touch nothing but these."""
+
+    def __init__(self) -> None:
+        self._lock, self._readers = threading.Lock(), 0
+        self._before = warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._readers == 0:
+                self._before = warnings.catch_warnings()
+                self._before.__enter__()
+                warnings.simplefilter("error", Image.DecompressionBombWarning)
+                # Tags that no pixel depends on: a camera's broken EXIF block must not cost the photo.
+                warnings.filterwarnings("ignore", category=UserWarning)
+            self._readers += 1
+
+    def __exit__(self, *exc: object) -> None:
+        with self._lock:
+            self._readers -= 1
+            if self._readers == 0:
+                self._before.__exit__(None, None, None)
+
+
+_HEARING = _Hearing()
+
+
 @contextmanager
 def reading(data: bytes) -> Iterator[Image.Image]:
     """Opens by the allow-list, lazily; whatever Pillow raises inside becomes a `Reject`."""
     if not data:
         raise Reject("truncated", "0 bytes")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            # Tags that no pixel depends on: a camera's broken EXIF block must not cost the photo.
-            warnings.filterwarnings("ignore", category=UserWarning)
+        with _HEARING:
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                 yield image
     except Reject:
