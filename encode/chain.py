@@ -112,7 +112,8 @@ def write(item: dict[str, Any], root: str, codec_name: str, shard_bytes: int, sh
         if part is None:
             return writer.commit({})
         moments = part.moments.by_channel()
-        return writer.commit({"latents": moments.as_json(), "images": len(part.payloads), "encoder": part.fingerprint})
+        error = part.error.as_json()
+        return writer.commit({"latents": moments.as_json(), "error": error, "images": len(part.payloads), "encoder": part.fingerprint})
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from encode.codec_error import CodecError
 from encode.encoder import ImageEncoder, as_written
 from encode.encoders.reuse import Reuse
 from encode.estimate import estimate
@@ -120,31 +121,38 @@ def extras(config: EncodeRecipe, dataset: Dataset, output: str, commits: Commits
     encoding: dict[str, Any] = {"text": tokenizer.card()}
     encoders: dict[str, Any] = {"text": as_written(config.text)}
     moments: Moments | None = None
+    figures: dict[str, Any] = {}
     if isinstance(config.images, Reuse):
         other = Dataset.open(storage.absolute(config.images.dataset))
         assert other.encoding is not None
+        figures = {k: v for k, v in (other.card.get("figures") or {}).items() if k == "codec"}
         encoding["image"], encoders["image"] = other.encoding["image"], other.card["encoders"]["image"]
         moments = Moments(*other.latent_moments()) if other.encoding.get("stats") else None
     elif config.images is not None and has_images(dataset):
-        moments, seen = merged(commits)
+        moments, error, seen = merged(commits)
+        grid = config.images.grid()
+        figures = {"codec": {config.storage: error.figures(config.storage, grid.tokens, grid.channels)}} if error.n else {}
         encoding["image"], encoders["image"] = image_card(config.images, config.storage, seen), as_written(config.images)
     if moments is not None:
         entry = publish(output, moments)
         files.append({k: entry[k] for k in ("path", "bytes", "sha256")})
         encoding["stats"] = {"file": entry["path"], "sha256": entry["sha256"], "n": entry["n"]}
-    return {"encoding": encoding, "encoders": encoders, "files": files}
+    # What a codec lost is no part of `encoding`: it says nothing that the bytes do not, and the last bits of a sum may differ between devices.
+    return {"encoding": encoding, "encoders": encoders, "files": files, **({"figures": figures} if figures else {})}
 
 
-def merged(commits: Commits) -> tuple[Moments | None, list[str]]:
-    """Statistics of all parts in part order, and the fingerprints of the encoders that made them."""
+def merged(commits: Commits) -> tuple[Moments | None, CodecError, list[str]]:
+    """Statistics of all parts in part order, what the codec lost, and the fingerprints of the encoders that made them."""
     parts: list[tuple[int, Moments]] = []
+    errors: list[CodecError] = []
     seen: set[str] = set()
     for commit in commits():
         stats = commit["stats"] or {}
         if "latents" in stats:
             parts.append((commit["part"], Moments.from_json(stats["latents"])))
             seen.add(stats["encoder"])
-    return merge(parts), sorted(seen)
+            errors.append(CodecError.from_json(stats["error"]) if "error" in stats else CodecError())
+    return merge(parts), CodecError.total(errors), sorted(seen)
 
 
 def image_card(encoder: ImageEncoder, codec_name: str, seen: list[str]) -> dict[str, Any]:
