@@ -46,3 +46,9 @@ def compared(images: int, references: int, nbytes: dict[str, int], once: float, 
     each_epoch = once * references / max(images, 1)
     kept = {name: keeping(size, costs) for name, size in nbytes.items()}
     return {name: {"storage_cost": cost, "pays_from_epochs": pays_from(once, cost, each_epoch)} for name, cost in kept.items()}
+
+
+def assumed(workers: tuple[int, float], costs: Costs) -> str:
+    """The prices and the comparison, in a line for people."""
+    hour = f"{costs.gpu_hour:g} a GPU-hour, {costs.cpu_hour:g} a CPU-hour" if workers[1] else f"{costs.cpu_hour:g} a CPU-hour"
+    return f"{hour}, {costs.tb_month:g} a TB-month for {costs.months:g} months; or encode each epoch at this rate"

@@ -1,10 +1,10 @@
 """What a codec does to the flow loss, in seconds and without chance: the best linear denoiser, in closed form.
 
-In: latents as stored to learn from, exact latents to be judged on. Out: the flow loss of the best linear x-prediction per token, z = t x + (1 - t) eps,
-the error in velocity space, at the times the trainer draws (uniform, shifted by sqrt(tokens channels / 4096)). For data of mean m and covariance S the
-best linear predictor is Wiener's, m + t S (t^2 S + (1 - t)^2)^-1 (z - t m), and its expected loss over the noise is a sum over the eigenvectors of S:
-nothing is drawn, nothing is trained by steps, so two codecs differ by what they store and by nothing else. A transformer learns more than this; what
-it can learn from the second moments alone is the part that noise of storage touches first.
+In: latents as stored to learn from, exact latents to be judged on. Out: the flow loss of the best linear x-prediction per token from
+z = t x + (1 - t) eps, its error in velocity space, at the times the trainer draws (uniform, shifted by sqrt(tokens channels / 4096)). For data of
+mean m and covariance S the best linear predictor is Wiener's, m + t S (t^2 S + (1 - t)^2)^-1 (z - t m), and its expected loss over the noise is a sum
+over the eigenvectors of S: nothing is drawn and nothing is trained by steps, so two codecs differ by what they store and by nothing else. A
+transformer learns more than this; `benchmarks/codecs.py` trains one (docs/codecs.md).
 """
 
 from __future__ import annotations

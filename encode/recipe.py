@@ -30,8 +30,8 @@ class Resources(Document):
 
 
 class Costs(Document):
-    """What `--dry-run` looks at, and prices. `sample` images (0: none) go through the network, until `seconds` are over. Prices are assumptions to put
-    your own in, in any one currency: a GPU and a processor for an hour, a terabyte (10^12 bytes) kept for a month, and for how many `months`."""
+    """What `--dry-run` looks at, and prices. `sample` images (0: none) go through the network, until `seconds` are over. Prices are assumptions to
+    be replaced by your own, in one currency: a GPU and a processor for an hour, a terabyte (10^12 bytes) kept for a month; and how many months."""
 
     sample: int = Field(32, ge=0)
     seconds: float = Field(20, gt=0)

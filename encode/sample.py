@@ -1,8 +1,8 @@
 """A few images of a dataset through the real network, before a job: how fast it goes and what each codec would lose.
 
-In: an encode recipe and its curated dataset. Out: a `Sampled`: exact latents, the rate of one worker as the job would have it (its device, its threads,
-its batch, the codec included), the rate at which one processor decodes and prepares pictures, and a row of figures per codec. It writes nothing,
-and stops between batches when its time is up.
+In: an encode recipe and its curated dataset. Out: a `Sampled`: exact latents, the rate of one worker as the job would have it (its device, its
+threads, the codec included), the rate at which one processor decodes and prepares pictures, and a row of figures per codec. It writes nothing, and
+stops between batches when its time is up.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ HELD = 4  # one image of so many is kept for judging
 
 @dataclass(frozen=True)
 class Sampled:
-    """`rate`: images a second of one worker with `workers` = (processors, GPUs); `prepared`: images a second that one processor decodes and resizes."""
+    """`rate`: images a second of one worker, which has `workers` = (processors, GPUs); `prepared`: images a second that one processor decodes."""
 
     latents: np.ndarray
     rate: float
