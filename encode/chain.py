@@ -129,7 +129,7 @@ def write(item: dict[str, Any], root: str, codec_name: str, shard_bytes: int, sh
         if part is None:
             return writer.commit({})
         notes = {"notes": list(part.notes)} if part.notes else {}
-        said = commit_stats(writer, part.moments, part.payloads)
+        said = {**commit_stats(writer, part.moments, part.payloads), "error": part.error.as_json()}
         return writer.commit({**said, "images": len(part.payloads), "encoder": part.fingerprint, **notes})
 
 

@@ -2,7 +2,8 @@
 
 In: a function from a uint8 tensor [B, H, W, 3] on the device to a tensor [B, tokens, channels]. Out: a `Network`, whose call starts a batch
 and returns a function that waits for its result. On a GPU the batch goes over from pinned memory, the result comes back in its own dtype (bf16
-as bit patterns) on a second stream, and the next batch computes meanwhile; on a CPU everything happens in the call.
+as bit patterns) on a second stream, and the next batch computes meanwhile; on a CPU everything happens in the call. Who has more to do on the
+device takes the result there (`resident`) and brings home what is left of it (`to_host`).
 """
 
 from __future__ import annotations
@@ -25,13 +26,28 @@ class TorchNetwork:
         self.copies = torch.cuda.Stream() if machine.device == "cuda" else None
 
     def __call__(self, pictures: np.ndarray) -> Pending:
+        return self.to_host(self.started(pictures))
+
+    def resident(self, pictures: np.ndarray) -> Callable[[], Any]:
+        """As a call, but the result stays on the device, and nobody waits for it: work on it queues up behind."""
+        result = self.started(pictures)
+        return lambda: result
+
+    def started(self, pictures: np.ndarray) -> Any:
+        """The result [B, tokens, channels] on the device, which may still be computing it."""
         torch = self.torch
         batch = torch.from_numpy(np.ascontiguousarray(pictures))
         with torch.inference_mode():
+            return self.forward(batch if self.copies is None else batch.pin_memory().to(self.machine.device, non_blocking=True))
+
+    def to_host(self, result: Any) -> Pending:
+        """A copy that begins when the result is there. Waiting gives numpy: bf16 as bit patterns in uint16 from a GPU, other floats as float32,
+        whole numbers as they are."""
+        torch = self.torch
+        with torch.inference_mode():
             if self.copies is None:
-                out = self.forward(batch).float().numpy()
-                return lambda: out
-            result = self.forward(batch.pin_memory().to(self.machine.device, non_blocking=True))
+                here = result.float() if result.is_floating_point() else result
+                return lambda: here.numpy()
             host = torch.empty(result.shape, dtype=result.dtype, pin_memory=True)
             self.copies.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(self.copies):
@@ -41,6 +57,8 @@ class TorchNetwork:
 
         def wait() -> np.ndarray:
             done.synchronize()
-            return host.view(torch.uint16).numpy() if host.dtype == torch.bfloat16 else host.float().numpy()
+            if host.dtype == torch.bfloat16:
+                return host.view(torch.uint16).numpy()
+            return (host.float() if host.is_floating_point() else host).numpy()
 
         return wait

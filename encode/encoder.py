@@ -182,6 +182,11 @@ def finite(latents: np.ndarray) -> bool:
     return all((flat[k : k + RUN] & 0x7F80).max() != 0x7F80 for k in range(0, len(flat), RUN))
 
 
+def refuse(encoder: ImageEncoder) -> InputError:
+    """For latents that are not finite: they would poison every statistic downstream."""
+    return InputError(f"{part_name(encoder)} gave latents that are not finite", next="try `dtype: f32`, and check the weights")
+
+
 class ImageEncoding:
     """An image encoder with its network loaded: pictures or bytes in, latents out, in padded batches of one fixed size, which `fingerprint` names."""
 
@@ -207,10 +212,10 @@ class ImageEncoding:
         return (values(latents) for latents in self.raw(pictures))
 
     def raw(self, pictures: np.ndarray) -> Iterator[np.ndarray]:
-        """Batches as the network gives them. Values that are not finite are an InputError: they would poison every statistic downstream."""
+        """Batches as the network gives them. Values that are not finite are an InputError."""
         for latents in in_batches(self.network, pictures, self.encoder.batch):
             if not finite(latents):
-                raise InputError(f"{part_name(self.encoder)} gave latents that are not finite", next="try `dtype: f32`, and check the weights")
+                raise refuse(self.encoder)
             yield latents
 
     def encode(self, pictures: np.ndarray) -> np.ndarray:

@@ -3,7 +3,8 @@
     dataset: out/captions
     text:   {text_tokens: {tokenizer: tokenizer.json}}
     images: {siglip2: {weights: google/siglip2-so400m-patch14-224}}      or {reuse: {dataset: out/captions-siglip2}}
-    storage: bf16                                                        bf16 | f32 | int8 | f8e4m3 | none
+    storage: bf16                                                        bf16 | f32 | int8 | f8e4m3 | none (docs/codecs.md)
+    estimate: {sample: 32, gpu_hour: 2.5}                                what `--dry-run` measures and what things cost; changes no byte
     output: out/captions-siglip2
 
 `text` is always there, for silent video too, because the ids of the structure tokens come from it.
@@ -28,6 +29,18 @@ class Resources(Document):
     actors: int | None = Field(None, ge=1)
 
 
+class Costs(Document):
+    """What `--dry-run` looks at, and prices. `sample` images (0: none) go through the network, until `seconds` are over. Prices are assumptions to
+    be replaced by your own, in one currency: a GPU and a processor for an hour, a terabyte (10^12 bytes) kept for a month; and how many months."""
+
+    sample: int = Field(32, ge=0)
+    seconds: float = Field(20, gt=0)
+    gpu_hour: float = Field(2.5, ge=0)
+    cpu_hour: float = Field(0.05, ge=0)
+    tb_month: float = Field(23, ge=0)
+    months: float = Field(3, ge=0)
+
+
 class EncodeRecipe(Document):
     """`dataset` is a curated dataset; its images need `images`. See the module's text for the rest."""
 
@@ -41,6 +54,7 @@ class EncodeRecipe(Document):
     output: str
     engine: Literal["ray", "local"] = "ray"
     resources: Resources = Resources()
+    estimate: Costs = Costs()
 
     @field_validator("text")
     @classmethod

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
+from encode.codec_error import CodecError
 from encode.encoder import ImageEncoder, as_written
 from encode.encoders.reuse import Reuse
 from encode.estimate import estimate
@@ -127,18 +128,28 @@ def extras(config: EncodeRecipe, dataset: Dataset, output: str, commits: Commits
     encoding: dict[str, Any] = {"text": tokenizer.card()}
     encoders: dict[str, Any] = {"text": as_written(config.text)}
     stats: Statistics | None = None
+    figures: dict[str, Any] = {}
     if isinstance(config.images, Reuse):
         other = Dataset.open(storage.absolute(config.images.dataset))
         assert other.encoding is not None
+        figures = {k: v for k, v in (other.card.get("figures") or {}).items() if k == "codec"}
         encoding["image"], encoders["image"] = other.encoding["image"], other.card["encoders"]["image"]
         stats = carried(other)
     elif config.images is not None and has_images(dataset):
         stats, seen = merge_parts(output, commits, job)
+        error, grid = codec_error(commits), config.images.grid()
+        figures = {"codec": {config.storage: error.figures(config.storage, grid.tokens, grid.channels)}} if error.n else {}
         encoding["image"], encoders["image"] = image_card(config.images, config.storage, seen), as_written(config.images)
     if stats is not None:
         encoding["stats"], entries = stats.publish(output)
         files += entries
-    return {"encoding": encoding, "encoders": encoders, "files": files}
+    # What a codec lost is no part of `encoding`: it says nothing that the bytes do not, and the last bits of a sum may differ between devices.
+    return {"encoding": encoding, "encoders": encoders, "files": files, **({"figures": figures} if figures else {})}
+
+
+def codec_error(commits: Commits) -> CodecError:
+    """What the codec lost in all parts together, in part order."""
+    return CodecError.total([CodecError.from_json(c["stats"]["error"]) for c in commits() if "error" in (c["stats"] or {})])
 
 
 def image_card(encoder: ImageEncoder, codec_name: str, seen: list[str]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from pipelines.format.errors import InputError
 from pipelines.format.manifest import parent_path, read_card
-from pipelines.terminal import count, say, size, table
+from pipelines.terminal import count, figure, say, size, table
 
 _KEYS = ["kind", "data", "name", "fingerprint", "records", "bytes", "tokens", "sources", "in", "written", "filtered", "rejected"]
 _MORE = ["structure", "padding", "fill", "encoding", "figures"]  # a plan's, an encoded dataset's, and what whole-dataset stages report
@@ -96,13 +96,13 @@ def side_by_side(figures: dict[str, Any]) -> list[list[Any]]:
         return []
     if any(isinstance(v, dict | list) for r in rows for v in r.values()):
         return []
-    return [["", *rows[0]], *([name, *(_figure(v) for v in r.values())] for name, r in figures.items())]
+    return [["", *rows[0]], *([name, *(figure(v) for v in r.values())] for name, r in figures.items())]
 
 
 def tables(name: str, figures: dict[str, Any]) -> list[tuple[str, list[list[Any]]]]:
     """(title, header and rows): what stands side by side as a table of its own, then the rest as one."""
     beside = {key: rows for key, value in figures.items() if isinstance(value, dict) and len(rows := side_by_side(value)) > 1}
-    rest = [[label, _figure(value)] for label, value in flat({k: v for k, v in figures.items() if k not in beside})]
+    rest = [[label, figure(value)] for label, value in flat({k: v for k, v in figures.items() if k not in beside})]
     return [*((f"{name}: {key}", rows) for key, rows in beside.items()), *([(name, [["", ""], *rest])] if rest else [])]
 
 
@@ -127,10 +127,6 @@ def _show_sources(sources: dict[str, dict[str, Any]]) -> None:
     }
     keys = list(dict.fromkeys(key for row in flat.values() for key in row))
     if len(keys) > 8 and len(flat) < len(keys):  # a plan says a dozen things of each source: sources side by side are easier to compare
-        table("by source", ["", *flat], [[key, *(_figure(row.get(key)) for row in flat.values())] for key in keys])
+        table("by source", ["", *flat], [[key, *(figure(row.get(key)) for row in flat.values())] for key in keys])
     else:
-        table("by source", ["source", *keys], [[name, *(_figure(row.get(key)) for key in keys)] for name, row in flat.items()])
-
-
-def _figure(x: Any) -> Any:
-    return f"{x:.4g}" if isinstance(x, float) else x
+        table("by source", ["source", *keys], [[name, *(figure(row.get(key)) for key in keys)] for name, row in flat.items()])

@@ -40,6 +40,15 @@ def count(n: Any) -> str:
     return f"{n:,}".replace(",", " ") if isinstance(n, int) else "" if n is None else str(n)
 
 
+def figure(x: Any) -> Any:
+    """A measured number in four digits, a share just below 1 in as many as tell it from 1; anything else as it is."""
+    if not isinstance(x, float):
+        return x
+    if 0.999 < x < 1:
+        return f"{x:.7f}"
+    return count(round(x)) if abs(x) >= 10_000 else f"{x:.4g}"
+
+
 def size(n: int) -> str:
     """Bytes in the unit a person would choose."""
     value = float(n)

@@ -14,7 +14,7 @@ from typing import Any
 
 from pipelines import plugins
 from pipelines.format.errors import InputError
-from pipelines.terminal import say, table
+from pipelines.terminal import figure, say, table
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -95,11 +95,11 @@ def show(answer: dict[str, Any]) -> None:
 
 def _show_estimate(answer: dict[str, Any]) -> None:
     known = ("stage", "dry_run", "estimate", "table", "warnings")
-    facts = [[key, value] for key, value in answer.items() if key not in known and not isinstance(value, dict | list)]
+    facts = [[key, figure(value)] for key, value in answer.items() if key not in known and not isinstance(value, dict | list)]
     table(f"{answer['stage']}, not run: {answer['estimate']}", ["", ""], facts)
     if answer["table"]:
         columns = list(dict.fromkeys(key for row in answer["table"] for key in row))
-        table("", columns, [[row.get(column) for column in columns] for row in answer["table"]])
+        table("", columns, [[figure(row.get(column)) for column in columns] for row in answer["table"]])
     for key, value in answer.items():
         if key not in known and isinstance(value, list):  # the command lines of a launch, one a line, ready to copy
             say("\n".join(" ".join(map(str, line)) if isinstance(line, list) else str(line) for line in value))

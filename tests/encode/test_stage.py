@@ -117,6 +117,35 @@ def test_statistics_are_those_of_what_is_stored(world, tmp_path, codec):
     np.testing.assert_allclose(variance, x.var(axis=0), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("codec", ["bf16", "f32", "int8", "f8e4m3"])
+def test_the_card_says_what_a_codec_costs_and_loses_and_the_fingerprint_does_not(world, tmp_path, codec):
+    encoded = encode(world, tmp_path / "e", "video", storage=codec)
+    exact = encode(world, tmp_path / "exact", "video", storage="f32")
+    squared = norm = 0.0
+    seen, cosines = 0, []
+    distinct = {(i, s.offset): (s, j, t) for (i, a), (j, b) in pairs(exact, encoded) for s, t in zip(a.segments, b.segments, strict=True)}
+    for (i, _), (s, j, t) in distinct.items():
+        x, y = exact.array(i, s).astype(np.float64), encoded.array(j, t).astype(np.float64)
+        squared, norm, seen = squared + float(np.square(x - y).sum()), norm + float(np.square(x).sum()), seen + len(x)
+        cosines += (np.einsum("nc,nc->n", x, y) / np.linalg.norm(x, axis=1) / np.linalg.norm(y, axis=1)).tolist()
+    said = encoded.card["figures"]["codec"][codec]
+    assert said["tokens"] == seen and said["bytes_per_token"] == sum(s.data_bytes for s in encoded.shards) / seen
+    assert said["relative_l2"] == pytest.approx((squared / norm) ** 0.5, rel=1e-9)
+    assert said["mean_cosine"] == pytest.approx(np.mean(cosines)) and said["worst_cosine"] == pytest.approx(min(cosines))
+    assert (said["relative_l2"] == 0) == (codec == "f32") and "figures" not in encoded.encoding
+    again = encode(world, tmp_path / "again", "video", images={"reuse": encoded.path})
+    assert again.card["figures"]["codec"] == encoded.card["figures"]["codec"]
+
+
+def test_stats_print_the_codec_beside_what_it_loses(world, tmp_path, capsys):
+    from pipelines.commands import main
+
+    encoded = encode(world, tmp_path / "e", "video", storage="int8")
+    assert main(["stats", encoded.path]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "bytes_per_token" in said and "relative_l2" in said and "int8" in said
+
+
 def files(root):
     return {p.relative_to(root).as_posix(): p.read_bytes() for p in Path(root).rglob("*") if p.is_file() and p.suffix in (".bin", ".parquet")}
 
