@@ -147,7 +147,7 @@ class ImageEncoder(Part):
         """float32 [n, tokens, channels] -> uint8 [n, height, width, 3], for encoders that can be inverted."""
         raise InputError(
             f"{part_name(self)} latents cannot be turned back into pictures by the encoder alone",
-            allowed="encoders with a decoder: pixels",
+            allowed="encoders with a decoder: pixels, sd_vae, flux_vae",
             next="a decoder trained for these latents is needed; encode with `pixels` to look at pictures without one",
         )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from pydantic import Field
@@ -24,12 +24,11 @@ Forward = Callable[[Any], Any]
 
 
 class FrozenEncoder(ImageEncoder):
-    """`weights`: a local folder or a hub id. `size`: pixels a side, where not the model's own. `resize`: `exact` for Pillow's kernel to the last
-    bit, `fast` for torch's, within a level of it at an eighth of the time. `compile`: the network through torch.compile; `auto` does so on a GPU."""
+    """`weights`: a local folder or a hub id. `size`: pixels a side, where not the model's own. `compile`: the network through torch.compile;
+    `auto` does so on a GPU."""
 
     weights: str
     size: int | None = Field(None, ge=1)
-    resize: Literal["fast", "exact"] = "fast"
     compile: Compile = "auto"
 
     def prepared(self) -> Processor:
