@@ -27,7 +27,6 @@ from pipelines.format.index import record_of
 from pipelines.format.part import PartWriter
 from pipelines.format.record import Record, Segment
 from pipelines.format.shard import Foreign
-from pipelines.media import images
 
 Lost = tuple[str, str, str, str]  # origin, id, reason, detail of a record that cannot be kept
 Place = tuple[int, int]  # offset and length of a payload in the parent's data file: what tells distinct images of a part apart
@@ -71,7 +70,7 @@ def prepared(
     for s in (s for r in records for s in r.segments if s.kind == "image"):
         if place(s) not in seen:
             try:
-                seen[place(s)] = encoder.picture(images.decode(bytes(parent.payload(i, s))))
+                seen[place(s)] = encoder.read(bytes(parent.payload(i, s)))
             except Reject as e:
                 seen[place(s)] = e
     kept, lost = readable(records, {key: e for key, e in seen.items() if isinstance(e, Reject)})

@@ -47,6 +47,9 @@ class FrozenEncoder(ImageEncoder):
     def picture(self, pixels: np.ndarray) -> np.ndarray:
         return self.processor.picture(pixels)
 
+    def read(self, data: bytes) -> np.ndarray:
+        return self.processor.read(data)
+
     def preprocessing(self) -> dict[str, Any]:
         return self.processor.describe()
 

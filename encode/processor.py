@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from encode import resampling
 from pipelines.format.errors import InputError
-from pipelines.media import images
+from pipelines.media import images, resizing
 
 FILTERS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # Pillow's numbering, which the files use
 
@@ -48,16 +48,34 @@ class Processor:
     std: tuple[float, ...]
     exact: bool = True
 
-    def picture(self, pixels: np.ndarray) -> np.ndarray:
-        """uint8 [h, w, 3] -> uint8 [height, width, 3]."""
-        stretch = images.stretch if self.exact else resampling.stretch
+    def sides(self, h: int, w: int) -> tuple[int, int]:
+        """What a picture of h x w is resized to, before any crop. Raises `Reject` where a line of pixels would grow without limit."""
         if self.short is None:
-            return stretch(pixels, self.height, self.width, self.filter)
-        h, w = pixels.shape[:2]
+            return self.height, self.width
         # The long side is cut down to a whole number, not rounded: so does transformers.
         new = (self.short, int(self.short * w / h)) if h <= w else (int(self.short * h / w), self.short)
-        pixels = stretch(pixels, *new, self.filter)
-        top, left = (new[0] - self.height) // 2, (new[1] - self.width) // 2
+        images.check_size(new[1], new[0], images.MAX_PIXELS)
+        return new
+
+    def picture(self, pixels: np.ndarray) -> np.ndarray:
+        """uint8 [h, w, 3] -> uint8 [height, width, 3]."""
+        new = self.sides(*pixels.shape[:2])
+        return self._middle((images.stretch if self.exact else resampling.stretch)(pixels, *new, self.filter))
+
+    def read(self, data: bytes) -> np.ndarray:
+        """`picture` of an image file. Where Pillow resizes, it does so before there is an array: two copies of the whole picture less."""
+        new = (0, 0)
+
+        def by_pillow(h: int, w: int) -> tuple[int, int]:
+            nonlocal new
+            new = self.sides(h, w)
+            return (h, w) if not self.exact and resampling.fast(h, w, *new, self.filter) else new
+
+        pixels = resizing.decoded(data, by_pillow, self.filter)
+        return self._middle(resampling.stretch(pixels, *new, self.filter))
+
+    def _middle(self, pixels: np.ndarray) -> np.ndarray:
+        top, left = (pixels.shape[0] - self.height) // 2, (pixels.shape[1] - self.width) // 2
         return pixels[top : top + self.height, left : left + self.width]
 
     def table(self) -> NDArray[np.float32]:
@@ -71,10 +89,10 @@ class Processor:
         """The other half, on the device: a function from a uint8 tensor [B, height, width, 3] to float32 [B, 3, height, width]."""
         import torch
 
-        table = self.table()
+        table = torch.from_numpy(self.table())
         if device == "cpu":
-            return lambda pictures: torch.from_numpy(_looked_up(table, pictures.numpy()))
-        flat = torch.from_numpy(table).to(device).reshape(-1)
+            return _on_cpu(self, table)
+        flat = table.to(device).reshape(-1)
         first = torch.arange(0, 768, 256, dtype=torch.int32, device=device)
 
         def normalised(pictures: Any) -> Any:
@@ -90,12 +108,34 @@ class Processor:
         return said if self.exact else {**said, "resize": "fast"}
 
 
-def _looked_up(table: NDArray[np.float32], pictures: np.ndarray) -> NDArray[np.float32]:
-    """A sixth of the time of the arithmetic."""
-    out = np.empty((len(pictures), 3, *pictures.shape[1:3]), np.float32)
-    for channel in range(3):
-        np.take(table[channel], pictures[..., channel], out=out[:, channel], mode="wrap")
-    return out
+def _on_cpu(processor: Processor, table: Any) -> Callable[[Any], Any]:
+    """Division in float32, picture by picture while it is in the cache: a tenth of a millisecond for 224 x 224, a tenth of the processor's own
+    arithmetic in float64. Where it does not give the table to the last bit, the table is looked up. The result lies channels last."""
+    import torch
+
+    divisor = 1 / processor.scale
+    tiled = {w: [torch.tensor(v, dtype=torch.float32).repeat(w) for v in (processor.mean, processor.std)] for w in (1, processor.width)}
+
+    def computed(out: Any, levels: Any, width: int) -> None:
+        mean, std = tiled[width]
+        torch.div(levels, divisor, out=out).sub_(mean).div_(std)
+
+    def looked_up(out: Any, levels: Any, width: int) -> None:
+        for channel in range(3):
+            out[:, channel::3] = table[channel][levels[:, channel::3].long()]
+
+    probe = torch.empty(256, 3)
+    computed(probe, torch.arange(256, dtype=torch.uint8)[:, None].expand(256, 3), 1)
+    one = computed if torch.equal(probe, table.T) else looked_up
+
+    def normalised(pictures: Any) -> Any:
+        n, h, w, _ = pictures.shape
+        out, rows = torch.empty((n, h, w * 3)), pictures.reshape(n, h, w * 3)
+        for i in range(n):
+            one(out[i], rows[i], w)
+        return out.view(n, h, w, 3).permute(0, 3, 1, 2)
+
+    return normalised
 
 
 def read_processor(settings: dict[str, Any], size: int | None, where: str, whole: bool = False, exact: bool = True) -> Processor:

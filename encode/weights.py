@@ -76,13 +76,18 @@ def pretrained(name: str, weights: str, machine: Machine, unread: tuple[str, ...
     import torch
     import transformers
 
-    transformers.utils.logging.disable_progress_bar()  # loading takes a second; stderr belongs to our own progress
     options = {"use_safetensors": True, "local_files_only": True, "trust_remote_code": False, "output_loading_info": True}
     dtype = torch.bfloat16 if machine.dtype == "bf16" else torch.float32
+    log = transformers.utils.logging
+    log.disable_progress_bar()  # loading takes a second; stderr belongs to our own progress
+    before = log.get_verbosity()
+    log.set_verbosity_error()  # it lists every tensor of a text tower that a vision tower has no use for
     try:
         model, told = getattr(transformers, name).from_pretrained(str(folder(weights)), dtype=dtype, **options)
     except (OSError, ValueError, RuntimeError) as e:
         raise InputError("these weights cannot be loaded", where=weights, found=f"{type(e).__name__}: {e}"[:300]) from None
+    finally:
+        log.set_verbosity(before)
     refused(name, weights, told, unread)
     return model.to(machine.device).eval().requires_grad_(False)
 

@@ -19,6 +19,12 @@ def photo(seed: int, height: int = 60, width: int = 44) -> np.ndarray:
     return np.clip(coarse + rng.integers(-20, 20, (height, width, 3)), 0, 255).astype(np.uint8)
 
 
+def cosine(a: np.ndarray, b: np.ndarray) -> float:
+    """Of two arrays as one vector each."""
+    a, b = a.astype(np.float64).ravel(), b.astype(np.float64).ravel()
+    return float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
+
+
 @cache
 def jpeg(seed: int) -> bytes:
     from pipelines.media import images

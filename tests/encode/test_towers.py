@@ -12,7 +12,7 @@ from encode.encoders.siglip2 import Siglip2
 from encode.encoders.webssl import Webssl
 from pipelines.format.errors import InputError
 from pipelines.media import images
-from tests.encode.models import photo, save_dinov2, save_siglip
+from tests.encode.models import cosine, photo, save_dinov2, save_siglip
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -34,11 +34,6 @@ def by_hand(model, values, first, dtype=None):
 
 def encoded(encoder, pictures):
     return ImageEncoding(encoder, "cpu").encode_bytes([images.encode_png(p) for p in pictures])
-
-
-def cosine(a, b):
-    a, b = a.astype(np.float64).ravel(), b.astype(np.float64).ravel()
-    return a @ b / np.linalg.norm(a) / np.linalg.norm(b)
 
 
 @pytest.mark.parametrize("kind", [Dinov2, Webssl])
