@@ -30,7 +30,6 @@ from pipelines.format.index import record_of
 from pipelines.format.part import PartWriter
 from pipelines.format.record import Record, Segment
 from pipelines.format.shard import Foreign
-from pipelines.media import images
 
 Lost = tuple[str, str, str, str]  # origin, id, reason, detail of a record that cannot be kept
 Place = tuple[int, int]  # offset and length of a payload in the parent's data file: what tells distinct images of a part apart
@@ -86,7 +85,7 @@ def decoded(parent: Dataset, i: int, segments: list[Segment], encoder: ImageEnco
 
     def one(s: Segment) -> np.ndarray | Reject:
         try:
-            return encoder.picture(images.decode(bytes(parent.payload(i, s))))
+            return encoder.read(bytes(parent.payload(i, s)))
         except Reject as e:
             return e
 

@@ -126,6 +126,10 @@ class ImageEncoder(Part):
         """uint8 [h, w, 3] of any size -> uint8 [height, width, 3] of the grid."""
         raise NotImplementedError
 
+    def read(self, data: bytes) -> np.ndarray:
+        """`picture` of an image file; an encoder may know a shorter way. Raises `Reject` for bytes that are not an image."""
+        return self.picture(images.decode(data))
+
     def network(self, machine: Machine) -> Network:
         """The loaded network: takes uint8 [B, height, width, 3], gives float32 [B, tokens, channels] when waited for. Data statistics
         are not applied: that is the reader's part."""
@@ -147,7 +151,7 @@ class ImageEncoder(Part):
         """float32 [n, tokens, channels] -> uint8 [n, height, width, 3], for encoders that can be inverted."""
         raise InputError(
             f"{part_name(self)} latents cannot be turned back into pictures by the encoder alone",
-            allowed="encoders with a decoder: pixels",
+            allowed="encoders with a decoder: pixels, sd_vae, flux_vae",
             next="a decoder trained for these latents is needed; encode with `pixels` to look at pictures without one",
         )
 
@@ -225,7 +229,7 @@ class ImageEncoding:
 
     def encode_bytes(self, payloads: Sequence[bytes]) -> np.ndarray:
         """JPEG, PNG … bytes -> float32 [n, tokens, channels]. Raises `Reject` for bytes that are not an image."""
-        pictures = [self.encoder.picture(images.decode(payload)) for payload in payloads]
+        pictures = [self.encoder.read(payload) for payload in payloads]
         shape = (0, self.grid.height, self.grid.width, 3)
         return self.encode(np.stack(pictures) if pictures else np.empty(shape, np.uint8))
 

@@ -53,4 +53,4 @@ class Pixels(ImageEncoder):
     def pictures(self, latents: np.ndarray) -> np.ndarray:
         rows, p = self.size // self.patch, self.patch
         values = np.clip(np.rint((latents + 1) * np.float32(127.5)), 0, 255).astype(np.uint8)
-        return np.ascontiguousarray(values.reshape(-1, rows, rows, p, p, 3).swapaxes(2, 3).reshape(-1, self.size, self.size, 3))
+        return np.ascontiguousarray(values.reshape(len(values), rows, rows, p, p, 3).swapaxes(2, 3).reshape(len(values), self.size, self.size, 3))

@@ -19,6 +19,12 @@ def photo(seed: int, height: int = 60, width: int = 44) -> np.ndarray:
     return np.clip(coarse + rng.integers(-20, 20, (height, width, 3)), 0, 255).astype(np.uint8)
 
 
+def cosine(a: np.ndarray, b: np.ndarray) -> float:
+    """Of two arrays as one vector each."""
+    a, b = a.astype(np.float64).ravel(), b.astype(np.float64).ravel()
+    return float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
+
+
 @cache
 def jpeg(seed: int) -> bytes:
     from pipelines.media import images
@@ -93,3 +99,54 @@ def save_head(path: str, sizes: tuple[int, ...] = (16, 12, 5, 1), names: tuple[i
     tensors = {name: value.contiguous() for name, value in named}
     save_file(tensors, path)
     return [(layer.weight.detach(), layer.bias.detach()) for layer in layers]
+
+
+def save_dinov2(folder: str, registers: int = 0, **changes: Any) -> Any:
+    """The tower and its image processor (short side to 8/7 of the crop, as published); the final LayerNorm's affine is far from 1 and 0."""
+    import torch
+    import transformers
+
+    torch.manual_seed(3)
+    base = {key: value for key, value in VISION.items() if key != "intermediate_size"}
+    kind = "Dinov2WithRegisters" if registers else "Dinov2"
+    settings = {**base, **({"num_register_tokens": registers} if registers else {}), **changes}
+    model = getattr(transformers, f"{kind}Model")(getattr(transformers, f"{kind}Config")(**settings)).eval()
+    for name, p in model.named_parameters():
+        if name.endswith("layernorm.weight"):
+            torch.nn.init.normal_(p, 3.0)
+        elif name.endswith("layernorm.bias"):
+            torch.nn.init.normal_(p, 5.0)
+        elif name.endswith(("cls_token", "position_embeddings", "register_tokens")):
+            torch.nn.init.normal_(p)
+    model.save_pretrained(folder)
+    side = 28
+    processor = transformers.BitImageProcessorPil(
+        size={"shortest_edge": side * 8 // 7},
+        crop_size={"height": side, "width": side},
+        image_mean=[0.485, 0.456, 0.406],
+        image_std=[0.229, 0.224, 0.225],
+    )
+    processor.save_pretrained(folder)
+    return model
+
+
+def save_vae(folder: str, channels: int = 4, **changes: Any) -> Any:
+    """An AutoencoderKL with the published number of levels (8 pixels to one) and few channels."""
+    import torch
+    from diffusers import AutoencoderKL
+
+    torch.manual_seed(4)
+    levels = 4
+    flux = {"shift_factor": 0.1159, "scaling_factor": 0.3611, "use_quant_conv": False, "use_post_quant_conv": False}
+    made: dict[str, Any] = {
+        "latent_channels": channels,
+        "block_out_channels": (8, 8, 16, 16),
+        "down_block_types": ("DownEncoderBlock2D",) * levels,
+        "up_block_types": ("UpDecoderBlock2D",) * levels,
+        "norm_num_groups": 4,
+        **(flux if channels == 16 else {"scaling_factor": 0.18215}),
+        **changes,
+    }
+    model = AutoencoderKL(**made).eval()
+    model.save_pretrained(folder, safe_serialization=True)
+    return model
