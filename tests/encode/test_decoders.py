@@ -1,4 +1,4 @@
-"""Decoders say what the published network says, from either published layout; `decode` turns latents into its pictures and knows it by its weights."""
+"""Decoders say what the published network says, from either published layout; `decode` makes its pictures and knows it by its weights."""
 
 import json
 
@@ -67,7 +67,8 @@ def test_the_first_layout_has_the_published_names_and_comes_back_unchanged(tmp_p
     named = {f"{name}.{kind}" for name in [*layers, "decoder_embed", "decoder_norm", "decoder_pred"] for kind in ("weight", "bias")}
     assert found == named | {"trainable_cls_token", "decoder_pos_embed"}
     again = layout.read(str(tmp_path)).model
-    assert again.shape == model.shape and all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True))
+    assert again.shape == model.shape
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in model.state_dict().items())
 
 
 def test_the_config_of_the_release_names_another_width_and_no_patch_and_is_read_all_the_same(tmp_path):
