@@ -1,10 +1,13 @@
 """Decoders say what the published network says, from either published layout; `decode` makes its pictures and knows it by its weights."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from encode.convert_decoder import STAGE as CONVERT
+from encode.convert_decoder import ConvertDecoder
 from encode.decode import STAGE as DECODE
 from encode.decode import DecodeRecipe
 from encode.decoder import Decoding
@@ -13,10 +16,10 @@ from encode.encoder import Grid
 from encode.encoders.pixels import Pixels
 from pipelines.engine import open_job
 from pipelines.format.dataset import Dataset
-from pipelines.format.document import parse
+from pipelines.format.document import load, parse
 from pipelines.format.errors import ConflictError, InputError
 from pipelines.media import images
-from tests.encode.decoders import encoded_toys, save_decoder
+from tests.encode.decoders import encoded_toys, run, save_decoder
 
 torch = pytest.importorskip("torch")
 layout = pytest.importorskip("encode.reconstruction.layout")
@@ -207,3 +210,54 @@ def test_a_decode_dry_run_says_what_it_will_make_without_reading_a_weight(encode
     save_decoder(tmp_path / "w", channels=768, patch=8, side=2)
     recipe = parse(DecodeRecipe, {"dataset": encoded.path, "decoder": {"rae": {"weights": str(tmp_path / "w")}}, "output": "x"})
     assert DECODE.plan(recipe).facts["pixels"] == "16 x 16" and DECODE.plan(recipe).facts["image_references"] == 6
+
+
+# ---- pickled releases ------------------------------------------------------------------------------------------------------------------
+
+
+def published_state(folder):
+    """The state_dict of a small decoder as the release names it, and the model."""
+    from safetensors.torch import load_file
+
+    model = save_decoder(folder, channels=6, patch=4, side=2)
+    return model, load_file(str(folder / "model.safetensors"))
+
+
+def convert(tmp_path, stored, **keys):
+    torch.save(stored, str(tmp_path / "model.pt"))
+    return run(CONVERT, ConvertDecoder, source=str(tmp_path / "model.pt"), heads=2, output=str(tmp_path / "out"), **keys)
+
+
+@pytest.mark.parametrize("wrap", ["", "module.decoder.", "module._orig_mod.decoder."])
+def test_a_pickled_release_is_converted_once_to_what_decode_loads(tmp_path, wrap):
+    model, state = published_state(tmp_path / "from")
+    inside = {f"{wrap}{name}": value for name, value in state.items()}
+    stored = (
+        inside
+        if not wrap
+        else {"ema": inside | {"module.encoder.weight": torch.zeros(1)}, "model": {k: v * 0 for k, v in inside.items()}, "epoch": 3}
+    )
+    out = convert(tmp_path, stored, image_mean=[0.1, 0.2, 0.3], image_std=[0.4, 0.5, 0.6])
+    published = layout.read(out)
+    assert published.mean == (0.1, 0.2, 0.3) and published.std == (0.4, 0.5, 0.6)
+    assert all(torch.equal(value, published.model.state_dict()[name]) for name, value in model.state_dict().items())
+    from encode.check_decoder import check
+
+    assert check(out, {"deep": True}) == [] and convert(tmp_path, stored, image_mean=[0.1, 0.2, 0.3], image_std=[0.4, 0.5, 0.6]) == out
+
+
+class Evil:
+    def __reduce__(self):
+        return (print, ("a pickle ran",))
+
+
+@pytest.mark.parametrize("stored", [Evil(), {"decoder_embed.weight": Evil()}, {"a": torch.zeros(1)}, [1, 2]])
+def test_what_is_no_state_dict_is_refused_and_nothing_in_it_runs(tmp_path, stored, capsys):
+    with pytest.raises(InputError, match=r"more than tensors|no RAE decoder"):
+        convert(tmp_path, stored)
+    assert "ran" not in capsys.readouterr().out and not (tmp_path / "out" / "manifest.json").exists()
+
+
+def test_the_recipes_of_decoding_that_ship_are_valid():
+    for cls, name in ((ConvertDecoder, "convert_decoder"), (DecodeRecipe, "decode")):
+        assert load(cls, f"{name}.yaml", packaged=[Path(__file__).parents[2] / "encode/recipes"]).output.startswith("out/")
