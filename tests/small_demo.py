@@ -21,7 +21,9 @@ from pipelines.format.document import load_raw
 REPO = Path(__file__).resolve().parents[1]
 SCENES = {"text": 400, "image-text": 400, "video": 300, "action-video": 16, "vqa": 400}
 # 100B of the figure are 20K tokens: about 16 optimiser steps of one row for the smallest arm (10 are the least allowed), 80 for the others.
-SMALL = {"scale": 2e-7, "seeds": [0], "run.batch": 1, "evaluate": [{"vqa": {"set": "held_out", "questions": 60, "source": "vqa"}}, "flow_loss"]}
+PAINT = {"samples": {"source": "image_text", "images": 3, "steps": 2, "required": False, "pictures": 2}}
+ASKED = [{"vqa": {"set": "held_out", "questions": 60, "source": "vqa"}}, "flow_loss", PAINT]
+SMALL = {"scale": 2e-7, "seeds": [0], "run.batch": 1, "evaluate": ASKED}
 
 
 def document() -> dict[str, Any]:

@@ -64,10 +64,20 @@ def test_nothing_is_lost_between_source_and_card(out: Path, capfd: pytest.Captur
 
 def test_every_artifact_verifies_to_the_byte(out: Path, capfd: pytest.CaptureFixture[str]) -> None:
     cards = [p.parent for name in ("manifest", "plan", "run", "ablation") for p in out.rglob(f"{name}.json")]
-    assert len(cards) == 5 + 1 + 5 + 6 + 6 + 1, "five curated sets, a tokenizer, five encoded sets, six plans, six runs, one ablation"
+    said = "five curated sets, a tokenizer, five encoded sets, six plans, six runs, one set of samples, one ablation"
+    assert len(cards) == 5 + 1 + 5 + 6 + 6 + 1 + 1, said
     for path in cards:
         code, said = tell(capfd, "verify", str(path), "--deep")
         assert code == 0 and said["ok"], (path, said["problems"])
+
+
+def test_what_an_arm_painted_can_be_looked_at_in_the_report_and_decoded_whole(out: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    samples = out / "ablations/world_synergy/arms/vqa20+image_text80/seed-0/samples"
+    page = (out / "ablations/world_synergy/report.html").read_text()
+    assert page.count('alt="sampled"') == page.count('alt="held out"') == 2 and "Painted from held-out captions" in page
+    words = [f"dataset={samples}", f"output={tmp_path / 'seen'}", "engine=local"]
+    code, said = tell(capfd, "run", "decode", "-c", "decode", *words)
+    assert code == 0 and said["records"] == 3 and (tmp_path / "seen/sheet.png").stat().st_size > 1000
 
 
 def test_every_arm_consumed_exactly_what_its_plan_gave_it(out: Path) -> None:

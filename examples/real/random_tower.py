@@ -1,8 +1,9 @@
 """A vision tower of the SigLIP 2 so400m/14 architecture with random weights and few layers, for trying the encode stage without a download.
 
-    python examples/real/random_tower.py FOLDER [--layers 1] [--size 224]
+    python examples/real/random_tower.py FOLDER [--layers 1] [--size 224] [--patch 14] [--width 1152] [--heads 16]
 
-Its latents have the true shape, 256 x 1152 at 224 px, and no meaning. Writes config.json, model.safetensors and preprocessor_config.json.
+Its latents have the true shape, 256 x 1152 at 224 px, and no meaning. A small one that is wide and shallow still holds what it saw, so that a decoder
+can be fitted to it (docs/decoders.md). Writes config.json, model.safetensors and preprocessor_config.json.
 """
 
 import argparse
@@ -18,16 +19,19 @@ if __name__ == "__main__":
     parser.add_argument("folder")
     parser.add_argument("--layers", type=int, default=1)
     parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--patch", type=int, default=14)
+    parser.add_argument("--width", type=int, default=1152)
+    parser.add_argument("--heads", type=int, default=16)
     args = parser.parse_args()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     torch.manual_seed(0)
     config = SiglipVisionConfig(
-        hidden_size=1152,
-        intermediate_size=4304,
-        num_attention_heads=16,
+        hidden_size=args.width,
+        intermediate_size=4304 * args.width // 1152,
+        num_attention_heads=args.heads,
         num_hidden_layers=args.layers,
-        patch_size=14,
+        patch_size=args.patch,
         image_size=args.size,
         vision_use_head=False,
     )

@@ -2,12 +2,14 @@
 
 The prompt is BOS · caption · BOI; the image's latents are sampled by Euler steps with guidance from noise that is a draw on the record, so two arms
 paint the same captions from the same noise. What is written has the encoding of the data trained on: `pipelines run decode` turns it into
-pictures, and any scorer or view reads it like a dataset. No number is claimed here: rows come from scorers.
+pictures, and any scorer or view reads it like a dataset. With `pictures` a few are shown in the report too, each below the held-out picture of its
+caption: the service of that name makes them, since the trainer knows no encoder. No number is claimed here: rows come from scorers.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,18 +27,27 @@ if TYPE_CHECKING:
     from trainer.evaluate._subject import Subject
 
 VERSION = 1
+SHOWN = "pictures.parquet"  # caption, held_out, sampled: JPEGs for the report
 
 
 class Samples(Part):
-    """`images` held-out captions of an image-text `source`, sampled in `steps` Euler steps with guidance `guidance` (the paper: 25 and 3.0)."""
+    """`images` held-out captions of an image-text `source`, sampled in `steps` Euler steps with guidance `guidance` (the paper: 25 and 3.0).
+
+    `required: false` lets arms pass that were not trained on the source. `pictures` of them are kept as JPEGs for the report, made by `decoder`
+    (as a decode recipe names it), or by the encoder where it can be inverted."""
 
     source: str = "image_text"
     images: int = Field(16, ge=1)
     steps: int = Field(25, ge=1)
     guidance: float = Field(3.0, ge=0)
+    required: bool = True
+    pictures: int = Field(0, ge=0, le=64)
+    decoder: dict[str, Any] | None = None
 
     def run(self, subject: Subject, out: str) -> list[dict[str, Any]]:
         """Writes the dataset <out>/samples (made anew by the same model and settings: left as it is). No rows."""
+        if not self.required and not subject.plan.card["sources"].get(self.source, {}).get("taken"):
+            return []
         spans = self._captions(subject)
         if not spans:
             raise InputError("no held-out captions to paint", found=self.source, next="name an image-text source, or raise held_out.fraction")
@@ -45,6 +56,8 @@ class Samples(Part):
         mark = fingerprint({"stage": "samples", "version": VERSION, "run": [p for _, p in parents], "recipe": dump(self)})
         if not storage.exists(commit_path(root, 0)):
             records = self._painted(subject, spans)
+            if self.pictures:
+                storage.publish(storage.join(root, SHOWN), self._shown(subject, spans, records), scratch=root)
             with PartWriter(root, 0, fingerprint=mark, encoded=True) as writer:
                 for record in records:
                     writer.emit()
@@ -85,6 +98,37 @@ class Samples(Part):
         return [r for r in made if r is not None]
 
 
+    def _shown(self, subject: Subject, spans: list[Any], records: list[Record]) -> bytes:
+        """pictures.parquet: the first few captions with their held-out picture and the sampled one."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+        from tokenizers import Tokenizer
+
+        data = subject.plan.datasets[spans[0].dataset]
+        words = Tokenizer.from_str(storage.read(storage.join(data.path, "tokenizer.json")).decode())
+        some = list(zip(spans, records, strict=True))[: self.pictures]
+        painted, captions = zip(*(r.segments for _, r in some), strict=True)
+        made = np.stack([codec.decode_latents(s.payload or b"", "bf16", *s.shape) for s in painted])
+        ids = [np.frombuffer(s.payload or b"", np.dtype(s.dtype)).tolist() for s in captions]
+        columns: dict[str, Any] = {"caption": [words.decode(i) for i in ids], "sampled": self._pictures(data, made)}
+        columns["held_out"] = self._pictures(data, np.stack([_truth(subject.plan, s) for s, _ in some]))
+        sink = pa.BufferOutputStream()
+        pq.write_table(pa.table(columns), sink)
+        return bytes(sink.getvalue().to_pybytes())
+
+    def _pictures(self, data: Any, latents: np.ndarray) -> list[bytes]:
+        found = [e for e in entry_points(group="pipelines.services") if e.name == "pictures"]
+        if not found:
+            raise InputError("no installed package offers the service `pictures`", next="install the encode package, or leave `pictures` out")
+        return list(found[0].load()(latents, data.card["encoders"], self.decoder))
+
+
+def _truth(plan: Any, span: Any) -> np.ndarray:
+    """The latents of the picture that a span's caption is of."""
+    data, record = plan.datasets[span.dataset], plan.record(span)
+    return np.asarray(data.array(span.shard, next(s for s in record.segments if s.kind == "latents")))
+
+
 def _noise(document: Any, width: int) -> np.ndarray:
     key = int(chance.draw(document.h, 0, "sample", "noise"))
     return chance.noise(key, (len(document.latents), width))
@@ -107,6 +151,8 @@ def _seal(root: str, like: Any, mark: str, recipe: dict[str, Any], parents: list
     table = shard_table(shards)
     shown = file_entry(root, f"shards-{fingerprint(commit['shards'])[:16]}.parquet", table)
     files = [shown, file_entry(root, "tokenizer.json", storage.read(storage.join(like.path, "tokenizer.json")))]
+    if storage.exists(storage.join(root, SHOWN)):
+        files.append(file_entry(root, SHOWN, storage.read(storage.join(root, SHOWN))))
     encoding = {k: v for k, v in like.card["encoding"].items() if k != "stats"}
     counts = {k: commit[k] for k in ("in", "written", "filtered", "rejected", "tokens")}
     held = {"samples": {"records": commit["written"], "tokens": commit["tokens"]}}

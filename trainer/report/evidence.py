@@ -39,6 +39,7 @@ class RunEvidence:
     answers: pa.Table | None = None
     lineage: tuple[tuple[str, str], ...] = ()  # (what, fingerprint), nearest first
     model: str = ""
+    pictures: pa.Table | None = None  # caption, held_out, sampled: what `samples` with `pictures` kept
 
 
 @dataclass(frozen=True, slots=True)

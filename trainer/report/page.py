@@ -6,7 +6,7 @@ or None when the ablation has nothing of its kind. The page allows itself no out
 
 from __future__ import annotations
 
-from trainer.report import accuracy, arms, caveats, differences, language, lineage, loss_curves, tokens, types
+from trainer.report import accuracy, arms, caveats, differences, language, lineage, loss_curves, pictures, tokens, types
 from trainer.report.evidence import Evidence
 from trainer.report.markup import POLICY, Markup, joined, link, tag
 
@@ -19,6 +19,7 @@ SECTIONS = (  # anchor, name in the navigation, what makes it
     ("tokens", "tokens", tokens.section),
     ("losses", "losses", loss_curves.section),
     ("language", "text and images", language.section),
+    ("pictures", "pictures", pictures.section),
     ("lineage", "lineage", lineage.section),
 )
 STYLE = Markup("""
@@ -47,6 +48,7 @@ code{font-size:.88em;background:var(--soft);padding:.1em .3em;border-radius:3px}
 .weak{color:var(--faint)}
 .bad{color:var(--bad);font-weight:600}
 summary{cursor:pointer}
+.pictures{display:flex;flex-wrap:wrap;gap:12px}.pictures figure{margin:0;width:100px}.pictures img{display:block;margin-bottom:3px;max-width:100%}
 @media print{main{max-width:none;padding:0}.scroll{overflow:visible}table{font-size:.68rem}
 th,td{white-space:normal;padding:.2em .35em}figure,tr{break-inside:avoid}h2,.caption{break-after:avoid}nav{display:none}}
 """)

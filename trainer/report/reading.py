@@ -59,6 +59,7 @@ def read_run(path: str, arm: str, seed: int) -> RunEvidence:
         answers=read_table(storage.join(path, "answers.parquet")),
         lineage=tuple(lineage),
         model=model,
+        pictures=read_table(storage.join(path, "samples/pictures.parquet")),
     )
 
 
