@@ -175,7 +175,11 @@ class ImageEncoder(Part):
 
 def values(latents: np.ndarray) -> np.ndarray:
     """Float32, from float32 or from bit patterns of bf16 (exact)."""
-    return latents if latents.dtype != np.uint16 else (latents.astype(np.uint32) << 16).view(np.float32)
+    if latents.dtype != np.uint16:
+        return latents
+    words = latents.astype(np.uint32)
+    words <<= 16
+    return words.view(np.float32)
 
 
 def finite(latents: np.ndarray) -> bool:

