@@ -119,20 +119,23 @@ def extras(config: EncodeRecipe, dataset: Dataset, output: str, commits: Commits
     # `encoding` enters the dataset's fingerprint, so it holds no path; how to open the encoders again stands beside it.
     encoding: dict[str, Any] = {"text": tokenizer.card()}
     encoders: dict[str, Any] = {"text": as_written(config.text)}
+    identity: dict[str, Any] = {}  # what the latents depend on, key by key: an audit says by it what is another now
     moments: Moments | None = None
     if isinstance(config.images, Reuse):
         other = Dataset.open(storage.absolute(config.images.dataset))
         assert other.encoding is not None
         encoding["image"], encoders["image"] = other.encoding["image"], other.card["encoders"]["image"]
+        identity = other.card.get("identity") or {}
         moments = Moments(*other.latent_moments()) if other.encoding.get("stats") else None
     elif config.images is not None and has_images(dataset):
         moments, seen = merged(commits)
         encoding["image"], encoders["image"] = image_card(config.images, config.storage, seen), as_written(config.images)
+        identity = {"image": config.images.identity()}
     if moments is not None:
         entry = publish(output, moments)
         files.append({k: entry[k] for k in ("path", "bytes", "sha256")})
         encoding["stats"] = {"file": entry["path"], "sha256": entry["sha256"], "n": entry["n"]}
-    return {"encoding": encoding, "encoders": encoders, "files": files}
+    return {"encoding": encoding, "encoders": encoders, **({"identity": identity} if identity else {}), "files": files}
 
 
 def merged(commits: Commits) -> tuple[Moments | None, list[str]]:
