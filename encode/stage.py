@@ -12,13 +12,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from encode.dual import build_as_asked, estimate_both, steps_for
 from encode.encoder import ImageEncoder, as_written
+from encode.encoders.dual import Dual
 from encode.encoders.reuse import Reuse
 from encode.estimate import estimate
 from encode.parts import VERSION, encode_parts, encoding_identity
 from encode.recipe import EncodeRecipe
 from encode.stats import Moments, merge, publish
-from pipelines.build import Build, build
+from pipelines.build import Build
 from pipelines.format import storage
 from pipelines.format.dataset import Dataset
 from pipelines.format.document import dump, fingerprint, part_name
@@ -32,14 +34,15 @@ Commits = Callable[[], Iterator[dict[str, Any]]]
 
 
 class EncodeStage:
-    """`pipelines run encode -c RECIPE.yaml`."""
+    """`pipelines run encode -c RECIPE.yaml`. A dual encoder makes two datasets; the path that is given is that of the one for context images."""
 
     config = EncodeRecipe
     summary = "texts to token ids and images to latents: a curated dataset -> an encoded one"
 
     def plan(self, config: EncodeRecipe) -> Estimate:
         """Images, tokens and disk, without encoding anything."""
-        return estimate(config, opened(config))
+        dataset = opened(config)
+        return estimate_both(config, dataset) if isinstance(config.images, Dual) else estimate(config, dataset)
 
     def run(self, config: EncodeRecipe, job: Job) -> str:
         """Make the encoded dataset; returns its path."""
@@ -47,7 +50,10 @@ class EncodeStage:
         output = storage.absolute(config.output)
         # No path stands in the fingerprint: the parent is known by how it was made, weights and tokenizer by their hashes.
         made = {"parent": dataset.card.get("recipe_fingerprint"), **encoding_identity(config), "seed": config.seed}
-        return build(
+        return build_as_asked(
+            config,
+            dataset,
+            extras,
             job,
             Build(
                 output=output,
@@ -83,8 +89,9 @@ def opened(config: EncodeRecipe) -> Dataset:
 
 def chain(config: EncodeRecipe, dataset: Dataset, output: str, job: Job) -> list[Step]:
     """load -> encode -> write; without images of our own to encode, load -> write."""
-    from encode.chain import Encode, load, write
+    from encode.chain import load
 
+    Encode, write = steps_for(config.images)
     encoder = config.images if isinstance(config.images, ImageEncoder) and has_images(dataset) else None
     reuse = Dataset.open(storage.absolute(config.images.dataset)) if isinstance(config.images, Reuse) else None
     other = None if reuse is None else (reuse.path, reuse.fingerprint)
