@@ -65,11 +65,6 @@ def write_both(item: dict[str, Any], root: str, codec_name: str, shard_bytes: in
     return commit
 
 
-def steps_for(images: Any) -> tuple[Any, Any]:
-    """What encodes and what writes, for one encoder or for two."""
-    return (EncodeBoth, write_both) if isinstance(images, Dual) else (Encode, write)
-
-
 def build_as_asked(config: EncodeRecipe, dataset: Dataset, extras: Extras, job: Job, b: Build) -> str:
     """Make the dataset that `b` says, or the two of a dual encoder; returns its path, or that of the one for context images."""
     if not isinstance(config.images, Dual):

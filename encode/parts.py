@@ -8,7 +8,7 @@ path, so a dataset that was moved is not encoded again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from encode.encoder import Grid, ImageEncoder
-from encode.encoders.dual import Dual
 from encode.encoders.reuse import Reuse
 from encode.recipe import EncodeRecipe
 from pipelines.format import codec
@@ -41,11 +40,11 @@ class Run:
     references: int
 
 
-def image_limit(grids: Sequence[Grid], storage: str) -> int:
-    """Distinct images a part may hold, for which every encoder makes a picture and latents."""
-    if not grids or storage == "none":
+def image_limit(grid: Grid | None, storage: str) -> int:
+    """Distinct images a part may hold."""
+    if grid is None or storage == "none":
         return MAX_IMAGES
-    each = max(sum(g.height * g.width * 3 for g in grids), sum(codec.nbytes(storage, g.tokens, g.channels) for g in grids))
+    each = max(grid.height * grid.width * 3, codec.nbytes(storage, grid.tokens, grid.channels))
     return max(1, min(MAX_IMAGES, MAX_BYTES // each))
 
 
@@ -88,8 +87,7 @@ def encode_parts(recipe: EncodeRecipe, dataset: Dataset) -> list[dict[str, Any]]
     if isinstance(recipe.images, Reuse):
         placed = reused_runs(dataset, Dataset.open(recipe.images.dataset))
     else:
-        encoders = recipe.images.sides().values() if isinstance(recipe.images, Dual) else [recipe.images] if recipe.images else []
-        limit = image_limit([encoder.grid() for encoder in encoders], recipe.storage)
+        limit = image_limit(recipe.images.grid() if recipe.images else None, recipe.storage)
         placed = [(i, None, run) for i in range(len(dataset.shards)) for run in shard_runs(dataset, i, limit)]
     identity = encoding_identity(recipe)
     out = []

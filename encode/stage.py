@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from encode.dual import build_as_asked, estimate_both, steps_for
+from encode.dual import build_as_asked, estimate_both
 from encode.encoder import ImageEncoder, as_written
 from encode.encoders.dual import Dual
 from encode.encoders.reuse import Reuse
@@ -89,12 +89,14 @@ def opened(config: EncodeRecipe) -> Dataset:
 
 def chain(config: EncodeRecipe, dataset: Dataset, output: str, job: Job) -> list[Step]:
     """load -> encode -> write; without images of our own to encode, load -> write."""
-    from encode.chain import load
+    from encode.chain import Encode, load, write
 
-    Encode, write = steps_for(config.images)
     encoder = config.images if isinstance(config.images, ImageEncoder) and has_images(dataset) else None
     reuse = Dataset.open(storage.absolute(config.images.dataset)) if isinstance(config.images, Reuse) else None
     other = None if reuse is None else (reuse.path, reuse.fingerprint)
+    if isinstance(config.images, Dual):
+        from encode.dual import EncodeBoth as Encode  # type: ignore[assignment]
+        from encode.dual import write_both as write
     later = config.storage == "none"
     # On a single processor the three kinds of worker share it, or the one that holds it would wait for the others for ever.
     light = 1.0 if job.cpus > 1 else 0.25

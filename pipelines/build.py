@@ -82,7 +82,6 @@ class Build:
     """One dataset to be made. `parts` are items for the chain, each with "part" and "fingerprint"; its last step returns the commit record.
 
     `extras(commits)` gives the card what only the finished whole knows (encoding, statistics); it may publish files of its own.
-    `beside` are other datasets that the same chain writes, part by part: a part is done when it is done in all of them; each is sealed apart.
     """
 
     output: str
@@ -96,7 +95,7 @@ class Build:
     versions: dict[str, int] = field(default_factory=dict)
     extras: Callable[[Callable[[], Iterator[dict[str, Any]]]], dict[str, Any]] | None = None
     verify: bool = False
-    beside: tuple[Build, ...] = ()
+    beside: tuple[Build, ...] = ()  # other datasets that the same chain writes, part by part: a part is done when it is done in all of them
 
 
 def build(job: Job, b: Build) -> str:

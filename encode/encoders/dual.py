@@ -7,7 +7,8 @@ of an image travel as one row of bytes, so that the job's steps are those of a s
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from math import lcm
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field, field_validator, model_validator
@@ -21,7 +22,8 @@ SIDES = ("context", "target")
 class Dual(ImageEncoder):
     """`context`: for images without loss; `target`: for images with loss. Batch and dtype are said of each."""
 
-    batch: int = Field(0, le=0)  # the two have their own
+    batch: int = Field(1, exclude=True)  # of which both have whole ones
+    dtype: Literal["auto", "f32", "bf16"] = Field("auto", exclude=True)
     context: Annotated[Any, PartOf("encode.encoders")]
     target: Annotated[Any, PartOf("encode.encoders")]
 
@@ -29,7 +31,7 @@ class Dual(ImageEncoder):
     @classmethod
     def _said_of_each(cls, value: Any) -> Any:
         for key in ("batch", "dtype"):
-            if isinstance(value, dict) and key in value and value[key] not in (0, "auto"):
+            if isinstance(value, dict) and key in value:
                 raise ValueError(f"`{key}` is said of each of the two encoders")
         return value
 
@@ -40,13 +42,20 @@ class Dual(ImageEncoder):
             raise ValueError("each of the two is an image encoder, such as siglip2 or sd_vae")
         return value
 
+    @model_validator(mode="after")
+    def _whole_batches(self) -> Dual:
+        object.__setattr__(self, "batch", lcm(*(encoder.batch for encoder in self.sides().values())))
+        return self
+
     def sides(self) -> dict[str, ImageEncoder]:
         """Both, by name."""
         return {name: getattr(self, name) for name in SIDES}
 
     def grid(self) -> Grid:
-        """Of context images. What needs both asks `sides`."""
-        return self.sides()["context"].grid()
+        """What an image takes in both, as one grid of about as many bytes: for the size of parts, and of no picture's form."""
+        small, large = sorted((encoder.grid() for encoder in self.sides().values()), key=lambda g: g.channels)
+        pixels = small.height * small.width + large.height * large.width
+        return Grid(1, pixels, large.tokens + -(-small.tokens * small.channels // large.channels), large.channels)
 
     def picture(self, pixels: np.ndarray) -> np.ndarray:
         """uint8 [h, w, 3] -> the two pictures, flat and one after the other: uint8 [bytes]."""

@@ -9,7 +9,9 @@ import pytest
 from encode import dual
 from encode.audit import audit
 from encode.dual import SIDES, side
-from encode.encoder import Grid, as_written, opened
+from encode.encoder import as_written, opened
+from encode.encoders.dual import Dual
+from encode.encoders.pixels import Pixels
 from encode.fit_tokenizer import STAGE as FIT
 from encode.fit_tokenizer import FitTokenizer
 from encode.parts import MAX_BYTES, MAX_IMAGES, image_limit
@@ -19,6 +21,7 @@ from pipelines.check_dataset import check
 from pipelines.compact import STAGE as COMPACT
 from pipelines.compact import Compact
 from pipelines.engine import open_job
+from pipelines.format.codec import CODECS, nbytes
 from pipelines.format.dataset import Dataset
 from pipelines.format.document import parse
 from pipelines.format.errors import ConflictError, RecipeError
@@ -225,11 +228,17 @@ def test_an_estimate_covers_both_and_is_true(world, tmp_path):
 
 
 def test_parts_are_as_small_as_both_encoders_together_ask_for():
-    siglip, vae, small = Grid(224, 224, 256, 1152), Grid(224, 224, 196, 16), Grid(32, 32, 4, 8)
-    for storage_name, size in (("bf16", 2), ("f32", 4)):
-        assert image_limit([siglip, vae], storage_name) == MAX_BYTES // ((256 * 1152 + 196 * 16) * size) < image_limit([siglip], storage_name)
-    assert image_limit([vae, vae], "bf16") == MAX_BYTES // (2 * 224 * 224 * 3) < image_limit([vae], "bf16") == MAX_IMAGES
-    assert image_limit([small, small], "bf16") == image_limit([], "bf16") == MAX_IMAGES
+    wide, narrow = Pixels(size=224, patch=14), Pixels(size=224, patch=4)
+    made = Dual(context=wide, target=narrow)
+    for name in CODECS:
+        alone = [nbytes(name, g.tokens, g.channels) for g in (wide.grid(), narrow.grid())]
+        exact, limit = MAX_BYTES // sum(alone), image_limit(made.grid(), name)
+        assert 0.98 * exact <= limit <= 1.02 * exact < image_limit(wide.grid(), name), "scales of narrow latents take a little more"
+    pictures = 2 * 224 * 224 * 3
+    assert made.grid().height * made.grid().width * 3 == pictures and image_limit(made.grid(), "int8") <= MAX_BYTES // pictures
+    small = Pixels(size=32, patch=8)
+    assert image_limit(Dual(context=small, target=small).grid(), "bf16") == MAX_IMAGES
+    assert Dual(context=Pixels(batch=6), target=Pixels(batch=4)).batch == 12
 
 
 def test_what_a_dual_encoder_cannot_be_is_said(world):
