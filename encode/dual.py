@@ -28,7 +28,7 @@ from pipelines.format.estimate import Estimate
 from pipelines.format.manifest import parent
 from pipelines.stage import Job
 
-Extras = Callable[..., dict[str, Any]]
+Extras = Callable[[EncodeRecipe, str, Any], dict[str, Any]]  # of one recipe, its output, and the commit records
 
 
 def side(config: EncodeRecipe, name: str) -> EncodeRecipe:
@@ -84,7 +84,7 @@ def _side_build(config: EncodeRecipe, dataset: Dataset, extras: Extras, b: Build
         name=f"{b.name}-{name}",
         fingerprint=fingerprint([b.fingerprint, name]),
         parents=[parent(dataset.path, output, dataset.fingerprint)],
-        extras=lambda commits: extras(side(config, name), dataset, output, commits),
+        extras=lambda commits: extras(side(config, name), output, commits),
     )
 
 

@@ -53,7 +53,7 @@ class EncodeStage:
         return build_as_asked(
             config,
             dataset,
-            extras,
+            lambda one, output, commits: extras(one, dataset, output, commits),
             job,
             Build(
                 output=output,
