@@ -1,4 +1,4 @@
-"""The work on one part, as three steps that the engine places: load (CPU) -> encode (device) -> write (CPU).
+"""The work on one part, as three steps that the engine places, apart or in one worker: load (CPU) -> encode (device) -> write (CPU).
 
     load     rows of the parent shard -> texts as ids, each distinct image decoded and resized once, as one uint8 array
     Encode   that array -> stored bytes of latents, in padded batches of one size; the only step that holds a network
@@ -11,6 +11,7 @@ text is not kept either, since half a record is another record.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -18,8 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from encode.coding import CodedPart, coded
-from encode.encoder import ImageEncoder, ImageEncoding, LoadedTokenizer, Machine, TextEncoder
+from encode.coding import CodedPart
+from encode.encoder import ImageEncoder, LoadedTokenizer, Machine, TextEncoder
+from encode.memory import coded_as_fits, opened
 from pipelines.format import storage
 from pipelines.format.dataset import Dataset, open_cached
 from pipelines.format.errors import Reject
@@ -40,11 +42,13 @@ def load(
     encoder: ImageEncoder | None = None,
     encode_later: bool = False,
     other: tuple[str, str] | None = None,
+    decoders: int = 1,
 ) -> dict[str, Any]:
     """A part -> its records with token ids, and `pictures` uint8 [n, height, width, 3] with `slots` from place to row.
 
     `dataset` and `other` are (path, fingerprint); `other` is an encoded dataset whose latents are pointed at; `encode_later` points at the
-    parent's image files instead (`storage: none`). In both cases `foreign` is the data file meant, and there are no pictures.
+    parent's image files instead (`storage: none`). In both cases `foreign` is the data file meant, and there are no pictures. `decoders` threads
+    decode pictures, for processes that have several processors to themselves.
     """
     parent = open_cached(*dataset)
     records = rows(parent, item["shard"], item["first"], item["rows"])
@@ -59,39 +63,51 @@ def load(
         records = [with_images(r, lambda s: pointer(s, grid.tokens, grid.channels)) for r in records]
         out["foreign"] = data_file(parent, item["shard"])
     elif encoder is not None:
-        out["pictures"], out["slots"], records, lost = prepared(parent, item["shard"], records, encoder)
+        out["pictures"], out["slots"], records, lost = prepared(parent, item["shard"], records, encoder, decoders)
     return {**out, "records": tokenised(records, tokenizer(text.model_dump_json(), text)), "lost": lost}
 
 
 def prepared(
-    parent: Dataset, i: int, records: list[Record], encoder: ImageEncoder
+    parent: Dataset, i: int, records: list[Record], encoder: ImageEncoder, decoders: int = 1
 ) -> tuple[np.ndarray | None, dict[Place, int], list[Record], list[Lost]]:
     """Each distinct image decoded once: (pictures of the records that are kept, row of each place, those records, the others)."""
-    seen: dict[Place, np.ndarray | Reject] = {}
-    for s in (s for r in records for s in r.segments if s.kind == "image"):
-        if place(s) not in seen:
-            try:
-                seen[place(s)] = encoder.picture(images.decode(bytes(parent.payload(i, s))))
-            except Reject as e:
-                seen[place(s)] = e
+    first = {place(s): s for r in reversed(records) for s in reversed(r.segments) if s.kind == "image"}
+    distinct = list(reversed(first.items()))  # in order of first use
+    seen = dict(zip((key for key, _ in distinct), decoded(parent, i, [s for _, s in distinct], encoder, decoders), strict=True))
     kept, lost = readable(records, {key: e for key, e in seen.items() if isinstance(e, Reject)})
     used = dict.fromkeys(place(s) for r in kept for s in r.segments if s.kind == "image")  # in order of first use
     pictures = [seen[key] for key in used]
     return (np.stack(pictures) if pictures else None), {key: row for row, key in enumerate(used)}, kept, lost  # type: ignore[arg-type]
 
 
+def decoded(parent: Dataset, i: int, segments: list[Segment], encoder: ImageEncoder, decoders: int) -> Iterator[np.ndarray | Reject]:
+    """A picture, or what is wrong with it, for each segment, in their order."""
+
+    def one(s: Segment) -> np.ndarray | Reject:
+        try:
+            return encoder.picture(images.decode(bytes(parent.payload(i, s))))
+        except Reject as e:
+            return e
+
+    if decoders == 1:
+        yield from map(one, segments)
+        return
+    with ThreadPoolExecutor(decoders) as pool:
+        yield from pool.map(one, segments)
+
+
 class Encode:
     """The step that holds the network. Set up once per worker."""
 
     def __init__(self, encoder: ImageEncoder, codec_name: str, device: str | None = None, threads: int = 1) -> None:
-        self.encoding = ImageEncoding(encoder, device)
+        self.encoding = opened(encoder, device)
         self.codec_name, self.threads = codec_name, threads
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
         part: CodedPart | None = None
         if item["pictures"] is not None:
             with threads(self.encoding.machine, self.threads):
-                part = coded(self.encoding, item["pictures"], self.codec_name)
+                part = coded_as_fits(self.encoding, item["pictures"], self.codec_name)
         return {**item, "pictures": None, "coded": part}
 
 
@@ -114,7 +130,8 @@ def write(item: dict[str, Any], root: str, codec_name: str, shard_bytes: int, sh
         if part is None:
             return writer.commit({})
         moments = part.moments.by_channel()
-        return writer.commit({"latents": moments.as_json(), "images": len(part.payloads), "encoder": part.fingerprint})
+        notes = {"notes": list(part.notes)} if part.notes else {}
+        return writer.commit({"latents": moments.as_json(), "images": len(part.payloads), "encoder": part.fingerprint, **notes})
 
 
 @contextmanager

@@ -183,14 +183,24 @@ def finite(latents: np.ndarray) -> bool:
 
 
 class ImageEncoding:
-    """An image encoder with its network loaded: pictures or bytes in, latents out, in padded batches of one fixed size."""
+    """An image encoder with its network loaded: pictures or bytes in, latents out, in padded batches of one fixed size, which `fingerprint` names."""
 
     def __init__(self, encoder: ImageEncoder, device: str | None = None) -> None:
-        self.encoder = encoder
+        self.encoder, self.asked = encoder, encoder.batch
         self.grid = encoder.grid()
         self.machine = encoder.machine(device)
         self.network = encoder.network(self.machine)
         self.fingerprint = encoder.fingerprint(self.machine)
+
+    @property
+    def batch(self) -> int:
+        """Pictures in a batch: as `asked`, or fewer after they did not fit."""
+        return self.encoder.batch
+
+    def resize(self, batch: int) -> None:
+        """Go on in batches of another size. What is made from now on has another fingerprint."""
+        self.encoder = self.encoder.model_copy(update={"batch": batch})
+        self.fingerprint = self.encoder.fingerprint(self.machine)
 
     def batches(self, pictures: np.ndarray) -> Iterator[np.ndarray]:
         """uint8 [n, height, width, 3] -> float32 [<= batch, tokens, channels], in order."""

@@ -28,7 +28,7 @@ from pipelines.format.errors import InputError, RecipeError
 from pipelines.format.estimate import Estimate
 from pipelines.format.manifest import file_entry, parent
 from pipelines.format.part import FORMAT
-from pipelines.stage import Job, Step
+from pipelines.stage import Job, Step, together
 
 Commits = Callable[[], Iterator[dict[str, Any]]]
 
@@ -62,7 +62,7 @@ class EncodeStage:
                 recipe=dump(config),
                 fingerprint=fingerprint({"format": FORMAT, "stage": "encode", "version": VERSION, **made}),
                 parts=encode_parts(config, dataset),
-                chain=chain(config, dataset, output, job),
+                chain=lambda: chain(config, dataset, output, job),
                 parents=[parent(dataset.path, output, dataset.fingerprint)],
                 versions={"encode": VERSION},
                 extras=lambda commits: extras(config, dataset, output, commits),
@@ -88,7 +88,11 @@ def opened(config: EncodeRecipe) -> Dataset:
 
 
 def chain(config: EncodeRecipe, dataset: Dataset, output: str, job: Job) -> list[Step]:
-    """load -> encode -> write; without images of our own to encode, load -> write."""
+    """load -> encode -> write; without images of our own to encode, load -> write.
+
+    With GPUs these are three kinds of worker: processors decode and write for the GPUs. On processors alone they are one, as many times as it
+    fits: then no processor is set aside for work that takes a hundredth of the time, and no picture travels.
+    """
     from encode.chain import Encode, load, write
 
     encoder = config.images if isinstance(config.images, ImageEncoder) and has_images(dataset) else None
@@ -98,27 +102,30 @@ def chain(config: EncodeRecipe, dataset: Dataset, output: str, job: Job) -> list
         from encode.dual import EncodeBoth as Encode  # type: ignore[assignment]
         from encode.dual import write_both as write
     later = config.storage == "none"
+    read = {"dataset": (dataset.path, dataset.fingerprint), "text": config.text, "encoder": encoder, "encode_later": later, "other": other}
+    save = {"root": output, "codec_name": config.storage, "shard_bytes": config.shard_bytes, "shape": None}
+    if encoder is None or later:
+        return [Step(load, read, name="load"), Step(write, save, name="write")]
+    grid, gpus = encoder.grid(), gpus_each(config, encoder, job)
+    save["shape"] = (grid.tokens, grid.channels)
     # On a single processor the three kinds of worker share it, or the one that holds it would wait for the others for ever.
     light = 1.0 if job.cpus > 1 else 0.25
-    read = {"dataset": (dataset.path, dataset.fingerprint), "text": config.text, "encoder": encoder, "encode_later": later, "other": other}
-    steps = [Step(load, read, cpus=light, name="load")]
-    shape = None
-    if encoder is not None and not later:
-        grid, gpus = encoder.grid(), gpus_each(config, encoder)
-        shape = (grid.tokens, grid.channels)
-        device = None if gpus else "cpu"
-        settings = {"encoder": encoder, "codec_name": config.storage, "device": device, "threads": config.resources.cpus}
-        cpus = config.resources.cpus * light
-        steps.append(Step(Encode, settings, cpus=cpus, gpus=gpus, actors=config.resources.actors, name="encode"))
-    save = {"root": output, "codec_name": config.storage, "shard_bytes": config.shard_bytes, "shape": shape}
-    return [*steps, Step(write, save, cpus=light, name="write")]
+    settings = {"encoder": encoder, "codec_name": config.storage, "device": None if gpus else "cpu", "threads": config.resources.cpus}
+    encode = Step(Encode, settings, cpus=config.resources.cpus, gpus=gpus, actors=config.resources.actors, name="encode")
+    if job.where == "ray" and not gpus:
+        return [together([Step(load, read), encode, Step(write, save)], "encode")]
+    read["decoders"] = max(1, job.cpus - 1) if job.where == "local" and gpus else 1
+    return [Step(load, read, cpus=light, name="load"), encode, Step(write, save, cpus=light, name="write")]
 
 
-def gpus_each(config: EncodeRecipe, encoder: ImageEncoder) -> float:
-    """GPUs of one encoding worker: as asked, else one where the driver sees any and the encoder can use it."""
+def gpus_each(config: EncodeRecipe, encoder: ImageEncoder, job: Job) -> float:
+    """GPUs of one encoding worker: as asked, else one where there are any and the encoder can use it. Of a running cluster its GPUs count, of
+    this machine what the driver's torch sees."""
     if config.resources.gpus is not None:
         return config.resources.gpus
-    return 1.0 if encoder.machine().device == "cuda" else 0.0
+    if encoder.machine("cpu").kind == "any":
+        return 0.0
+    return float(encoder.machine().device == "cuda" if job.gpus is None else job.gpus > 0)
 
 
 def extras(config: EncodeRecipe, dataset: Dataset, output: str, commits: Commits) -> dict[str, Any]:

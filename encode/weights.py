@@ -61,9 +61,9 @@ def file_sha256(path: Path, size: int, mtime_ns: int) -> str:
     return digest.hexdigest()
 
 
-def pretrained(name: str, weights: str, machine: Machine) -> Any:
+def pretrained(name: str, weights: str, machine: Machine, unread: tuple[str, ...] = ()) -> Any:
     """A frozen model of the class `name` of transformers on its device, from safetensors alone. InputError when a tensor it needs is not in
-    the files: the library would put random numbers there and go on."""
+    the files: the library would put random numbers there and go on. `unread` are parts of names whose tensors nothing here reads."""
     import torch
     import transformers
 
@@ -74,7 +74,8 @@ def pretrained(name: str, weights: str, machine: Machine) -> Any:
         model, told = getattr(transformers, name).from_pretrained(str(folder(weights)), dtype=dtype, **options)
     except (OSError, ValueError, RuntimeError) as e:
         raise InputError("these weights cannot be loaded", where=weights, found=f"{type(e).__name__}: {e}"[:300]) from None
-    lacking = sorted(told["missing_keys"]) + sorted(str(k) for k in told["mismatched_keys"])
+    missing = sorted(key for key in told["missing_keys"] if not any(part in key for part in unread))
+    lacking = missing + sorted(str(k) for k in told["mismatched_keys"])
     if lacking:
         raise InputError(f"the weights lack tensors of a {name}", where=weights, found=", ".join(lacking[:5]))
     return model.to(machine.device).eval().requires_grad_(False)

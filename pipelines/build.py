@@ -24,7 +24,7 @@ from pipelines.format.part import FORMAT, commit_path, net
 from pipelines.format.shard import Shard, shard_table
 from pipelines.format.storage import join
 from pipelines.progress import Progress
-from pipelines.stage import Job, Step
+from pipelines.stage import Job, Step, together
 
 # What may change without the bytes changing: where the output lies, what runs it, and how it is run.
 UNHASHED = ("output", "resources", "engine", "error_budget", "retry", "keep_dropped")
@@ -81,7 +81,8 @@ def part_fingerprint(recipe: str, spec: dict[str, Any], inputs: list[Any]) -> st
 class Build:
     """One dataset to be made. `parts` are items for the chain, each with "part" and "fingerprint"; its last step returns the commit record.
 
-    `extras(commits)` gives the card what only the finished whole knows (encoding, statistics); it may publish files of its own.
+    A chain that must look at the cluster first is a function, called when there is work. `extras(commits)` gives the card what only the finished
+    whole knows (encoding, statistics); it may publish files of its own.
     """
 
     output: str
@@ -90,7 +91,7 @@ class Build:
     recipe: dict[str, Any]
     fingerprint: str
     parts: list[dict[str, Any]]
-    chain: list[Step]
+    chain: list[Step] | Callable[[], list[Step]]
     parents: list[dict[str, str]] = field(default_factory=list)
     versions: dict[str, int] = field(default_factory=dict)
     extras: Callable[[Callable[[], Iterator[dict[str, Any]]]], dict[str, Any]] | None = None
@@ -125,7 +126,7 @@ def complete(b: Build) -> bool:
 def _run(job: Job, b: Build, todo: list[dict[str, Any]], skipped: int) -> None:
     began, outcome = time.monotonic(), Counter[str]()
     with Progress(b.name, total=len(b.parts), done=skipped) as bar:
-        for summary in job.map([*b.chain, Step(_summary, cpus=_last_cpus(b.chain))], todo):
+        for summary in job.map(_summing(b.chain() if callable(b.chain) else b.chain), todo):
             outcome["in"] += summary["in"]
             outcome["written"] += summary["written"]
             for reason, n in {**summary["filtered"], **summary["rejected"]}.items():
@@ -135,13 +136,18 @@ def _run(job: Job, b: Build, todo: list[dict[str, Any]], skipped: int) -> None:
     job.log("ran", seconds=round(time.monotonic() - began, 3), **outcome)
 
 
-def _last_cpus(chain: list[Step]) -> float:
-    return chain[-1].cpus if isinstance(chain[-1].fn, type) is False else 1.0
+def _summing(chain: list[Step]) -> list[Step]:
+    """The chain, with summaries for commit records at its end: in the worker that committed, whatever it is."""
+    *before, last = chain
+    if isinstance(last.fn, type):
+        return [*before, together([last, Step(_summary, cpus=0)], last.name)]
+    return [*chain, Step(_summary, cpus=last.cpus)]
 
 
 def _summary(commit: dict[str, Any]) -> dict[str, Any]:
-    """What the driver keeps of a commit record; the rest stays on disk."""
-    return {k: commit[k] for k in ("part", "in", "written", "filtered", "rejected", "tokens")}
+    """What the driver keeps of a commit record, and what it has to tell; the rest stays on disk."""
+    notes = (commit["stats"] or {}).get("notes")
+    return {k: commit[k] for k in ("part", "in", "written", "filtered", "rejected", "tokens")} | ({"notes": notes} if notes else {})
 
 
 def _committed(b: Build) -> set[int]:

@@ -6,7 +6,9 @@ for debugging, for machines without Ray, and for resuming a job that has nothing
 
     items ──from_items──▶ step 1 ──▶ step 2 ──▶ … ──iter_rows──▶ results        (1:1 at every step; functions of equal needs are fused by Ray)
 
-A HeadwaterError inside a step travels as a value and is raised here, so that a person sees it rather than a Ray traceback.
+A HeadwaterError inside a step travels as a value and is raised here, so that a person sees it rather than a Ray traceback. A worker that is lost
+(killed, out of memory, its machine gone) is replaced and what it had in hand is done again, which changes no byte: a part is committed once. A part
+that takes its worker down again and again ends the job instead of going round for ever.
 """
 
 from __future__ import annotations
@@ -27,11 +29,16 @@ from collections.abc import Callable, Iterator
 from threading import Event
 from typing import Any
 
-from pipelines.format.errors import HeadwaterError, InputError, Stopped
+from pipelines import in_process
+from pipelines.format.errors import HeadwaterError, InputError, Stopped, TemporaryError
+from pipelines.places import fitting
 from pipelines.stage import Step
 
 WINDOW = 10_000  # items handed to Ray at a time: beyond that its bookkeeping, not the work, takes the time
 BLOCKS_PER_CPU = 4  # Ray's own default makes 200 blocks of anything, and minutes of scheduling out of seconds of work
+HEAVY_BLOCKS = 2_000  # but items for a class are seconds of work each: one a block, so that a lost worker costs one and none waits behind another
+RETRIES = 4  # of what a lost worker had in hand, be it the culprit or not; Ray's own default is to go on for ever
+IN_FLIGHT = 3  # items sent to a worker that holds a class: one it works on, two whose data are there when it is done
 
 
 class _Failed:
@@ -71,11 +78,18 @@ class EngineJob:
         """Processors to plan for."""
         return self._asked or len(os.sched_getaffinity(0))
 
+    @property
+    def gpus(self) -> float | None:
+        """GPUs of the running cluster that this job was sent to, which the driver's machine may not have. None: this machine is all there is."""
+        if self.where != "ray" or self._address is None:
+            return None
+        return float(self._start_ray().cluster_resources().get("GPU", 0.0))
+
     def map(self, chain: list[Step], items: list[dict[str, Any]]) -> Iterator[Any]:
         """Run every item through the chain; results come in no particular order. Stops between items when `stop` is set."""
         if not items:
             return
-        results = self._on_ray(chain, items) if self.where == "ray" else self._in_process(chain, items)
+        results = self._on_ray(chain, items) if self.where == "ray" else in_process.run(chain, items, _call)
         for result in results:
             if isinstance(result, _Failed):
                 raise result.error
@@ -83,25 +97,34 @@ class EngineJob:
             if self.stop.is_set():
                 raise Stopped("stopped before the job was complete")
 
-    def _in_process(self, chain: list[Step], items: list[dict[str, Any]]) -> Iterator[Any]:
-        calls: list[Any] = [s.fn(**s.kwargs) if inspect.isclass(s.fn) else _bound(s) for s in chain]
-        for item in items:
-            value: Any = item
-            for call in calls:
-                value = _call(call, value)
-            yield value
-
     def _on_ray(self, chain: list[Step], items: list[dict[str, Any]]) -> Iterator[Any]:
         ray = self._start_ray()
-        cpus = int(ray.cluster_resources().get("CPU", 1))
+        machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        cpus = int(sum(m.get("CPU", 0) for m in machines)) or 1
+        blocks = max(BLOCKS_PER_CPU * cpus, HEAVY_BLOCKS * any(inspect.isclass(step.fn) for step in chain))
         for start in range(0, len(items), WINDOW):
             window = items[start : start + WINDOW]
-            rows = [{"row": _Box(item)} for item in window]
-            dataset = ray.data.from_items(rows, override_num_blocks=min(len(rows), BLOCKS_PER_CPU * cpus))
+            dataset = ray.data.from_items([{"row": _Box(item)} for item in window], override_num_blocks=min(len(window), blocks))
             for step in chain:
-                dataset = _add_step(ray, dataset, step, cpus, len(window))
-            for row in dataset.iter_rows():
-                yield row["row"].value
+                dataset = self._add_step(ray, dataset, step, machines, _beside(chain), len(window))
+            with _lost_workers(ray):
+                for row in dataset.iter_rows():
+                    yield row["row"].value
+
+    def _add_step(self, ray: Any, dataset: Any, step: Step, machines: list[dict[str, float]], beside: float, items: int) -> Any:
+        if not inspect.isclass(step.fn):
+            return dataset.map(_rowwise(step.fn, step.kwargs), num_cpus=step.cpus, max_retries=RETRIES)
+        fits, cpus = fitting(machines, step.cpus, step.gpus, beside)
+        if not fits and self._address is None:
+            needs = f"{step.cpus:g} CPUs" + (f" and {step.gpus:g} GPUs" if step.gpus else "")
+            there = ", ".join(f"{m.get('CPU', 0):g} CPUs and {m.get('GPU', 0):g} GPUs" for m in machines)
+            raise InputError("no machine can hold a worker", where=step.name, found=there, allowed=f"at least {needs}", next="change `resources`")
+        if not fits:  # of a running cluster, which may grow
+            self.log("waiting", step=step.name, cpus=step.cpus, gpus=step.gpus, machines=len(machines))
+        pool = ray.data.ActorPoolStrategy(size=max(1, min(step.actors or fits, items)), max_tasks_in_flight_per_actor=IN_FLIGHT)
+        needs_: dict[str, Any] = {"num_cpus": cpus, **({"num_gpus": step.gpus} if step.gpus else {})}
+        lost = {"max_restarts": -1, "max_task_retries": RETRIES}
+        return dataset.map(_actor(step.fn), fn_constructor_kwargs=step.kwargs, compute=pool, **needs_, **lost)
 
     def _start_ray(self) -> Any:
         os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")  # a thread of a stopped job must not start a second Ray behind our back
@@ -184,20 +207,22 @@ def _own_signals() -> Iterator[None]:
         signal.signal(number, handler)
 
 
-def _bound(step: Step) -> Callable[[Any], Any]:
-    return lambda item: step.fn(item, **step.kwargs)
+def _beside(chain: list[Step]) -> float:
+    """What the steps beside a class need to go on at all."""
+    return max((step.cpus for step in chain if not inspect.isclass(step.fn)), default=0.0)
 
 
-def _add_step(ray: Any, dataset: Any, step: Step, cpus: int, items: int) -> Any:
-    needs: dict[str, Any] = {"num_cpus": step.cpus}
-    if step.gpus:
-        needs["num_gpus"] = step.gpus
-    if not inspect.isclass(step.fn):
-        return dataset.map(_rowwise(step.fn, step.kwargs), **needs)
-    gpus = ray.cluster_resources().get("GPU", 0)
-    free = int(gpus / step.gpus) if step.gpus else max(1, int((cpus - 1) / max(step.cpus, 0.25)))  # one CPU stays for loading and writing
-    actors = max(1, min(step.actors or free, items))
-    return dataset.map(_actor(step.fn), fn_constructor_kwargs=step.kwargs, compute=ray.data.ActorPoolStrategy(size=actors), **needs)
+@contextlib.contextmanager
+def _lost_workers(ray: Any) -> Iterator[None]:
+    """Workers that were lost more often than `RETRIES` allows, as an error that says so."""
+    try:
+        yield
+    except (ray.exceptions.RayActorError, ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError, ray.exceptions.ObjectLostError) as e:
+        raise TemporaryError(
+            f"a part's worker was lost {RETRIES + 1} times",
+            found=str(e).strip().splitlines()[0][:300],
+            next="look for the kernel's or Ray's out-of-memory killer; more memory or fewer workers (`resources`), then the same command goes on",
+        ) from e
 
 
 def _settle(folder: str) -> None:

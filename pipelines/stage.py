@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from threading import Event
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
@@ -22,7 +23,7 @@ from pipelines.format.errors import Reject
 from pipelines.format.estimate import Estimate
 from pipelines.format.record import Record
 
-__all__ = ["Across", "Estimate", "Filter", "Job", "Part", "Record", "Reject", "Rejected", "Source", "SourcePart", "Stage", "Step", "Transform"]
+__all__ = ["Across", "Estimate", "Filter", "Job", "Part", "Record", "Reject", "Rejected", "Source", "SourcePart", "Stage", "Step", "Transform", "together"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +141,8 @@ class Across(Part):
 class Step:
     """One step of a chain: a function item → item, or a class that is set up once per worker and then called with items.
 
-    cpus and gpus are what one call needs at a time; `actors` is how many workers a class gets (None: one per GPU or CPU that is free).
+    cpus and gpus are what one call needs at a time (0.5 of a GPU: two workers share one); `actors` is how many workers a class gets (None: as
+    many as fit on the GPUs or CPUs there are).
     """
 
     fn: Callable[..., Any]
@@ -150,12 +152,39 @@ class Step:
     actors: int | None = None
     name: str | None = None
 
+    def ready(self) -> Callable[[Any], Any]:
+        """The step as it is called with items; a class is set up now."""
+        return self.fn(**self.kwargs) if isinstance(self.fn, type) else partial(_called, self.fn, self.kwargs)
+
+
+def _called(fn: Callable[..., Any], kwargs: dict[str, Any], item: Any) -> Any:
+    return fn(item, **kwargs)
+
+
+class Together:
+    """Several steps as one of them, in one worker: what one gives the next one takes in the same process, so that nothing travels."""
+
+    def __init__(self, steps: Sequence[Step]) -> None:
+        self._calls = [step.ready() for step in steps]
+
+    def __call__(self, item: Any) -> Any:
+        for call in self._calls:
+            item = call(item)
+        return item
+
+
+def together(steps: Sequence[Step], name: str | None = None) -> Step:
+    """One step that does the work of all, with the largest of their needs."""
+    actors = next((s.actors for s in steps if s.actors), None)
+    return Step(Together, {"steps": list(steps)}, max(s.cpus for s in steps), max(s.gpus for s in steps), actors, name)
+
 
 class Job(Protocol):
     """What a stage may use of the engine."""
 
     where: str
     cpus: int
+    gpus: float | None
     scratch: str
     stop: Event
 
