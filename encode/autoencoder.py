@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from encode.encoder import Grid, Machine
 from encode.frozen import Forward, FrozenEncoder

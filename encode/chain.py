@@ -112,12 +112,14 @@ class Encode:
 
 
 def write(item: dict[str, Any], root: str, codec_name: str, shard_bytes: int, shape: tuple[int, int] | None = None) -> dict[str, Any]:
-    """Publish the part; `shape` = (tokens, channels) of an image that this dataset stores. Returns the commit record."""
+    """Publish the part; `shape` = (tokens, channels) of an image that this dataset stores; the item's `ends`, if it has any, where its shards
+    end (those of a dataset beside it). Returns the commit record."""
     part: CodedPart | None = item.get("coded")
     payloads = part.payloads if part is not None else []
     slots: dict[Place, int] = item["slots"]
     foreign = None if item["foreign"] is None else Foreign(storage.relative(item["foreign"], storage.absolute(root)))
-    with PartWriter(root, item["part"], fingerprint=item["fingerprint"], encoded=True, shard_bytes=shard_bytes, foreign_data=foreign) as writer:
+    kept: dict[str, Any] = {"encoded": True, "shard_bytes": shard_bytes, "foreign_data": foreign, "ends": item.get("ends")}
+    with PartWriter(root, item["part"], fingerprint=item["fingerprint"], **kept) as writer:
         writer.emit(len(item["records"]) + len(item["lost"]))
         for origin, id, reason, detail in item["lost"]:
             writer.reject(origin, "encode", reason, detail, id=id)

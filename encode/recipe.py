@@ -3,6 +3,7 @@
     dataset: out/captions
     text:   {text_tokens: {tokenizer: tokenizer.json}}
     images: {siglip2: {weights: google/siglip2-so400m-patch14-224}}      or {reuse: {dataset: out/captions-siglip2}}
+                                                                          or {dual: {context: {siglip2: …}, target: {sd_vae: …}}}
     storage: bf16                                                        bf16 | f32 | int8 | f8e4m3 | none (docs/codecs.md)
     estimate: {sample: 32, gpu_hour: 2.5}                                what `--dry-run` measures and what things cost; changes no byte
     output: out/captions-siglip2
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from encode.encoder import Codec, ImageEncoder, TextEncoder
 from pipelines.format.document import Document, PartOf, Size
@@ -78,3 +79,11 @@ class EncodeRecipe(Document):
         if value is not None and not isinstance(value, ImageEncoder | Reuse):
             raise ValueError("`images` takes an image encoder, such as siglip2 or pixels, or {reuse: DATASET}")
         return value
+
+    @model_validator(mode="after")
+    def _two_are_stored(self) -> EncodeRecipe:
+        from encode.encoders.dual import Dual
+
+        if isinstance(self.images, Dual) and self.storage == "none":
+            raise ValueError("`storage: none` leaves encoding to the trainer, which takes one encoder; two need another storage")
+        return self

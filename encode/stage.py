@@ -14,13 +14,15 @@ from dataclasses import replace
 from typing import Any
 
 from encode.codec_error import CodecError
+from encode.dual import build_as_asked, estimate_both
 from encode.encoder import ImageEncoder, as_written
+from encode.encoders.dual import Dual
 from encode.encoders.reuse import Reuse
 from encode.estimate import estimate
 from encode.parts import VERSION, encode_parts, encoding_identity
 from encode.recipe import EncodeRecipe
 from encode.stats import Statistics, carried, merge_parts
-from pipelines.build import Build, build
+from pipelines.build import Build
 from pipelines.format import storage
 from pipelines.format.dataset import Dataset
 from pipelines.format.document import dump, fingerprint, part_name
@@ -34,14 +36,15 @@ Commits = Callable[[], Iterator[dict[str, Any]]]
 
 
 class EncodeStage:
-    """`pipelines run encode -c RECIPE.yaml`."""
+    """`pipelines run encode -c RECIPE.yaml`. A dual encoder makes two datasets; the path that is given is that of the one for context images."""
 
     config = EncodeRecipe
     summary = "texts to token ids and images to latents: a curated dataset -> an encoded one"
 
     def plan(self, config: EncodeRecipe) -> Estimate:
         """Images, tokens and disk, without encoding anything."""
-        return estimate(config, opened(config))
+        dataset = opened(config)
+        return estimate_both(config, dataset) if isinstance(config.images, Dual) else estimate(config, dataset)
 
     def run(self, config: EncodeRecipe, job: Job) -> str:
         """Make the encoded dataset; returns its path."""
@@ -49,7 +52,10 @@ class EncodeStage:
         output = storage.absolute(config.output)
         # No path stands in the fingerprint: the parent is known by how it was made, weights and tokenizer by their hashes.
         made = {"parent": dataset.card.get("recipe_fingerprint"), **encoding_identity(config), "seed": config.seed}
-        return build(
+        return build_as_asked(
+            config,
+            dataset,
+            lambda one, output, commits: extras(one, dataset, output, commits),
             job,
             Build(
                 output=output,
@@ -94,6 +100,9 @@ def chain(config: EncodeRecipe, dataset: Dataset, output: str, job: Job) -> list
     encoder = config.images if isinstance(config.images, ImageEncoder) and has_images(dataset) else None
     reuse = Dataset.open(storage.absolute(config.images.dataset)) if isinstance(config.images, Reuse) else None
     other = None if reuse is None else (reuse.path, reuse.fingerprint)
+    if isinstance(config.images, Dual):
+        from encode.dual import EncodeBoth as Encode  # type: ignore[assignment]
+        from encode.dual import write_both as write
     later = config.storage == "none"
     read = {"dataset": (dataset.path, dataset.fingerprint), "text": config.text, "encoder": encoder, "encode_later": later, "other": other}
     save = {"root": output, "codec_name": config.storage, "shard_bytes": config.shard_bytes, "shape": None}
@@ -127,6 +136,7 @@ def extras(config: EncodeRecipe, dataset: Dataset, output: str, commits: Commits
     # `encoding` enters the dataset's fingerprint, so it holds no path; how to open the encoders again stands beside it.
     encoding: dict[str, Any] = {"text": tokenizer.card()}
     encoders: dict[str, Any] = {"text": as_written(config.text)}
+    identity: dict[str, Any] = {}  # what the latents depend on, key by key: an audit says by it what is another now
     stats: Statistics | None = None
     figures: dict[str, Any] = {}
     if isinstance(config.images, Reuse):
@@ -134,17 +144,20 @@ def extras(config: EncodeRecipe, dataset: Dataset, output: str, commits: Commits
         assert other.encoding is not None
         figures = {k: v for k, v in (other.card.get("figures") or {}).items() if k == "codec"}
         encoding["image"], encoders["image"] = other.encoding["image"], other.card["encoders"]["image"]
+        identity = other.card.get("identity") or {}
         stats = carried(other)
     elif config.images is not None and has_images(dataset):
         stats, seen = merge_parts(output, commits, job)
         error, grid = codec_error(commits), config.images.grid()
         figures = {"codec": {config.storage: error.figures(config.storage, grid.tokens, grid.channels)}} if error.n else {}
         encoding["image"], encoders["image"] = image_card(config.images, config.storage, seen), as_written(config.images)
+        identity = {"image": config.images.identity()}
     if stats is not None:
         encoding["stats"], entries = stats.publish(output)
         files += entries
     # What a codec lost is no part of `encoding`: it says nothing that the bytes do not, and the last bits of a sum may differ between devices.
-    return {"encoding": encoding, "encoders": encoders, "files": files, **({"figures": figures} if figures else {})}
+    said = {"identity": identity, "figures": figures}
+    return {"encoding": encoding, "encoders": encoders, "files": files, **{key: value for key, value in said.items() if value}}
 
 
 def codec_error(commits: Commits) -> CodecError:

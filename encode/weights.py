@@ -15,7 +15,6 @@ from encode.encoder import Machine
 from pipelines.format.document import fingerprint
 from pipelines.format.errors import InputError
 
-
 FILES = ("*.json", "*.safetensors", "merges.txt", "spiece.model", "tokenizer.model")
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixtures.draws import Passes, held_out_units
+from mixtures.dual import read_both, two_for_all
 from mixtures.mixture import Mixture, Source, largest_remainder, wanted
 from mixtures.records_from import chosen, take
 from mixtures.span import Specials
@@ -34,6 +35,7 @@ class Drafted:
     name: str
     source: Source
     dataset: int
+    target: int | None  # the dataset of images with loss, where that is another
     table: Table
     wanted: int
     available: int
@@ -68,7 +70,7 @@ def draft(mixture: Mixture, records_from: str | None = None) -> Draft:
     Sources are numbered in the order of their names, so that the order of lines in a YAML changes nothing.
     """
     sources = dict(sorted(mixture.sources.items()))
-    paths = list(dict.fromkeys(s.dataset for s in sources.values()))
+    paths = list(dict.fromkeys(p for s in sources.values() for p in s.paths))
     datasets = [Dataset.open(p) for p in paths]
     encoding = agreed_encoding(mixture, dict(zip(paths, datasets, strict=True)))
     specials = Specials.of(encoding)
@@ -76,8 +78,8 @@ def draft(mixture: Mixture, records_from: str | None = None) -> Draft:
     tables: dict[str, Table] = {}
     scale = exact(mixture.scale)
     for name, source in sources.items():
-        dataset = datasets[paths.index(source.dataset)]
-        tables[name] = read_table(dataset, mixture.held_out, source.where, source.captions is not None)
+        read = [(datasets[paths.index(p)], mixture.held_out, source.where, source.captions is not None) for p in source.paths]
+        tables[name] = read_both(*read) if source.dual else read_table(*read[0])
         pool = None if source.pool is None or records_from is not None else source.pool * scale
         passes[name] = Passes(tables[name], source, mixture.sequence_length, mixture.seed, mixture.count, pool)
     others = chosen(records_from) if records_from is not None else None
@@ -94,8 +96,9 @@ def draft(mixture: Mixture, records_from: str | None = None) -> Draft:
         stage = _stage_of(taken.counted(mixture.count), asked)
         held = _held(tables[name], source, mixture)
         unfit = {**tables[name].dropped, **passes[name].unfit}
-        at, available = paths.index(source.dataset), passes[name].available
-        drafted.append(Drafted(name, source, at, tables[name], sum(asked), available, taken, epoch, stage, held, unfit))
+        (at, *other), available = map(paths.index, source.paths), passes[name].available
+        target = other[0] if other else None
+        drafted.append(Drafted(name, source, at, target, tables[name], sum(asked), available, taken, epoch, stage, held, unfit))
     if short:
         raise refusal(mixture, short, {d.name: d.available for d in drafted}, sum(d.wanted for d in drafted))
     return Draft(mixture, datasets, encoding, specials, drafted)
@@ -145,22 +148,26 @@ def _stage_of(counted: NDArray[Any], asked: list[int]) -> NDArray[np.int16]:
 
 
 def agreed_encoding(mixture: Mixture, datasets: dict[str, Dataset]) -> dict[str, Any]:
-    """The tokenizer and the encoder that all datasets of the mixture share: {text, image}."""
+    """The tokenizer and the encoder that all datasets of the mixture share: {text, image}, and `target` for images with loss where two are."""
     found: dict[str, tuple[str, dict[str, Any]]] = {}
     for name, source in sorted(mixture.sources.items()):
-        encoding = datasets[source.dataset].encoding
-        if encoding is None:
-            raise RecipeError(
-                "a mixture takes encoded datasets",
-                where=f"sources.{name}: {source.dataset}",
-                found="a curated dataset",
-                next="encode it first: pipelines run encode -c …",
-            )
-        for part, what in (("text", "tokenizer"), ("image", "image encoder")):
-            if encoding.get(part):
-                entry = (f"sources.{name} ({source.dataset})", encoding[part])
-                _agree(found.setdefault(part, entry), entry, part, what)
-    return {part: entry for part, (_, entry) in found.items()}
+        for path, image in zip(source.paths, ("image", "target"), strict=False):
+            encoding = datasets[path].encoding
+            if encoding is None:
+                raise RecipeError(
+                    "a mixture takes encoded datasets",
+                    where=f"sources.{name}: {path}",
+                    found="a curated dataset",
+                    next="encode it first: pipelines run encode -c …",
+                )
+            for part, kind in (("text", "text"), (image, "image")):
+                if encoding.get(kind):
+                    entry = (f"sources.{name} ({path})", encoding[kind])
+                    _agree(found.setdefault(part, entry), entry, kind, "tokenizer" if kind == "text" else "image encoder")
+    agreed = {part: entry for part, (_, entry) in found.items()}
+    if "target" in agreed:
+        two_for_all(mixture, datasets)
+    return agreed
 
 
 _IDENTITY = {"text": ("tokenizer_sha256", "vocab", "specials"), "image": ("encoder", "fingerprint", "width")}
@@ -186,12 +193,12 @@ def refusal(mixture: Mixture, short: dict[str, tuple[int, int]], available: dict
     unit = unit if mixture.count in ("all", "records") else f"{mixture.count} tokens"
     share, has = Fraction(reached, asked), available[name]
     times = f"{source.max_epochs:g} epoch" + ("s" if source.max_epochs != 1 else "")
-    first = f"set sources.{name}.max_epochs={math.ceil(asked / has)}" if has else f"add data to {source.dataset}"
+    first = f"set sources.{name}.max_epochs={math.ceil(asked / has)}" if has else f"add data to {source.main}"
     down = math.floor(exact(mixture.scale) * share * 10**6) / 10**6
     second = f"scale={down:g}" if source.pool is None else f"raise sources.{name}.pool"  # a pool shrinks with the scale
     return BudgetError(
         f"source {name!r} cannot give what the mixture asks of it",
-        where=f"sources.{name} ({source.dataset})",
+        where=f"sources.{name} ({source.main})",
         found=f"{asked:,} {unit} wanted; {has:,} available (training split, pool and filters applied), {reached:,} in {times}",
         allowed=f"in these proportions at most {math.floor(share * total):,} {unit} in all ({float(share):.2%} of what is asked)",
         next=f"either {first}, or {second}; or ask less of {name}",

@@ -12,7 +12,7 @@ from fractions import Fraction
 from functools import partial
 from typing import Any
 
-from mixtures import latent_stats
+from mixtures import dual, latent_stats
 from mixtures.budget import agreed_encoding, budgets, draft, refusal
 from mixtures.mixture import Mixture, Source
 from mixtures.rows import held_out_rows, train_rows
@@ -29,8 +29,8 @@ _COLUMNS = ("wanted", "taken", "available", "epochs", "records", "loss_tokens", 
 
 def estimate(mixture: Mixture) -> Estimate:
     """Raises what planning would raise: disagreeing datasets, impossible budgets, statistics of other images."""
-    datasets = {s.dataset: Dataset.open(s.dataset) for s in mixture.sources.values()}
-    latent_stats.settled(mixture.normalise, latent_stats.named_by(mixture), list(datasets.values()), agreed_encoding(mixture, datasets))
+    datasets = {p: Dataset.open(p) for s in mixture.sources.values() for p in s.paths}
+    dual.settled(mixture.normalise, latent_stats.named_by(mixture), list(datasets.values()), agreed_encoding(mixture, datasets))
     if sum(int(d.card["records"]) for d in datasets.values()) > COUNTED:
         return _from_cards(mixture, datasets)
     drafted = draft(mixture)
@@ -55,12 +55,12 @@ def _warnings(sources: dict[str, Any]) -> list[str]:
 def _from_cards(mixture: Mixture, datasets: dict[str, Dataset]) -> Estimate:
     agreed_encoding(mixture, datasets)
     train_share = 1 - (exact(mixture.held_out.fraction) if mixture.held_out else Fraction(0))
-    has = {n: _available(mixture, s, datasets[s.dataset].card, train_share) for n, s in mixture.sources.items()}
+    has = {n: _available(mixture, s, datasets[s.main].card, train_share) for n, s in mixture.sources.items()}
     stages = budgets(mixture, {n: partial(Fraction.__mul__, Fraction(has[n])) for n in has})
     table: list[dict[str, Any]] = []
     short, total = {}, dict.fromkeys(("text", "visual", "loss", "all"), 0)
     for name, source in sorted(mixture.sources.items()):
-        asked, card = sum(stage[name] for stage in stages), datasets[source.dataset].card
+        asked, card = sum(stage[name] for stage in stages), datasets[source.main].card
         most = int(has[name] * exact(source.max_epochs))
         if asked > most:
             short[name] = (asked, most)
@@ -77,13 +77,14 @@ def _from_cards(mixture: Mixture, datasets: dict[str, Dataset]) -> Estimate:
     structure = sum(r["structure"] for r in table)
     sequences = math.ceil((total["all"] + structure) / (mixture.sequence_length * FILL))
     facts = {"sequences": sequences, "sequence_length": mixture.sequence_length, "count": mixture.count, "tokens": total}
-    return Estimate("plan, expected from the datasets' cards", facts | {"structure": structure, "fill": FILL}, table)
+    said = [f"{n}: images with loss are counted as those of {s.main}" for n, s in sorted(mixture.sources.items()) if s.dual]
+    return Estimate("plan, expected from the datasets' cards", facts | {"structure": structure, "fill": FILL}, table, said)
 
 
 def _available(mixture: Mixture, source: Source, card: dict[str, Any], train_share: Fraction) -> int:
     """Tokens (or records) of the training split that the pool leaves, as expected from a card."""
     whole = card["records"] if mixture.count == "records" else card["tokens"][mixture.count]
     if not whole and (source.tokens or source.share):
-        raise BudgetError(f"the dataset holds nothing that `count: {mixture.count}` counts", where=source.dataset, allowed="another `count`")
+        raise BudgetError(f"the dataset holds nothing that `count: {mixture.count}` counts", where=source.main, allowed="another `count`")
     have = int(whole * train_share)
     return have if source.pool is None else min(have, int(source.pool * exact(mixture.scale)))

@@ -50,10 +50,17 @@ class Where(Document):
     scores: dict[str, Bound] = {}
 
 
-class Source(Document):
-    """One entry of `sources`: an encoded dataset, its budget, and how its records are shown."""
+class TwoDatasets(Document):
+    """The datasets of a dual encoder: same ids, same rows. An image without loss is shown as in `context`, one with loss as in `target`."""
 
-    dataset: str
+    context: str
+    target: str
+
+
+class Source(Document):
+    """One entry of `sources`: an encoded dataset (or two of a dual encoder), its budget, and how its records are shown."""
+
+    dataset: str | TwoDatasets
     tokens: Size | None = None
     share: Percent | None = None
     epochs: float | None = None
@@ -69,8 +76,18 @@ class Source(Document):
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """The datasets that it reads."""
-        return (self.dataset,)
+        """The datasets that it reads: one, or those for context and for target images."""
+        return (self.dataset,) if isinstance(self.dataset, str) else (self.dataset.context, self.dataset.target)
+
+    @property
+    def main(self) -> str:
+        """The dataset that spans point into."""
+        return self.paths[0]
+
+    @property
+    def dual(self) -> bool:
+        """Whether images with loss come from a dataset of their own."""
+        return len(self.paths) == 2
 
     @property
     def rules(self) -> SourceRules:
@@ -83,6 +100,8 @@ class Source(Document):
             value = getattr(self, name)
             if value is not None and value < 0:
                 raise ValueError(f"{name} cannot be negative")
+        if self.dual and self.history == "clean_copy":
+            raise ValueError("`history: clean_copy` shows one frame in two ways; with two datasets, say `history: noised`")
         if self.max_epochs == 0:
             raise ValueError("max_epochs must be more than 0")
         if self.captions is not None and (min(self.captions.values(), default=0) < 0 or sum(self.captions.values()) <= 0):

@@ -15,7 +15,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from mixtures import latent_stats
+from mixtures import dual, latent_stats
 from mixtures.budget import Draft, draft
 from mixtures.layout import Layout, layout
 from mixtures.mixture import Mixture
@@ -54,7 +54,7 @@ def make_plan(
     root = output or mixture.output
     if root is None:
         raise RecipeError("a plan needs a place", where="output", found="nothing", allowed="a path")
-    normalised = [Dataset.open(p) for p in dict.fromkeys([*(s.dataset for s in mixture.sources.values()), *latent_stats_over])]
+    normalised = [Dataset.open(p) for p in dict.fromkeys([*(p for s in mixture.sources.values() for p in s.paths), *latent_stats_over])]
     other = read_card(records_from)["fingerprint"] if records_from is not None else None
     fixed = latent_stats.named_by(mixture)
     identity = plan_fingerprint(mixture, {d.path: d for d in normalised}, other, fixed)
@@ -62,11 +62,14 @@ def make_plan(
     if storage.exists(storage.join(root, "plan.json")):
         return root
     drafted = draft(mixture, records_from)
-    moments = latent_stats.settled(mixture.normalise, fixed, normalised, drafted.encoding)
+    moments, made = dual.settled(mixture.normalise, fixed, normalised, drafted.encoding)
     rows, facts = _write(drafted, root, job)
     nbytes = sum(f["bytes"] for f in rows)
     files, more = list_files(root, rows)
     encoding = dict(drafted.encoding)
+    if made is not None:
+        encoding["target_stats"], entry = latent_stats.publish(root, made)
+        files.append(entry)
     if moments is not None:
         encoding["stats"], entry = latent_stats.publish(root, moments)
         files.append(entry)
@@ -93,7 +96,7 @@ def plan_fingerprint(
     said["sources"] = {k: {f: v for f, v in s.items() if f != "dataset"} for k, s in said["sources"].items()}
     if fixed is not None:
         said["normalise"] = {"stats": fixed.sha256}
-    used = {name: datasets[s.dataset].fingerprint for name, s in mixture.sources.items()}
+    used = {name: dual.one_or_two([datasets[p].fingerprint for p in s.paths]) for name, s in mixture.sources.items()}
     forgotten = {d.fingerprint: entry["sha256"] for d in datasets.values() if (entry := tombstone_entry(d))}
     normalised = sorted({d.fingerprint for d in datasets.values() if latent_stats.has_latents(d)})
     parts: dict[str, Any] = {"datasets": used, "latent_stats": normalised, "tombstones": forgotten}
@@ -167,9 +170,10 @@ class Plan:
         return range(*found["rows"]) if found else range(0)
 
     def record(self, span: Span) -> Record:
-        """The record behind a span, without payloads."""
+        """The record behind a span, without payloads; of a source with two datasets, each image as its loss bit selects it."""
         record: Record = self._record(span.dataset, span.shard, span.row)
-        return record
+        target = self.card["sources"][self.sources[span.source]].get("target")
+        return record if target is None else dual.shown(record, self._record(target, span.shard, span.row), span)
 
     def latent_stats(self) -> tuple[int, NDArray[Any], NDArray[Any]] | None:
         """(n, mean, variance) that latents are normalised by: [C] each, or [tokens, C] by position. None for a plan without images, or whose

@@ -59,7 +59,7 @@ def take(name: str, passes: Passes, wanted: Chosen) -> list[Units]:
         if missing:
             raise InputError(
                 "this dataset lacks records that the other plan trains on",
-                where=f"sources.{name} ({passes.source.dataset})",
+                where=f"sources.{name} ({passes.source.main})",
                 found=f"{missing:,} of {len(h):,} records missing or not fitting",
                 allowed="an encoding of the same curated dataset, with the same held_out, where and sequence_length",
             )

@@ -39,6 +39,11 @@ class Segments:
     turn: NDArray[np.int16]
     tokens: I32
     member: NDArray[Any]  # names, or None
+    made: I32 | None = None  # tokens where the segment takes loss, when images with loss come from another dataset
+
+    def shown(self, at: NDArray[Any], loss: Bool) -> I32:
+        """Tokens of the segments `at` with these loss bits."""
+        return self.tokens[at] if self.made is None else np.where(loss, self.made[at], self.tokens[at])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,6 +66,7 @@ class Table:
     atom_images: I32
     segments: Segments | None
     dropped: dict[str, int] = field(default_factory=dict)  # records out of training, by reason
+    atom_made: I32 | None = None  # as `Segments.made`, for atoms of one image
 
     def __len__(self) -> int:
         return len(self.h)

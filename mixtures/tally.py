@@ -84,6 +84,8 @@ def describe(draft: Draft, train: Tally, held: Tally) -> dict[str, Any]:
             "unfit": d.unfit,
             "rules": {"turns": d.source.turns, "history": d.source.history, "loss": d.source.loss, "both": d.source.both},
         }
+        if d.target is not None:
+            entry["target"] = d.target
         if len(d.held):
             entry["heldout"] = {"records": _distinct(d.held.record), "tokens": held.tokens(d.name), "rows": held.ranges[d.name]}
         sources[d.name] = entry

@@ -141,6 +141,11 @@ def _pairs(table: Table, picks: NDArray[Any], source: Source, row: int, seed: in
     none = (chosen < 0) | (images == 0)
     caption = np.where(chosen >= 0, table.atom_tokens[chosen], 0).astype(np.int64)
     image_first = uniform(draw(h, seed, "image_first", epoch)) < source.image_first
+    if table.atom_made is not None and table.segments is not None:
+        of_target = np.bincount(owner[is_image], weights=table.atom_made[at[is_image]], minlength=len(picks)).astype(np.int64)
+        noised = ~none & (~image_first | source.both)
+        noised[~none] &= loss_bits(table.segments, table.segments.start[picks[~none]], source.loss)
+        image = np.where(noised, of_target, image)
     long = ~none & (image + caption + 2 + 2 * images > row)
     keep = ~(none | long)
     segment = _segment_of_atom(table, picks[keep], chosen[keep])
@@ -183,6 +188,9 @@ def _clips(table: Table, picks: NDArray[Any], source: Source, row: int, seed: in
     """As many frames as fit a row, greedily from the first: a frame then has as much history as it can. Frames are never cut."""
     at, owner = _atoms(table, picks)
     tokens, images = table.atom_tokens[at].astype(np.int64), table.atom_images[at].astype(np.int64)
+    if table.atom_made is not None and table.segments is not None:
+        frame = table.segments.start[picks[owner]] + _segment_of_atom(table, picks[owner], at)
+        tokens = np.where((images > 0) & loss_bits(table.segments, frame, source.loss), table.atom_made[at], tokens)
     copies = 2 if source.history == "clean_copy" else 1
     place = copies * (tokens + 2 * images)
     total = np.bincount(owner, weights=place, minlength=len(picks))
@@ -241,11 +249,13 @@ def _wholes(table: Table, picks: NDArray[Any], source: Source, row: int, seed: i
     at, owner = expand(s.start[picks], s.start[picks + 1])
     n = len(picks)
     images = np.bincount(owner, weights=s.image[at], minlength=n).astype(np.int64)
-    loss = np.bincount(owner, weights=np.where(loss_bits(s, at, source.loss), s.tokens[at], 0), minlength=n).astype(np.int64)
+    bits = loss_bits(s, at, source.loss)
+    tokens = s.shown(at, bits)
+    loss = np.bincount(owner, weights=np.where(bits, tokens, 0), minlength=n).astype(np.int64)
     ends = np.ones(n, np.int64)
     if source.turns == "isolated":
         ends = np.maximum(_turns(owner, s.turn[at], n), 1)
-    payload = (table.text[picks] + table.visual[picks]).astype(np.int64)
+    payload = np.bincount(owner, weights=tokens, minlength=n).astype(np.int64)
     structure = 1 + ends + 2 * images
     long, empty = payload + structure > row, payload == 0
     keep = ~(long | empty)

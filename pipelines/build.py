@@ -96,6 +96,7 @@ class Build:
     versions: dict[str, int] = field(default_factory=dict)
     extras: Callable[[Callable[[], Iterator[dict[str, Any]]]], dict[str, Any]] | None = None
     verify: bool = False
+    beside: tuple[Build, ...] = ()  # other datasets that the same chain writes, part by part: a part is done when it is done in all of them
 
 
 def build(job: Job, b: Build) -> str:
@@ -105,8 +106,9 @@ def build(job: Job, b: Build) -> str:
 
 def commit_parts(job: Job, b: Build) -> bool:
     """Run what is missing and leave the card as it is. Returns whether anything was."""
-    refuse_other_recipe(b.output, "manifest.json", b.fingerprint)
-    done = _committed(b)
+    for each in (b, *b.beside):
+        refuse_other_recipe(each.output, "manifest.json", each.fingerprint)
+    done = set.intersection(*(_committed(each) for each in (b, *b.beside)))
     todo = [p for p in b.parts if p["part"] not in done]
     job.log("start", output=b.output, parts=len(b.parts), todo=len(todo))
     if todo:

@@ -213,7 +213,7 @@ def _rows(dataset: Dataset, i: int) -> Iterator[Problem]:
         if row["h"] != hash64(row["id"]):
             yield _problem(shard.index, f"record {row['id']}: h is not that of its id")
         try:
-            digest = _digest(dataset, i, record)
+            digest = record_digest(dataset, i, record)
         except HeadwaterError as error:
             yield _problem(shard.data or shard.index, f"record {row['id']}: {error.what}")
             continue
@@ -221,7 +221,7 @@ def _rows(dataset: Dataset, i: int) -> Iterator[Problem]:
             yield _problem(shard.data or shard.index, f"record {row['id']} ({row['key']}): its sha256 is not that of its segments")
 
 
-def _digest(dataset: Dataset, i: int, record: Record) -> str:
+def record_digest(dataset: Dataset, i: int, record: Record) -> str:
     """The record's sha256 as its writer made it: stored payloads in order, the text of text segments, nothing for another dataset's bytes."""
     foreign = dataset.shards[i].data is not None and dataset.shards[i].data_sha256 is None
     digest = sha256()

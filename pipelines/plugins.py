@@ -18,6 +18,7 @@ from pipelines.format.errors import InputError
 STAGES = "pipelines.stages"
 VIEWS = "pipelines.views"
 CHECKS = "pipelines.checks"
+AUDITS = "pipelines.audits"
 
 
 def entries(group: str) -> dict[str, EntryPoint]:

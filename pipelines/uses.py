@@ -43,10 +43,13 @@ def spans(plan: dict[str, Any], dataset: int, places: Iterable[Place]) -> Iterat
 
 
 def number_in(plan: dict[str, Any], path: str, fingerprint: str) -> int | None:
-    """The number that a plan gives the dataset with this fingerprint; of several, the one at this path."""
+    """The number by which a plan's spans point at the dataset with this fingerprint; of several, the one at this path. Of the two datasets of a
+    dual encoder spans name the one for context images, whose rows are the other's."""
     same = [i for i, entry in enumerate(plan.get("datasets") or plan["parents"]) if entry["fingerprint"] == fingerprint]
     here = [i for i in same if parent_path(plan, (plan.get("datasets") or plan["parents"])[i]) == storage.absolute(path)]
-    return next(iter(here or same), None)
+    number = next(iter(here or same), None)
+    beside = {s["target"]: s["dataset"] for s in (plan.get("sources") or {}).values() if s.get("target") is not None}
+    return None if number is None else beside.get(number, number)
 
 
 def step_of(run: dict[str, Any], seq: int) -> int | None:

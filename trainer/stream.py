@@ -24,6 +24,7 @@ from mixtures.layout import LATENT, TEXT, Layout, layout
 from mixtures.span import Span
 from pipelines.format import codec, storage
 from pipelines.format.dataset import Dataset
+from pipelines.format.errors import InputError
 from pipelines.format.forgotten import NAMED_BY, forgotten, tombstones
 from pipelines.format.record import Record, Segment
 from trainer.batch import IGNORED, Batch, Document, collate
@@ -41,6 +42,12 @@ class Reader:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.rules = [plan.rules(name) for name in plan.sources]
+        if "target" in plan.card["encoding"]:
+            raise InputError(
+                "this plan has two encoders, one for context and one for target images, and the trainer projects latents of one",
+                where=plan.path,
+                next="name one dataset of each source",
+            )
         stats = plan.latent_stats()
         self.normaliser = Normaliser(*stats[1:]) if stats is not None else None
         self.width = self.normaliser.width if self.normaliser else (plan.card["encoding"].get("image") or {}).get("width", 1)

@@ -2,6 +2,7 @@
 
 pipelines verify PATH            sizes, counts, the conservation law, commit records: seconds
 pipelines verify PATH --deep     every byte of every file, every record
+pipelines verify PATH --audit 0.1%   latents and ids of a sample (a share, or a count) made again from the dataset they were encoded from
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("path", metavar="PATH")
     parser.add_argument("--deep", action="store_true", help="read every byte")
     parser.add_argument("--check", action="append", default=[], metavar="NAME", help="a further check of an installed package")
+    parser.add_argument("--audit", metavar="AMOUNT", help="encode a sample again and compare: 0.1%%, a share such as 0.001, or a count")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the audit's sample (default: 0)")
+    parser.add_argument("--parent", metavar="PATH", help="where the curated dataset lies, for an audit after it was moved")
 
 
 def answer(args: argparse.Namespace) -> dict[str, Any]:
@@ -41,7 +45,14 @@ def answer(args: argparse.Namespace) -> dict[str, Any]:
             problems.append({"file": card["card_file"], "what": f"cannot be read as a card: {type(error).__name__}: {error}"})
         except HeadwaterError as error:
             problems.append({"file": error.where or card["card_file"], "what": error.what})
-    facts = {"kind": card["kind"], "path": args.path, "deep": args.deep, "lineage": lineage(args.path, card)}
+    facts: dict[str, Any] = {"kind": card["kind"], "path": args.path, "deep": args.deep, "lineage": lineage(args.path, card)}
+    if args.audit is not None:
+        audit = plugins.find(plugins.AUDITS, card["kind"])
+        if problems:
+            facts["audit"] = {"note": "not done: what is told above comes first"}
+        else:  # what hinders an audit is an error of its own: nothing is known to be wrong with the dataset
+            facts["audit"] = audit(card["path"], {"amount": args.audit, "seed": args.seed, "parent": args.parent})
+            problems += facts["audit"].pop("problems")
     return {"ok": not problems, "problems": problems, **facts}
 
 
@@ -55,5 +66,20 @@ def show(answer: dict[str, Any]) -> None:
     for parent in answer.get("lineage", []):
         if parent["found"] != "yes":
             say(f"note: parent {parent['path']} {'is no longer there' if parent['found'] == 'missing' else 'has changed since'}")
+    if answer.get("audit"):
+        _show_audit(answer["audit"])
     if answer["ok"]:
         say(f"{answer['path']}: ok" + ("" if answer["deep"] else " (sizes and counts; --deep reads every byte)"))
+
+
+def _show_audit(audit: dict[str, Any]) -> None:
+    """One line for each kind that was looked at."""
+    for kind in ("images", "texts"):
+        if found := audit.get(kind):
+            cosine = f", worst cosine {found['worst_cosine']:.6f}" if "worst_cosine" in found else ""
+            equal = f": {found['equal']:,} equal to the byte{cosine}" if found["checked"] else ""
+            say(f"audit: {found['checked']:,} of {found['of']:,} {kind}{equal}")
+            if "note" in found:
+                say(f"note: {found['note']}")
+    if "note" in audit:
+        say(f"audit {audit['note']}")

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
@@ -48,7 +48,8 @@ class PartWriter:
     """Takes the records of one part in order and publishes them at once. Leave the block without `commit` and nothing was committed.
 
     With `keep_dropped`, what is dropped becomes a part with the same number of a dataset beside this one (`dropped`), its reason in the field
-    `dropped`; it is committed first, so where this part is done, that one is."""
+    `dropped`; it is committed first, so where this part is done, that one is.
+    `ends`, as numbers of records written, says where shards end instead of `shard_bytes`: those of another dataset with the same rows."""
 
     def __init__(
         self,
@@ -61,12 +62,14 @@ class PartWriter:
         items: int = 1,
         foreign_data: Foreign | None = None,
         keep_dropped: bool = False,
+        ends: Sequence[int] | None = None,
     ) -> None:
         self.dropped: PartWriter | None = None
         if keep_dropped:
             self.dropped = PartWriter(dropped_path(root), part, fingerprint=fingerprint, shard_bytes=shard_bytes, items=items)
         self.root, self.part, self.fingerprint, self.encoded = root, part, fingerprint, encoded
         self.shard_bytes, self.items, self.foreign_data = shard_bytes, items, foreign_data
+        self.ends = None if ends is None else frozenset(ends)
         self.emitted = self.written = 0
         self.filtered: Counter[str] = Counter()
         self.rejected: Counter[str] = Counter()
@@ -98,7 +101,7 @@ class PartWriter:
         digest = shard.add(record)
         self.written += 1
         self._count(record)
-        if shard.stored >= self.shard_bytes:
+        if shard.stored >= self.shard_bytes if self.ends is None else self.written in self.ends:
             self._roll()
         return digest
 

@@ -12,7 +12,8 @@ from pydantic import BeforeValidator
 _POWERS = {"": 0, "K": 3, "M": 6, "B": 9, "T": 12}
 
 
-def _size(value: Any) -> Any:
+def read_size(value: Any) -> Any:
+    """A whole number from how people write it; anything else that is not one is a ValueError."""
     if isinstance(value, str):
         match = re.fullmatch(r"(\d+(?:\.\d+)?)([KMBT]?)", value.strip())
         if not match:
@@ -34,7 +35,7 @@ def _percent(value: Any) -> Any:
     return value
 
 
-Size = Annotated[int, BeforeValidator(_size)]
+Size = Annotated[int, BeforeValidator(read_size)]
 Percent = Annotated[float, BeforeValidator(_percent)]
 
 
