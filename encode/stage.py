@@ -55,7 +55,7 @@ class EncodeStage:
         return build_as_asked(
             config,
             dataset,
-            lambda one, output, commits: extras(one, dataset, output, commits),
+            lambda one, output, commits: extras(one, dataset, output, commits, job),
             job,
             Build(
                 output=output,

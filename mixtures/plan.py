@@ -62,13 +62,13 @@ def make_plan(
     if storage.exists(storage.join(root, "plan.json")):
         return root
     drafted = draft(mixture, records_from)
-    moments, made = dual.settled(mixture.normalise, fixed, normalised, drafted.encoding)
+    moments, of_target = dual.settled(mixture.normalise, fixed, normalised, drafted.encoding)
     rows, facts = _write(drafted, root, job)
     nbytes = sum(f["bytes"] for f in rows)
     files, more = list_files(root, rows)
     encoding = dict(drafted.encoding)
-    if made is not None:
-        encoding["target_stats"], entry = latent_stats.publish(root, made)
+    if of_target is not None:
+        encoding["target_stats"], entry = latent_stats.publish(root, of_target)
         files.append(entry)
     if moments is not None:
         encoding["stats"], entry = latent_stats.publish(root, moments)
