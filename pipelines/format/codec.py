@@ -69,7 +69,10 @@ def decode_latents(buffer: bytes | bytearray | memoryview | np.ndarray, codec: s
     values, scales = split(data, n, width)
     out = np.empty((n, width), np.float32)
     for rows in row_runs(n, width):
-        out[rows] = E4M3_VALUES[values[rows]] if codec == "f8e4m3" else values[rows].view(np.int8)
+        if codec == "f8e4m3":
+            np.take(E4M3_VALUES, values[rows], out=out[rows], mode="clip")  # half the time of plain indexing, which checks each byte
+        else:
+            out[rows] = values[rows].view(np.int8)
         if width % CHANNELS_PER_SCALE == 0:
             grouped(out[rows])[...] *= scales[rows][..., None]
         else:

@@ -55,7 +55,8 @@ def both(root):
 
 def recipe(root, kind, out, **more):
     text = {"text_tokens": {"tokenizer": str(root / "tokenizer")}}
-    return parse(EncodeRecipe, {"dataset": str(root / kind), "text": text, "images": both(root), "output": str(out), **more})
+    given = {"dataset": str(root / kind), "text": text, "images": both(root), "output": str(out), **more}
+    return parse(EncodeRecipe, given)
 
 
 def run(config):
@@ -272,3 +273,14 @@ def test_damage_in_one_is_found_there_and_not_in_the_other(world, tmp_path):
     bad = planted(target.path, str(tmp_path / "e" / "bad"), turned)
     assert len(audit(bad, {"amount": "100%"})["problems"]) == 3
     assert audit(str(tmp_path / "e" / "context"), {"amount": "100%"})["problems"] == []
+
+
+def test_in_an_object_store_both_have_the_bytes_of_local_ones_and_are_audited_there(world, tmp_path):
+    encode(world, "vqa", tmp_path / "e", shard_bytes=30_000)
+    toys.curated("memory://dual/vqa", "vqa", n=12, parts=3)
+    run(recipe(world, "vqa", "memory://dual/e", shard_bytes=30_000, dataset="memory://dual/vqa"))
+    for name in SIDES:
+        here, there = Dataset.open(str(tmp_path / "e" / name)), Dataset.open(f"memory://dual/e/{name}")
+        assert there.fingerprint == here.fingerprint and check(there.path, {"deep": True}) == []
+        found = audit(there.path, {"amount": "100%"})
+        assert found["problems"] == [] and found["images"]["equal"] == 12 and found["parent"] == "memory://dual/vqa"
