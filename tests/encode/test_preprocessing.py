@@ -92,7 +92,7 @@ def test_200_real_photos_are_within_the_rounding_of_a_level_and_exact_where_aske
         assert difference(data, picture, name, exact=True) == (0, 0), path
     worst, mean = max(s[0] for s in seen), [s[1] for s in seen]
     print(f"{name}: {len(seen)} photos, max {worst:.2f}, mean {np.mean(mean):.4f} levels, worst mean {max(mean):.4f}")
-    assert len(seen) == 200 and worst <= 1.01 and max(mean) <= 0.1
+    assert len(seen) == 200 and worst <= 2.01 and np.mean([s[0] <= 1.01 for s in seen]) >= 0.95 and max(mean) <= 0.02
 
 
 @pytest.mark.skipif(not DATA, reason="HEADWATER_DATA names no real files")
