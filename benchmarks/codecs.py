@@ -1,6 +1,6 @@
 """What each storage codec costs and loses, and what becomes of a small model that learns from it: latents of real photos, outliers planted or not.
 
-    python -m benchmarks.codecs --json [--table]        needs HEADWATER_DATA; four minutes on two processors
+    python -m benchmarks.codecs --json        needs HEADWATER_DATA; ten minutes on two processors
 
 Photos go through a vision tower of SigLIP 2's so400m/14 architecture with one layer of random weights (256 x 1152 an image), once. Four channels are
 then moved by 20 standard deviations, or not, since published towers have such channels and a random one has none. For each codec: bytes a token,
@@ -44,7 +44,7 @@ CODECS = ("f32", "bf16", "int8", "f8e4m3")
 BARS = {"bf16": 0.004, "int8": 0.015, "f8e4m3": 0.04}  # relative L2
 FLOW_BAR = 0.99  # exact over stored: at most one percent is lost
 SEEDS, EPOCHS, VOCAB = (0, 1), 5, 64
-MODEL = {"layers": 3, "width": 96, "heads": 4, "ffn": "shared", "ffn_width": 384, "output_skip": True}
+MODEL = {"layers": 3, "width": 96, "heads": 4, "ffn": "shared", "ffn_width": 384, "norm": "layer", "activation": "relu2", "output_skip": True}
 OUTLIERS, SIGMAS = (7, 300, 777, 1151), 20
 SPECIALS = {name: VOCAB - 5 + i for i, name in enumerate(("bos", "eos", "boi", "eoi", "pad"))}
 
@@ -93,7 +93,8 @@ def planned(root: Path, name: str, x: np.ndarray) -> tuple[str, CodecError]:
             word = np.array([i % 8], "<u2").tobytes()
             caption = Segment("tokens", "target", 1, -1, "original", None, word, "uint16", (1,), 1)
             w.emit()
-            w.add(Record.make("photos", f"{i}", "image-text", [Segment("latents", "target", 0, -1, None, None, payload, name, shape, shape[0]), caption]))
+            picture = Segment("latents", "target", 0, -1, None, None, payload, name, shape, shape[0])
+            w.add(Record.make("photos", f"{i}", "image-text", [picture, caption]))
         commit = w.commit()
     exact = Moments.of(x.reshape(-1, shape[1]))
     encoding: Row = {"text": {"tokenizer_sha256": "0" * 64, "vocab": VOCAB, "specials": SPECIALS}}
@@ -162,7 +163,8 @@ def compared(kind: str, name: str, shape: tuple[int, ...], error: CodecError, ou
 
 def table(rows: list[Row]) -> str:
     """Markdown, as in docs/codecs.md."""
-    out = ["| latents | codec | bytes a token | relative L2 | mean cosine | worst cosine | flow loss | against exact |\n|---|---|---:|---:|---:|---:|---:|---:|"]
+    columns = ("latents", "codec", "bytes a token", "relative L2", "mean cosine", "worst cosine", "flow loss", "against exact")
+    out = ["| " + " | ".join(columns) + " |\n|---|---|" + "---:|" * 6]
     for r in rows:
         if not r["name"].endswith(".flow"):
             continue
@@ -176,7 +178,7 @@ def table(rows: list[Row]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="one list on stdout, nothing else")
-    parser.add_argument("--photos", type=int, default=200)
+    parser.add_argument("--photos", type=int, default=96)
     args = parser.parse_args()
     data = os.environ.get("HEADWATER_DATA")
     if not data or not Path(data).is_dir():

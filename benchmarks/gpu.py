@@ -150,6 +150,15 @@ def encoding(folder: Path, device: str, s: Sizes) -> Iterator[Row]:
     stored = s.pictures / timed(lambda: coded(fast, pictures, "bf16"), 3)
     unit = "images/s, uint8 on the host to bytes as stored (bf16)"
     yield row("encode.stored", stored, unit, bare, "the bare network", ">= 0.95", stored >= 0.95 * bare)
+    from pipelines.format.codec import encode_latents
+
+    small = few[: min(4, len(few))]
+    for name in ("int8", "f8e4m3"):
+        rate = s.pictures / timed(lambda name=name: coded(fast, pictures, name), 3)  # type: ignore[misc]
+        unit = f"images/s, uint8 on the host to bytes as stored ({name})"
+        yield row(f"encode.stored.{name}", rate, unit, bare, "the bare network", ">= 0.9", rate >= 0.9 * bare)
+        equal = float(coded(fast, small, name).payloads == [encode_latents(x, name) for x in fast.encode(small)])
+        yield row(f"encode.codec.{name}", equal, "1 = the bytes that numpy makes of the same latents", 1.0, "numpy", "1", equal == 1)
 
 
 # ---- attention ---------------------------------------------------------------------------------------------------------------------------
