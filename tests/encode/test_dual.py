@@ -224,9 +224,9 @@ def test_an_estimate_covers_both_and_is_true(world, tmp_path):
     for dataset, name in zip(made, SIDES, strict=True):
         assert facts[f"{name}_visual_tokens"] == dataset.card["tokens"]["visual"]
     assert facts["latent_bytes"] == sum(s.data_bytes for d in made for s in d.shards)
-    said = [row["what"] for row in facts["table"]]
-    assert [w for w in said if "images" not in w or "chosen" in w] == ["context text", "context images, bf16 (chosen)", "target text", "target images, bf16 (chosen)"]
-    assert facts["bytes"] == sum(row["bytes"] for row in facts["table"])
+    taken = {row["what"]: row["bytes"] for row in facts["table"] if "images" not in row["what"] or "chosen" in row["what"]}
+    assert list(taken) == ["context text", "context images, bf16 (chosen)", "target text", "target images, bf16 (chosen)"]
+    assert facts["bytes"] == sum(taken.values())
 
 
 def test_parts_are_as_small_as_both_encoders_together_ask_for():
