@@ -75,6 +75,7 @@ class HeldOut:
         made["image_text"] = [pair(i) for i in range(n)]
         self.sources, self.sequence_length, self.specials = list(made), 96, SPECIALS
         self.datasets, self.rows, self.records = [], [], []
+        self.card: dict = {"encoding": {}}
         for d, (name, records) in enumerate(made.items()):
             path = f"{root}/{name}"
             with PartWriter(path, 0, fingerprint=fingerprint(name), encoded=True) as w:
