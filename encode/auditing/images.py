@@ -54,12 +54,13 @@ class ImageAudit:
 
     def __init__(self, dataset: Dataset, parent: Dataset) -> None:
         self.dataset, self.parent = dataset, parent
-        self.encoding = ImageEncoding(recorded_encoder(dataset))
+        encoder, self.others = recorded_encoder(dataset)
+        self.encoding = ImageEncoding(encoder)
         self.threads = int((dataset.card["recipe"].get("resources") or {}).get("cpus") or 1)
         self.items: list[Item] = []
         self.shard, self.seen = -1, set[tuple[int, int | None, int, int | None]]()
         self.made_by: dict[int, str] = {}
-        self.pictures = self.equal = self.same = self.differ = self.vain = self.moved = 0
+        self.pictures = self.equal = self.same = self.differ = self.vain = self.moved = self.close = 0
         self.worst = 1.0
         self.near: list[Problem] = []  # other bytes from the same arithmetic, within the bars
 
@@ -116,8 +117,10 @@ class ImageAudit:
         out: dict[str, Any] = {"pictures": self.pictures, "equal": self.equal, "differ": self.differ, "worst_cosine": self.worst, "bar": IMAGE}
         out |= {"machine": f"{machine.kind}, {machine.dtype}", "same_arithmetic": self.same}
         if self.near and not self.equal:
-            out["differ"] -= len(self.near)
+            out["differ"] -= self.close
             out["note"] = "none is equal to the byte, all are within the bars: the same kind of machine with other versions of its libraries"
+        if self.others:
+            out["note"] = f"this version of the encoder has another {', '.join(self.others)} than the one that made these latents: compared by cosine"
         return out
 
     def _encode(self, pictures: np.ndarray) -> np.ndarray:
@@ -133,6 +136,7 @@ class ImageAudit:
             what = f"the parent's own bytes differ from its index (pipelines verify {self.parent.path} --deep), and so do latents: {verdict}"
         problem = self._problem(item.shard, item.record, item.segment, what) | {"cosine": verdict.cosine}
         if verdict.within:
+            self.close += 1
             self.near += [problem] if len(self.near) < KEPT else []
         else:
             yield problem
@@ -169,20 +173,23 @@ class ImageAudit:
         return {"file": shard.data or shard.index, "what": said, "shard": i, "record": record, "segment": k}
 
 
-def recorded_encoder(dataset: Dataset) -> ImageEncoder:
-    """The encoder that the card names, once its weights and settings are those that the latents were made with. InputError otherwise."""
+def recorded_encoder(dataset: Dataset) -> tuple[ImageEncoder, list[str]]:
+    """The encoder that the card names, and the keys of its identity that differ from what the card says: a later version of the code may have
+    more settings, or prepare pictures otherwise, and cosines tell how much. Other weights are an InputError: they would differ everywhere."""
     encoder = image_encoder(dataset)
     assert encoder is not None, "stored latents have an encoder"
     was: dict[str, Any] = (dataset.card.get("identity") or {}).get("image") or {}
     now = encoder.identity()
-    for key in sorted(now) if was else ():
-        if canon(was.get(key)) != canon(now[key]):
-            what, todo = f"this encoder has another {key} than then", "audit with the version that encoded, or encode again"
-            if key == "weights":
-                what, todo = "the weights there now are not those that made these latents", "put those back where the card names them"
-            place = getattr(encoder, "weights", None) or now["encoder"]
-            raise InputError(what, where=place, found=now[key], allowed=was.get(key), next=todo)
-    return encoder
+    others = [key for key in sorted(now) if was and canon(was.get(key)) != canon(now[key])]
+    if "weights" in others:
+        raise InputError(
+            "the weights there now are not those that made these latents",
+            where=getattr(encoder, "weights", None) or now["encoder"],
+            found=now["weights"],
+            allowed=was.get("weights"),
+            next="put those back where the card names them",
+        )
+    return encoder, others
 
 
 def parents_bytes(parent: Dataset, i: int, segment: Any) -> bytes:

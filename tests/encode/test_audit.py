@@ -298,6 +298,15 @@ def test_weights_that_are_gone_or_others_are_an_error_that_says_what_to_do(world
         whole(path)
 
 
+def test_a_later_version_of_an_encoder_is_compared_by_cosine_and_said(world, tmp_path):
+    path = encode(world, "image-text", tmp_path / "e", images=tower(world))
+    card = json.loads((Path(path) / "manifest.json").read_text())
+    card["identity"]["image"]["config"] = {"setting_of_old": 1}
+    (Path(path) / "manifest.json").write_text(json.dumps(card))
+    found = whole(path)
+    assert found["problems"] == [] and "another config than the one that made" in found["images"]["note"]
+
+
 def test_another_tokenizer_in_the_folder_is_an_error(world, tmp_path):
     path = encode(world, "text", tmp_path / "e")
     file = Path(path) / "tokenizer.json"
