@@ -23,7 +23,8 @@ def test_every_section_runs_at_toy_size_without_ray_or_codecs_and_the_numerics_h
     rows = {r["name"]: r for r in json.loads(done.stdout.splitlines()[-1])}
     assert not [name for name, r in rows.items() if r["unit"].startswith("failed")]
     assert all(rows[name]["ok"] for name in (*EXACT, *(f"encode.codec.{c}.bytes" for c in CODECS)))
-    for name in ("encode.jpeg.bare", "encode.jpeg.loop", "encode.jpeg.load", "encode.jpeg.write", "encode.compiled", *(f"encode.stored.{c}" for c in CODECS)):
+    jpeg = [f"encode.jpeg.{what}" for what in ("bare", "loop", "load", "write")]
+    for name in (*jpeg, "encode.compiled", *(f"encode.stored.{c}" for c in CODECS)):
         assert rows[name]["ours"] > 0 and rows[name]["peer"] > 0
     assert rows["encode.jpeg.bare"]["bar"] == ">= 0.95" and rows["encode.jpeg.loop"]["bar"] == ">= 1.5"
     assert "not compiled" in rows["encode.jpeg.bare"]["unit"], "a CPU compiles nothing by itself, and the row says so"
