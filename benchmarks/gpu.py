@@ -20,146 +20,13 @@ import traceback
 from collections.abc import Callable, Iterator
 from datetime import date
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 
-Row = dict[str, Any]
-
-
-class Sizes(NamedTuple):
-    """How large everything is: the paper's shapes, or toys."""
-
-    layers: int
-    hidden: int
-    inner: int
-    heads: int
-    image: int
-    batch: int
-    pictures: int
-    lengths: tuple[int, ...]
-    attention_heads: tuple[int, int, int]  # query heads, key heads, head width
-    models: tuple[tuple[str, dict[str, Any]], ...]
-    sequence: int
-    patches: int
-    channels: int
-    vocab: int
-    steps: int
-
-
-REAL = Sizes(
-    27, 1152, 4304, 16, 224, 256, 4096, (4096, 8192), (32, 8, 64),
-    (("1.5b shared", {"size": "1.5b", "ffn": "shared"}), ("2.3b per modality", {"size": "1.5b", "ffn": "per_modality"})),
-    4096, 256, 1152, 128_256, 12,
-)  # fmt: skip
-TOY = Sizes(
-    2, 32, 64, 2, 28, 4, 16, (256,), (4, 2, 16),
-    (("toy shared", {"layers": 2, "width": 64, "heads": 4, "kv_heads": 2, "ffn": "shared"}),),
-    128, 4, 8, 300, 3,
-)  # fmt: skip
-
-
-def row(name: str, ours: float, unit: str, peer: float | None = None, against: str = "", bar: str = "", ok: bool | None = None) -> Row:
-    ratio = None if not peer else round(ours / peer, 4)
-    return {"name": name, "ours": ours, "unit": unit, "peer": peer, "against": against, "ratio": ratio, "bar": bar, "ok": ok}
-
-
-def timed(run: Callable[[], Any], times: int) -> float:
-    """Median seconds of a call, the device's work included; two calls go before and do not count."""
-    took = []
-    for i in range(times + 2):
-        _sync()
-        began = time.perf_counter()
-        run()
-        _sync()
-        if i >= 2:
-            took.append(time.perf_counter() - began)
-    return float(np.median(took))
-
-
-def _sync() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-
-
-def peak(device: str, toy: bool) -> float:
-    """FLOP/s of this device at a large bf16 matrix product: what a share of it is a share of."""
-    n = 256 if toy else 8192
-    a, b = (torch.randn(n, n, device=device, dtype=torch.bfloat16) for _ in range(2))
-    return 2 * n**3 / timed(lambda: a @ b, 10)
-
-
-# ---- encoding ----------------------------------------------------------------------------------------------------------------------------
-
-
-def tower(folder: Path, s: Sizes) -> str:
-    """SigLIP 2's vision tower with random weights, saved as published ones are."""
-    import transformers
-
-    torch.manual_seed(0)
-    config = transformers.SiglipVisionConfig(
-        hidden_size=s.hidden, intermediate_size=s.inner, num_hidden_layers=s.layers, num_attention_heads=s.heads, image_size=s.image, patch_size=14
-    )
-    transformers.SiglipVisionModel(config).eval().save_pretrained(str(folder))
-    settings = {
-        "image_processor_type": "SiglipImageProcessor", "do_resize": True, "size": {"height": s.image, "width": s.image}, "resample": 2,
-        "do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True, "image_mean": [0.5] * 3, "image_std": [0.5] * 3,
-    }  # fmt: skip
-    (folder / "preprocessor_config.json").write_text(json.dumps(settings))
-    return str(folder)
-
-
-def cosine(a: np.ndarray, b: np.ndarray) -> float:
-    """The worst cosine of any token."""
-    a, b = a.reshape(-1, a.shape[-1]).astype(np.float64), b.reshape(-1, b.shape[-1]).astype(np.float64)
-    return float(((a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)).min())
-
-
-def encoding(folder: Path, device: str, s: Sizes) -> Iterator[Row]:
-    from encode.coding import coded
-    from encode.encoder import ImageEncoding
-    from encode.encoders.siglip2 import Siglip2
-
-    weights = tower(folder, s)
-    pictures = np.random.default_rng(0).integers(0, 256, (s.pictures, s.image, s.image, 3), dtype=np.uint8)
-    few = pictures[: min(8, s.batch)]
-
-    def made(dtype: str, on: str, batch: int) -> ImageEncoding:
-        return ImageEncoding(Siglip2(weights=weights, dtype=dtype, batch=batch), on)  # type: ignore[arg-type]
-
-    reference = made("f32", "cpu", 4).encode(few)
-    exact = cosine(made("f32", device, 4).encode(few), reference)
-    yield row("encode.f32", exact, "worst cosine of a token", 1.0, "f32 on the CPU", ">= 0.9999", exact >= 0.9999)
-    fast = made("bf16", device, s.batch)
-    latents = fast.encode(few)
-    bf16 = cosine(latents, reference)
-    yield row("encode.bf16", bf16, "worst cosine of a token", 1.0, "f32 on the CPU", ">= 0.9999", bf16 >= 0.9999)
-    elsewhere = np.concatenate([pictures[8 : s.batch + 8 - len(few)], few]) if len(pictures) > s.batch + 8 else few
-    same = float(np.array_equal(fast.encode(elsewhere)[-len(few) :], latents) and np.array_equal(fast.encode(few), latents))
-    yield row("encode.bytes", same, "1 = equal bytes at another place of the batch", 1.0, "the same pictures first in it", "1", same == 1)
-
-    torch.backends.cuda.matmul.allow_tf32 = False
-    network: Any = fast.network
-    resident = torch.from_numpy(pictures[: s.batch]).to(device)
-    with torch.inference_mode():
-        bare = s.batch / timed(lambda: network.forward(resident), 10)
-    whole = s.pictures / timed(lambda: [len(x) for x in fast.batches(pictures)], 3)
-    unit = "images/s, uint8 on the host to float32 on the host"
-    yield row("encode.float", whole, unit, bare, "the bare network, inputs on the device")
-    stored = s.pictures / timed(lambda: coded(fast, pictures, "bf16"), 3)
-    unit = "images/s, uint8 on the host to bytes as stored (bf16)"
-    yield row("encode.stored", stored, unit, bare, "the bare network", ">= 0.95", stored >= 0.95 * bare)
-    from pipelines.format.codec import encode_latents
-
-    small = few[: min(4, len(few))]
-    for name in ("int8", "f8e4m3"):
-        rate = s.pictures / timed(lambda name=name: coded(fast, pictures, name), 3)  # type: ignore[misc]
-        unit = f"images/s, uint8 on the host to bytes as stored ({name})"
-        yield row(f"encode.stored.{name}", rate, unit, bare, "the bare network", ">= 0.9", rate >= 0.9 * bare)
-        equal = float(coded(fast, small, name).payloads == [encode_latents(x, name) for x in fast.encode(small)])
-        yield row(f"encode.codec.{name}", equal, "1 = the bytes that numpy makes of the same latents", 1.0, "numpy", "1", equal == 1)
-
+from benchmarks import gpu_encoding
+from benchmarks.gpu_rows import REAL, TOY, Row, Sizes, figure, peak, row, sync, table, timed
 
 # ---- attention ---------------------------------------------------------------------------------------------------------------------------
 
@@ -307,13 +174,13 @@ def model(name: str, shape: dict[str, Any], made: str, root: Path, device: str, 
     began = time.perf_counter()
     with parallel.world(run.device) as where:
         state, _ = loop._begin(run, run.output, "gpu", Plan.open(made), where, lambda *a, **k: None)
-        _sync()
+        sync()
         ready, losses, took = time.perf_counter() - began, [], []
         clock, kept = time.perf_counter(), None
         for i, prepared in enumerate(ahead((loop._prepare(state, batch) for batch, _ in state.stream), 2)):
             waited = time.perf_counter() - clock
             line, _ = loop._step(state, i, prepared, False)
-            _sync()
+            sync()
             now = time.perf_counter()
             losses.append(line["loss"])
             took.append((now - clock, line["step_tokens"], waited))
@@ -348,22 +215,7 @@ def _flops_per_token(state: Any, prepared: Any) -> float:
     return float(flops) / float(of["text"] + of["visual"])
 
 
-# ---- the table ---------------------------------------------------------------------------------------------------------------------------
-
-
-def table(rows: list[Row], machine: str) -> str:
-    """Markdown, as committed."""
-    out = [f"# On an accelerator\n\n{machine}. Rewritten by `python -m benchmarks.gpu --table benchmarks/gpu.md`.\n"]
-    out.append("| name | ours | unit | peer | which is | ratio | bar | |\n|---|---:|---|---:|---|---:|---|---|")
-    for r in rows:
-        ok = {True: "ok", False: "**missed**", None: ""}[r["ok"]]
-        cells = [r["name"], _figure(r["ours"]), r["unit"], _figure(r["peer"]), r["against"], _figure(r["ratio"]), r["bar"], ok]
-        out.append("| " + " | ".join(cells) + " |")
-    return "\n".join(out) + "\n"
-
-
-def _figure(x: float | None) -> str:
-    return "" if x is None else f"{x:,.0f}" if abs(x) >= 1000 else f"{x:.5g}"
+# ---- all of it ----------------------------------------------------------------------------------------------------------------------------
 
 
 def measure() -> int:
@@ -386,16 +238,17 @@ def measure() -> int:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         sections: list[tuple[str, Callable[[], Iterator[Row]]]] = [
-            ("encode", lambda: encoding(root / "tower", device, s)),
+            *gpu_encoding.sections(root, device, s),
             ("attention", lambda: attention(device, s)),
             ("train", lambda: training(root, device, s, flops)),
         ]
-        for name, section in sections:
+        while sections:
+            name, section = sections.pop(0)  # what it holds of the device's memory goes with it
             began = time.monotonic()
             try:
                 for found in section():
                     rows.append(found)
-                    print(f"{found['name']}: {_figure(found['ours'])} {found['unit']}, ratio {_figure(found['ratio'])}", file=sys.stderr, flush=True)
+                    print(f"{found['name']}: {figure(found['ours'])} {found['unit']}, ratio {figure(found['ratio'])}", file=sys.stderr, flush=True)
             except Exception as e:
                 traceback.print_exc()
                 rows.append({**row(name, 0.0, f"failed: {type(e).__name__}: {(str(e).splitlines() or [''])[0][:200]}"), "ok": False})
