@@ -2,12 +2,13 @@
 
     python -m benchmarks.latents --json
 
-The dataset is as an encode leaves it: one data file of over 2 GB, 256 x 1152 an image, 590 KB in bf16, an index beside it. Images are read in an order
-drawn from a seed; the file lies in the page cache on both sides (it was read through just before), so that what is compared is the reader and no disk.
-Ours is what the trainer's stream does for an image: a row of the index as a record, its segment, its bytes through the dataset's map. The peer knows
-every offset beforehand and copies from a `numpy.memmap`. Both copy the bytes as stored into the same buffer. Apart from that stands what it takes to
-have float32: the stored bytes a second that `array` decodes, for each codec. No limit follows from the copy there, which writes a half or a quarter
-as much; their bar is a twentieth of it, to notice a decoder that has become slow. Rates are of processor time: other work may share the machine.
+The dataset is as an encode leaves it: one data file of over 2 GB, 256 x 1152 an image, 590 KB in bf16, an index beside it. Images are read in an
+order drawn from a seed; the file lies in the page cache on both sides (it was read through just before), so that what is compared is the reader and
+no disk. Ours is what the trainer's stream does for an image: a row of the index as a record, its segment, its bytes through the dataset's map. The
+peer knows every offset beforehand and copies from a `numpy.memmap`. Both copy the bytes as stored into the same buffer. Apart from that stands what
+it takes to have float32: the stored bytes a second that `array` decodes, for each codec. No limit follows from the copy there, which writes a half or
+a quarter as much; their bar is a twentieth of it, to notice a decoder that has become slow. Rates are of processor time: other work may share the
+machine.
 """
 
 from __future__ import annotations
