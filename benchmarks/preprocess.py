@@ -5,9 +5,9 @@
     preprocess.SIDE.siglip2    both sides to 224                             SIDE: raw640, raw1280 photos with that longer side, their sides as
     preprocess.SIDE.dinov2     short side to 256, the middle 224             they come; stored256 squares as curation stores them
 
-`peer` opens each photo with Pillow, makes it RGB and hands batches of 16 to the processor, float normalisation included. `ours` is what an encoder does:
-`read` on a worker, then the numbers, both on one thread of the CPU. Both give [n, 3, 224, 224] float32, and ours must be within two levels of the
-peer's everywhere and a tenth of one on average. Rates are per second of processor time. Photos are those of HEADWATER_DATA where it is set,
+`peer` opens each photo with Pillow, makes it RGB and hands batches of 16 to the processor, float normalisation included. `ours` is what an encoder
+does: `read` on a worker, then the numbers, both on one thread of the CPU. Both give [n, 3, 224, 224] float32, and ours must be within two levels of
+the peer's everywhere and a tenth of one on average. Rates are per second of processor time. Photos are those of HEADWATER_DATA where it is set,
 otherwise drawn.
 """
 

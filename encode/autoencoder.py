@@ -5,8 +5,8 @@ In: any picture; short side to `size` by Lanczos, the middle square, values in [
 z = (mean - shift_factor) * scaling_factor, which diffusion models are trained on; then cut into patches of `patch` x `patch` latent pixels. 224 px
 are 28 x 28 latent pixels, hence 14 x 14 = 196 tokens.
 
-A token's values are channel by channel, and within a channel the rows and columns of its patch: value c * patch * patch + y * patch + x. Tokens are in
-reading order. That is how FLUX packs its latents, and `pictures` undoes it exactly before it decodes.
+A token's values are channel by channel, and within a channel the rows and columns of its patch: value c * patch * patch + y * patch + x. Tokens
+are in reading order. That is how FLUX packs its latents, and `pictures` undoes it exactly before it decodes.
 """
 
 from __future__ import annotations
@@ -120,7 +120,8 @@ def _config(weights: str, name: str, latents: int) -> dict[str, Any]:
 
 @lru_cache(maxsize=2)
 def autoencoder(where: Path, machine: Machine) -> Any:
-    """The frozen model on its device, once per process: encoding and decoding share it. From safetensors alone; InputError when a tensor is not there."""
+    """The frozen model on its device, once per process: encoding and decoding share it. From safetensors alone; InputError when a tensor is
+    not there."""
     import torch
     from diffusers import AutoencoderKL
     from diffusers.utils import logging

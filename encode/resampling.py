@@ -1,4 +1,4 @@
-"""Pictures to another size on a CPU worker, an eighth of Pillow's time: torch's 8-bit kernel, made to give what Pillow gives.
+"""Pictures to another size on a CPU worker, a quarter to an eighth of Pillow's time: torch's 8-bit kernel, made to give what Pillow gives.
 
 In: uint8 [h, w, 3] and a kernel's name. Out: uint8 [height, width, 3]. Both libraries take the same taps in two passes with 8 bits between them;
 torch rounds the weights to 15 bits where Pillow keeps 22. Over 599 photos and graphics, one value in 400 lands on the neighbouring level, one in
@@ -6,8 +6,8 @@ six million two levels off, none further. The arithmetic is in whole numbers and
 AVX-512), so a picture does not depend on which worker made it.
 
 Which pass goes first changes up to 20 levels, as values are cut to 8 bits between: Pillow 13 begins with the height when the rows to be removed
-are more than twice the columns (found by comparing 1,500 random shapes), and so does this. Small pictures, other kernels, and sides that shrink by less
-than a quarter are Pillow's own work: where a side hardly changes, an error of the first pass goes through the second at full weight.
+are more than twice the columns (found by comparing 1,500 random shapes), and so does this. Small pictures, other kernels, and sides that shrink
+by less than a quarter are Pillow's own work: where a side hardly changes, an error of the first pass goes through the second at full weight.
 """
 
 from __future__ import annotations

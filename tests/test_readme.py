@@ -14,6 +14,7 @@ import yaml
 from pipelines import commands
 from pipelines.commands import main
 from pipelines.format.dataset import Dataset
+from pipelines.media import images
 
 REPO = Path(__file__).resolve().parents[1]
 README = (REPO / "README.md").read_text()
@@ -108,21 +109,21 @@ def test_every_command_that_docs_mention_is_understood(path: Path) -> None:
 # ---- the example parts of docs/add_*.md, as a user would add them -------------------------------------------------------------------------
 
 
-def example(name: str) -> str:
-    """The first indented block of docs/<name> that is a module."""
+def example(name: str, nth: int = 0) -> str:
+    """The first (or nth after it) indented block of docs/<name> that is a module."""
     lines = (REPO / "docs" / name).read_text().splitlines()
-    start = next(i for i, line in enumerate(lines) if line.startswith('    """'))
+    start = [i for i, line in enumerate(lines) if line.startswith('    """')][nth]
     stop = next((i for i in range(start, len(lines)) if lines[i] and not lines[i].startswith("    ")), len(lines))
     code = "\n".join(line[4:] for line in lines[start:stop])
     return code.split("\n# in a recipe")[0]
 
 
-def add(package: str, name: str, doc: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def add(package: str, name: str, doc: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nth: int = 0) -> None:
     """Put the example beside the parts of a package, without touching the tree."""
     import importlib
 
     (tmp_path / package).mkdir()
-    (tmp_path / package / f"{name}.py").write_text(example(doc))
+    (tmp_path / package / f"{name}.py").write_text(example(doc, nth))
     module = importlib.import_module(package)
     monkeypatch.setattr(module, "__path__", [*module.__path__, str(tmp_path / package)])
 
@@ -153,5 +154,32 @@ def test_the_example_encoder_of_the_docs_works(tmp_path: Path, monkeypatch: pyte
     encoder = PartOf("encode.encoders").find("mean_colour")()
     red = np.zeros((1, 32, 32, 3), np.uint8)
     red[..., 0] = 255
-    latents = np.concatenate(list(ImageEncoding(encoder, "cpu").batches(red)))  # type: ignore[arg-type]
+    encoding = ImageEncoding(encoder, "cpu")  # type: ignore[arg-type]
+    latents = np.concatenate(list(encoding.batches(red)))
     assert latents.shape == (1, 4, 3) and np.allclose(latents, [1, -1, -1])
+    from_file = encoding.encode_bytes([images.encode_png(red[0].repeat(3, axis=0).repeat(2, axis=1))])
+    np.testing.assert_array_equal(from_file, latents)
+
+
+def test_the_example_tower_of_the_docs_gives_what_the_models_own_modules_give(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import numpy as np
+    import torch
+    import transformers
+
+    from encode.encoder import ImageEncoding
+    from pipelines.format.document import PartOf
+    from pipelines.format.errors import InputError
+    from tests.encode.models import photo, save_clip
+
+    add("encode.encoders", "clip_tower", "add_an_encoder.md", tmp_path, monkeypatch, nth=1)
+    model = save_clip(str(tmp_path / "clip")).vision_model
+    kind = PartOf("encode.encoders").find("clip_tower")
+    encoding = ImageEncoding(kind(weights=str(tmp_path / "clip"), resize="exact", dtype="f32"), "cpu")  # type: ignore[arg-type]
+    ours = encoding.encode_bytes([images.encode_png(photo(i)) for i in range(3)])
+    processor = transformers.CLIPImageProcessorPil.from_pretrained(tmp_path / "clip")
+    with torch.inference_mode():
+        hidden = model(**processor(images=[photo(i) for i in range(3)], return_tensors="pt")).last_hidden_state[:, 1:]
+        theirs = torch.nn.functional.layer_norm(hidden, hidden.shape[-1:], eps=model.config.layer_norm_eps)
+    assert ours.shape == (3, 4, 32) and np.abs(ours - theirs.numpy()).max() <= 1e-5
+    with pytest.raises(InputError, match="one size only"):
+        ImageEncoding(kind(weights=str(tmp_path / "clip"), size=42), "cpu")  # type: ignore[arg-type]

@@ -3,9 +3,9 @@
 In: any picture. Out: every patch's last hidden state, layer-normed without weight and bias (`towers.py`); the class token and the registers are
 dropped. L/14 at 224 px gives 256 x 1024. The published weights were last trained at 518 px and are used at 224: positions are interpolated.
 
-The published processor brings the short side to 256 and keeps the middle 224, which cuts an eighth off every edge even of a square picture; that is the
-default, `view: processor`. RAE feeds the whole square at 224: `view: whole`, which generation wants, since what the tower does not see cannot be
-drawn again.
+The published processor brings the short side to 256 and keeps the middle 224, which cuts a sixteenth off every edge even of a square picture; that
+is the default, `view: processor`. RAE feeds the whole square at 224: `view: whole`, which generation wants, since what the tower does not see
+cannot be drawn again.
 """
 
 from __future__ import annotations

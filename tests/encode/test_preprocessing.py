@@ -75,8 +75,8 @@ def difference(data, picture, name, exact=False):
 
 
 def files(*folders):
-    found = [p for folder in folders for p in sorted((Path(DATA or "") / folder).rglob("*")) if p.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp")]
-    return found
+    there = (p for folder in folders for p in sorted((Path(DATA or "") / folder).rglob("*")))
+    return [p for p in there if p.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp")]
 
 
 @pytest.mark.slow
@@ -165,7 +165,9 @@ def test_an_autoencoders_pixels_are_those_of_its_own_processor(size):
         assert torch.equal(numbers, theirs)
 
 
-@pytest.mark.parametrize("settings", [{}, IMAGENET, {"do_rescale": False}, {"do_normalize": False}, {"rescale_factor": 1 / 127.5}, {"rescale_factor": 0.0039}])
+@pytest.mark.parametrize(
+    "settings", [{}, IMAGENET, {"do_rescale": False}, {"do_normalize": False}, {"rescale_factor": 1 / 127.5}, {"rescale_factor": 0.0039}]
+)
 def test_the_table_gives_the_processors_floats_to_the_last_bit(settings):
     theirs = transformers.SiglipImageProcessorPil(size={"height": 16, "width": 48}, **settings)
     ours = published(theirs.to_dict(), "test")

@@ -318,9 +318,10 @@ def test_entry_points_load_neither_torch_nor_ray():
 
 
 HERE = Path(__file__).parents[2]
+CAPTIONS = ("siglip2", "dinov2", "webssl", "sd_vae", "flux_vae", "pixels", "dual")
 RECIPES = {
     FIT: ["encode/recipes/world_tokenizer.yaml", "examples/real/tokenizer.yaml"],
-    STAGE: [f"encode/recipes/{n}.yaml" for n in ("world_pixels", "captions_siglip2")]
+    STAGE: [f"encode/recipes/{n}.yaml" for n in ("world_pixels", "world_tower", *(f"captions_{n}" for n in CAPTIONS))]
     + [f"examples/real/{n}.yaml" for n in ("encode_pixels", "encode_siglip2")],
     DECODE: ["encode/recipes/decode.yaml"],
 }
