@@ -2,7 +2,7 @@
 
 Pictures with captions of the embedded world, in several parts, are encoded by a small SigLIP tower: once undisturbed in this process, then again and
 again in processes of their own, on Ray unless `--engine local`, that are killed (-9, all that they started) in rounds of five. Moments are drawn by
-the seed; each has an aim, a sign on the disk that it waits for: right after the start; while the network loads; after some more parts; while
+the seed; each has an aim, a sign on the disk that it waits for: right after the start; soon after it knows its parts; after some more; while
 files of a part are written; when all parts are there and the card is not. After each round the job may finish. Then, once `gc` has been, there must
 be the files of the undisturbed dataset and no other, all with its bytes, the card too; and `verify --deep --audit 100%` must find nothing.
 """
