@@ -108,14 +108,20 @@ class Encode:
         if item["pictures"] is not None:
             with threads(self.encoding.machine, self.threads):
                 part = coded_as_fits(self.encoding, item["pictures"], self.codec_name)
-        return {**item, "pictures": None, "coded": part}
+        return {**item, "pictures": None, "payloads": None, "coded": None} if part is None else {**item, "pictures": None, **travelling(part)}
+
+
+def travelling(part: CodedPart) -> dict[str, Any]:
+    """A coded part as it leaves the worker: its payloads, which are all of one length, as rows of one array."""
+    whole = np.frombuffer(b"".join(part.payloads), np.uint8).reshape(len(part.payloads), -1)
+    return {"payloads": whole, "coded": replace(part, payloads=[])}
 
 
 def write(item: dict[str, Any], root: str, codec_name: str, shard_bytes: int, shape: tuple[int, int] | None = None) -> dict[str, Any]:
     """Publish the part; `shape` = (tokens, channels) of an image that this dataset stores; the item's `ends`, if it has any, where its shards
     end (those of a dataset beside it). Returns the commit record."""
     part: CodedPart | None = item.get("coded")
-    payloads = part.payloads if part is not None else []
+    payloads: Any = item.get("payloads")  # uint8 [images, bytes of each]
     slots: dict[Place, int] = item["slots"]
     foreign = None if item["foreign"] is None else Foreign(storage.relative(item["foreign"], storage.absolute(root)))
     kept: dict[str, Any] = {"encoded": True, "shard_bytes": shard_bytes, "foreign_data": foreign, "ends": item.get("ends")}
@@ -125,13 +131,13 @@ def write(item: dict[str, Any], root: str, codec_name: str, shard_bytes: int, sh
             writer.reject(origin, "encode", reason, detail, id=id)
         for record in item["records"]:
             if shape is not None:
-                record = with_images(record, lambda s: stored(s, payloads[slots[place(s)]], codec_name, *shape))
+                record = with_images(record, lambda s: stored(s, payloads[slots[place(s)]].tobytes(), codec_name, *shape))
             writer.add(record)
         if part is None:
             return writer.commit({})
         notes = {"notes": list(part.notes)} if part.notes else {}
-        said = {**commit_stats(writer, part.moments, part.payloads), "error": part.error.as_json()}
-        return writer.commit({**said, "images": len(part.payloads), "encoder": part.fingerprint, **notes})
+        said = {**commit_stats(writer, part.moments, list(payloads)), "error": part.error.as_json()}
+        return writer.commit({**said, "images": len(payloads), "encoder": part.fingerprint, **notes})
 
 
 @contextmanager

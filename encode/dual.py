@@ -47,9 +47,11 @@ class EncodeBoth:
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
         flat = item["pictures"]
         pictures = dict.fromkeys(SIDES) if flat is None else self.encoder.apart(flat)
-        coded = {name: encode({**item, "pictures": pictures[name]})["coded"] for name, encode in self.each.items()}
+        made = {name: encode({**item, "pictures": pictures[name]}) for name, encode in self.each.items()}
+        coded = {name: out["coded"] for name, out in made.items()}
+        payloads = {f"payloads {name}": out["payloads"] for name, out in made.items()}
         grids = {name: one.grid() for name, one in self.encoder.sides().items()}
-        return {**item, "pictures": None, "coded": coded, "shapes": {name: (g.tokens, g.channels) for name, g in grids.items()}}
+        return {**item, "pictures": None, **payloads, "coded": coded, "shapes": {name: (g.tokens, g.channels) for name, g in grids.items()}}
 
 
 def write_both(item: dict[str, Any], root: str, codec_name: str, shard_bytes: int, shape: Any = None, **settings: Any) -> dict[str, Any]:
@@ -59,7 +61,7 @@ def write_both(item: dict[str, Any], root: str, codec_name: str, shard_bytes: in
     commit: dict[str, Any] | None = None
     for name in sorted(SIDES, key=lambda name: -sizes[name]):
         ends = None if commit is None else list(accumulate(s["records"] for s in commit["shards"]))
-        mine = {**item, "coded": coded.get(name), "ends": ends}
+        mine = {**item, "coded": coded.get(name), "payloads": item.get(f"payloads {name}"), "ends": ends}
         commit = write(mine, storage.join(root, name), codec_name, shard_bytes, shape=shapes.get(name), **settings)
     assert commit is not None
     return commit

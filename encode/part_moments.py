@@ -8,6 +8,7 @@ written: whoever merges reads the images again, at most 9 MB, and gets the same 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ FOLDER = "moments"
 FEW = 16
 
 
-def commit_stats(writer: PartWriter, moments: Moments, payloads: list[bytes]) -> dict[str, Any]:
+def commit_stats(writer: PartWriter, moments: Moments, payloads: Sequence[Any]) -> dict[str, Any]:
     """What a commit record says of its part's latents; `payloads` are those of its distinct pictures. Two pictures whose latents are equal are two in
     the moments and one on disk, so such a part keeps its moments however few there are."""
     said: dict[str, Any] = {"latents": moments.by_channel().as_json()}

@@ -32,6 +32,7 @@ from typing import Any
 
 from pipelines import attempts, in_process
 from pipelines.format.errors import HeadwaterError, InputError, Stopped
+from pipelines.lifted import lift, lower
 from pipelines.places import fitting
 from pipelines.stage import Step
 
@@ -109,7 +110,7 @@ class EngineJob:
         for start in range(0, len(items), WINDOW):
             window = items[start : start + WINDOW]
             counter = ray.remote(num_cpus=0, max_restarts=-1)(attempts.Attempts).remote()
-            rows = [{"row": _Box(item), "number": i} for i, item in enumerate(window, start)]
+            rows = [_row(item, i) for i, item in enumerate(window, start)]
             dataset = ray.data.from_items(rows, override_num_blocks=min(len(rows), blocks))
             for k, step in enumerate(chain):
                 begin = _Begin(counter, k, step.name or str(getattr(step.fn, "__name__", "step")))
@@ -118,7 +119,7 @@ class EngineJob:
                 else:
                     dataset = dataset.map(_rowwise(step.fn, step.kwargs, begin), num_cpus=step.cpus)
             for row in dataset.iter_rows():
-                yield row["row"].value
+                yield _value(row)
 
     def _add_class(self, ray: Any, dataset: Any, step: Step, begin: _Begin, machines: list[dict[str, float]], beside: float, items: int) -> Any:
         fits, cpus = fitting(machines, step.cpus, step.gpus, beside)
@@ -253,7 +254,7 @@ def _rowwise(fn: Callable[..., Any], kwargs: dict[str, Any], begin: _Begin) -> C
 
     def run(row: dict[str, Any]) -> dict[str, Any]:
         _settle(folder)
-        return _next(row, begin(row["number"]) or _call(lambda item: fn(item, **kwargs), row["row"].value))
+        return _row(begin(row["number"]) or _call(lambda item: fn(item, **kwargs), _value(row)), row["number"])
 
     run.__name__ = getattr(fn, "__name__", "step")
     return run
@@ -272,14 +273,20 @@ def _actor(cls: Any, begin: _Begin) -> type:
                 self._call = lambda item: failed
 
         def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-            return _next(row, begin(row["number"]) or _call(self._call, row["row"].value))
+            return _row(begin(row["number"]) or _call(self._call, _value(row)), row["number"])
 
     Actor.__name__ = cls.__name__
     return Actor
 
 
-def _next(row: dict[str, Any], value: Any) -> dict[str, Any]:
-    return {"row": _Box(value), "number": row["number"]}
+def _row(value: Any, number: int) -> dict[str, Any]:
+    """A value on its way to the next step: the number of its item tells what is begun again, large arrays go beside it."""
+    rest, beside = lift(value)
+    return {"row": _Box(rest), "number": number, "beside": beside}
+
+
+def _value(row: dict[str, Any]) -> Any:
+    return lower(row["row"].value, row["beside"])
 
 
 def _store_bytes() -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ class Mortal(Pixels):
     marks: str
     deaths: int = 0
     room: int = 0
+    slow: float = 0.0  # seconds a batch
     kind: str = "any"
 
     def machine(self, device: str | None = None) -> Machine:
@@ -37,6 +39,7 @@ class Mortal(Pixels):
                 except FileExistsError:
                     continue
                 os.kill(os.getpid(), signal.SIGKILL)
+            time.sleep(self.slow)
             return inner(pictures)
 
         return run

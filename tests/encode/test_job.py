@@ -234,18 +234,16 @@ def test_an_item_that_always_kills_its_worker_ends_the_job(ray_session):
 
 
 @pytest.mark.ray
-def test_every_gpu_is_used_whole_or_in_halves_and_the_bytes_are_those_of_one_process(world, tmp_path):
+def test_every_gpu_is_used_in_halves_here_and_the_bytes_are_those_of_one_process(world, tmp_path):
     import ray
 
     ray.shutdown()
     ray.init(address="local", num_cpus=2, num_gpus=2, include_dashboard=False, object_store_memory=300 << 20, log_to_driver=False)
     try:
-        for gpus, places in ((1, 2), (0.5, 4)):
-            marks = tmp_path / f"marks-{gpus}"
-            marks.mkdir()
-            images = Mortal(size=32, patch=16, batch=4, deaths=1, marks=str(marks))
-            assert encode(world, tmp_path / f"out-{gpus}", images, "ray", gpus=gpus) == files(world / "golden")
-            seen = workers(marks)
-            assert set(seen.values()) == {"0", "1"} and len(seen) >= 2, f"{seen}, {places} places"
+        (tmp_path / "marks").mkdir()
+        images = Mortal(size=32, patch=16, batch=4, deaths=1, slow=0.4, marks=str(tmp_path / "marks"))
+        assert encode(world, tmp_path / "out", images, "ray", gpus=0.5) == files(world / "golden")
+        seen = workers(tmp_path / "marks")
+        assert set(seen.values()) == {"0", "1"}, seen
     finally:
         ray.shutdown()
