@@ -4,10 +4,12 @@ In: sizes, a folder and a device. Out: rows, in sections that fail apart from on
 
     encode.f32, .bf16, .bytes     what it computes, against f32 on the CPU, and whether a picture's place in a batch matters
     encode.float, .stored.CODEC   pictures at hand in host memory -> latents, or bytes as stored, against the bare network
-    encode.jpeg.bare, .loop       the encode stage's own steps, as a local job runs them: curated shards, `load` ahead with threads, the device,
-                                  `write` behind. Steady state: from the third part committed until none is left to load. Against the bare
-                                  network (same batch, dtype and compiled kernels), and against Pillow, processor and model in a plain loop
-    encode.jpeg.load, .write      what stands beside the network, alone: the slowest of the three is the speed of the job
+    encode.jpeg.bare, .loop       the encode stage's own steps, as a local job runs them: curated shards, processes that `load` ahead, the device,
+                                  processes that `write` behind. Steady state: without the parts that filled the pipe and those that emptied it.
+                                  Against the bare network (same batch, dtype and compiled kernels), and against Pillow, processor and model in a
+                                  plain loop
+    encode.jpeg.memory            the same, its output in memory: what the disk takes is not ours
+    encode.jpeg.load, .write      the steps beside the network, alone and in one process; .disk: the same bytes written plainly
     encode.codec.CODEC            latents on the device -> bytes, moments and codec error, there; against numpy on the host; and whether bytes agree
     encode.compiled, .cosine      torch.compile as `compile: auto` has it, against the same tower without
 """
@@ -30,9 +32,7 @@ from benchmarks.encode_inputs import Shape, curated, photos, plain_loop, tokeniz
 from benchmarks.gpu_rows import Row, Sizes, row, timed
 
 CODECS = ("bf16", "f8e4m3", "int8")
-ROUNDS = 3  # of the bare network and the job by turns; medians count
-FIRST = 2  # the part from which the job is in its steady state
-LEAST = 8  # parts of a run, however small
+ROUNDS = 2  # of the bare network and the job by turns; medians count
 HOST = 8  # pictures that the host codes for comparison
 BAR, LOOP_BAR = 0.95, 1.5
 
@@ -167,28 +167,37 @@ def from_jpegs(b: Bench) -> Iterator[Row]:
     from pipelines.format.dataset import Dataset
 
     s, jpegs = b.s, photos(b.s.jpegs)
-    out = b.root / "encoded"
     data = curated(b.root / "curated", jpegs, s.batch)
     text = {"text_tokens": {"tokenizer": tokenizer(b.root / "tokenizer", data)}}
-    recipe = EncodeRecipe(dataset=data, text=text, images=b.encoder(), output=str(out), engine="local")
+    outputs = {"disk": b.root / "encoded", "memory": Path("/dev/shm") / f"headwater-benchmark-{os.getpid()}"}
+    recipe = EncodeRecipe(dataset=data, text=text, images=b.encoder(), output=str(outputs["disk"]), engine="local")
     dataset = Dataset.open(data)
     parts = encode_parts(recipe, dataset)
-    passes = max(s.passes, -(-LEAST // len(parts)))
-    items = [{**p, "part": k * len(parts) + i} for k in range(passes) for i, p in enumerate(parts)]
-    rates, bares = [], []
+    rates: dict[str, list[float]] = {place: [] for place in outputs}
+    bares = []
     with open_job("local") as job:
-        load, encode, write = chain(recipe, dataset, str(out), job)
+        load, encode, write = chain(recipe, dataset, str(outputs["disk"]), job)
         assert encode.kwargs["encoder"] == b.fast.encoder, "the job's network is the one that is loaded"
-        steps = [load, replace(encode, fn=Ready, kwargs={"call": b.step}), write]
+        edge = encode.at_once + load.processes + write.processes
+        passes = -(-(2 * edge + s.steady) // len(parts))
+        items = [{**p, "part": k * len(parts) + i} for k in range(passes) for i, p in enumerate(parts)]
         for _ in range(ROUNDS):
             bares.append(b.bare())
-            rates.append(steady(job, steps, items, encode.at_once))
-            shutil.rmtree(out)
-    ours, bare = float(np.median(rates)), float(np.median(bares))
-    threads, kb = load.kwargs["decoders"], sum(map(len, jpegs)) / len(jpegs) / 1e3
+            for place, out in outputs.items():
+                there = replace(write, kwargs={**write.kwargs, "root": str(out)})
+                steps = [load, replace(encode, fn=Ready, kwargs={"call": b.step}), there]
+                try:
+                    rates[place].append(steady(job, steps, items, edge))
+                finally:
+                    shutil.rmtree(out, ignore_errors=True)
+    ours, memory, bare = (float(np.median(x)) for x in (rates["disk"], rates["memory"], bares))
+    kb = sum(map(len, jpegs)) / len(jpegs) / 1e3
+    beside = f"{load.processes} processes that decode and {write.processes} that write on {os.cpu_count()} processors"
     inputs = f"JPEGs of {kb:.0f} kB, sides of 256 to 512 px"
-    unit = f"images/s, curated shards ({inputs}) to encoded shards (bf16), {threads} decoding threads of {os.cpu_count()} processors, {b.how}"
+    unit = f"images/s, curated shards ({inputs}) to encoded shards (bf16), {beside}, {b.how}"
     yield row("encode.jpeg.bare", ours, unit, bare, f"the bare network, {b.how}", f">= {BAR}", ours >= BAR * bare)
+    against = f"the bare network, {b.how}"
+    yield row("encode.jpeg.memory", memory, "images/s, the same, written to memory", bare, against, f">= {BAR}", memory >= BAR * bare)
     plain = plain_loop(b.weights, b.device, "bf16", s.batch)
     plain(jpegs[: s.batch])
     began = time.perf_counter()
@@ -200,21 +209,21 @@ def from_jpegs(b: Bench) -> Iterator[Row]:
     yield from apart(b, (load, write), parts[: min(4, len(parts))], bare)
 
 
-def steady(job: Any, steps: list[Any], items: list[dict[str, Any]], at_once: int) -> float:
-    """Images a second between two results that come at the same point of the job's round: before the first of them everything fills up, and
-    the last `at_once` come when there is nothing left to load."""
+def steady(job: Any, steps: list[Any], items: list[dict[str, Any]], edge: int) -> float:
+    """Images a second between two results: as many parts are left out at the start as may have been loaded before the network ran, and at the end
+    as may be under way when there is nothing left to load."""
     seen, images = [], []
     for commit in job.map(steps, items):
         seen.append(time.perf_counter())
         images.append(commit["stats"]["images"])
     if sum(images) != sum(p["images"] for p in items):
         raise ValueError(f"{sum(images)} images were encoded of {sum(p['images'] for p in items)}")
-    last = len(seen) - 1 - at_once
-    return sum(images[FIRST + 1 : last + 1]) / (seen[last] - seen[FIRST])
+    last = len(seen) - 1 - edge
+    return sum(images[edge + 1 : last + 1]) / (seen[last] - seen[edge])
 
 
 def apart(b: Bench, steps: tuple[Any, Any], parts: list[dict[str, Any]], bare: float) -> Iterator[Row]:
-    """The steps beside the network, each alone and one part after another, as the job's threads run them."""
+    """The steps beside the network, each alone, one part after another, in one process of the many."""
     load, write = (step.ready() for step in steps)
     images, took = sum(p["images"] for p in parts), {"load": 0.0, "write": 0.0}
     for part in parts:
@@ -226,6 +235,14 @@ def apart(b: Bench, steps: tuple[Any, Any], parts: list[dict[str, Any]], bare: f
         write(item)
         took["write"] += time.perf_counter() - began
     shutil.rmtree(steps[1].kwargs["root"])
+    blocks, began = b.root / "plain", time.perf_counter()
+    for _ in parts:
+        with blocks.open("wb") as f:
+            f.write(bytes(item["payloads"].nbytes))
+            os.fsync(f.fileno())
+    took["disk"] = time.perf_counter() - began
+    unit = "images/s, the same bytes written plainly to the same disk, each part synced"
+    yield row("encode.jpeg.disk", images / took["disk"], unit, bare, "the bare network")
     for name, what in (("load", "shards to uint8 pictures and token ids"), ("write", "coded latents to committed shards")):
         yield row(f"encode.jpeg.{name}", images / took[name], f"images/s, this step alone: {what}", bare, f"the bare network, {b.how}")
 

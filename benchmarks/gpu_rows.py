@@ -31,18 +31,18 @@ class Sizes(NamedTuple):
     vocab: int
     steps: int
     jpegs: int  # files to encode from, in shards of one batch each
-    passes: int  # over these files, in one run of the encode job
+    steady: int  # parts of a run of the encode job that are timed
 
 
 REAL = Sizes(
     27, 1152, 4304, 16, 224, 256, 4096, (4096, 8192), (32, 8, 64),
     (("1.5b shared", {"size": "1.5b", "ffn": "shared"}), ("2.3b per modality", {"size": "1.5b", "ffn": "per_modality"})),
-    4096, 256, 1152, 128_256, 12, 2048, 5,
+    4096, 256, 1152, 128_256, 12, 2048, 48,
 )  # fmt: skip
 TOY = Sizes(
     2, 32, 64, 2, 28, 4, 16, (256,), (4, 2, 16),
     (("toy shared", {"layers": 2, "width": 64, "heads": 4, "kv_heads": 2, "ffn": "shared"}),),
-    128, 4, 8, 300, 3, 16, 3,
+    128, 4, 8, 300, 3, 16, 4,
 )  # fmt: skip
 
 

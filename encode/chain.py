@@ -11,7 +11,6 @@ text is not kept either, since half a record is another record.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -42,13 +41,11 @@ def load(
     encoder: ImageEncoder | None = None,
     encode_later: bool = False,
     other: tuple[str, str] | None = None,
-    decoders: int = 1,
 ) -> dict[str, Any]:
     """A part -> its records with token ids, and `pictures` uint8 [n, height, width, 3] with `slots` from place to row.
 
     `dataset` and `other` are (path, fingerprint); `other` is an encoded dataset whose latents are pointed at; `encode_later` points at the
-    parent's image files instead (`storage: none`). In both cases `foreign` is the data file meant, and there are no pictures. `decoders` threads
-    decode pictures, for processes that have several processors to themselves.
+    parent's image files instead (`storage: none`). In both cases `foreign` is the data file meant, and there are no pictures.
     """
     parent = open_cached(*dataset)
     records = rows(parent, item["shard"], item["first"], item["rows"])
@@ -63,37 +60,25 @@ def load(
         records = [with_images(r, lambda s: pointer(s, grid.tokens, grid.channels)) for r in records]
         out["foreign"] = data_file(parent, item["shard"])
     elif encoder is not None:
-        out["pictures"], out["slots"], records, lost = prepared(parent, item["shard"], records, encoder, decoders)
+        out["pictures"], out["slots"], records, lost = prepared(parent, item["shard"], records, encoder)
     return {**out, "records": tokenised(records, tokenizer(text.model_dump_json(), text)), "lost": lost}
 
 
 def prepared(
-    parent: Dataset, i: int, records: list[Record], encoder: ImageEncoder, decoders: int = 1
+    parent: Dataset, i: int, records: list[Record], encoder: ImageEncoder
 ) -> tuple[np.ndarray | None, dict[Place, int], list[Record], list[Lost]]:
     """Each distinct image decoded once: (pictures of the records that are kept, row of each place, those records, the others)."""
-    first = {place(s): s for r in reversed(records) for s in reversed(r.segments) if s.kind == "image"}
-    distinct = list(reversed(first.items()))  # in order of first use
-    seen = dict(zip((key for key, _ in distinct), decoded(parent, i, [s for _, s in distinct], encoder, decoders), strict=True))
+    seen: dict[Place, np.ndarray | Reject] = {}
+    for s in (s for r in records for s in r.segments if s.kind == "image"):
+        if place(s) not in seen:
+            try:
+                seen[place(s)] = encoder.read(bytes(parent.payload(i, s)))
+            except Reject as e:
+                seen[place(s)] = e
     kept, lost = readable(records, {key: e for key, e in seen.items() if isinstance(e, Reject)})
     used = dict.fromkeys(place(s) for r in kept for s in r.segments if s.kind == "image")  # in order of first use
     pictures = [seen[key] for key in used]
     return (np.stack(pictures) if pictures else None), {key: row for row, key in enumerate(used)}, kept, lost  # type: ignore[arg-type]
-
-
-def decoded(parent: Dataset, i: int, segments: list[Segment], encoder: ImageEncoder, decoders: int) -> Iterator[np.ndarray | Reject]:
-    """A picture, or what is wrong with it, for each segment, in their order."""
-
-    def one(s: Segment) -> np.ndarray | Reject:
-        try:
-            return encoder.read(bytes(parent.payload(i, s)))
-        except Reject as e:
-            return e
-
-    if decoders == 1:
-        yield from map(one, segments)
-        return
-    with ThreadPoolExecutor(decoders) as pool:
-        yield from pool.map(one, segments)
 
 
 class Encode:
@@ -112,9 +97,8 @@ class Encode:
 
 
 def travelling(part: CodedPart) -> dict[str, Any]:
-    """A coded part as it leaves the worker: its payloads, which are all of one length, as rows of one array."""
-    whole = np.frombuffer(b"".join(part.payloads), np.uint8).reshape(len(part.payloads), -1)
-    return {"payloads": whole, "coded": replace(part, payloads=[])}
+    """A coded part as it leaves the worker: its payloads beside it, since large arrays of a mapping travel without being copied."""
+    return {"payloads": part.payloads, "coded": replace(part, payloads=part.payloads[:0])}
 
 
 def write(item: dict[str, Any], root: str, codec_name: str, shard_bytes: int, shape: tuple[int, int] | None = None) -> dict[str, Any]:

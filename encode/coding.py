@@ -17,18 +17,19 @@ import numpy as np
 
 from encode.codec_error import CodecError
 from encode.device import TorchNetwork
-from encode.encoder import AHEAD, ImageEncoding, in_batches, refuse, values
+from encode.encoder import AHEAD, ImageEncoding, Pending, in_batches, refuse, values
 from encode.stats import Moments
 from encode.tensors import Tally
-from pipelines.format.codec import decode_latents, encode_latents
+from pipelines.format.codec import decode_latents, encode_latents, nbytes
 
 
 @dataclass(frozen=True)
 class CodedPart:
-    """A part's pictures as stored. `moments` are of [tokens, channels]; `fingerprint` names the arithmetic; `notes` say what went another way
-    than planned (a smaller batch after running out of memory)."""
+    """A part's pictures as stored: `payloads` is uint8 [images, bytes of each], one block from the device to the disk. `moments` are of
+    [tokens, channels]; `fingerprint` names the arithmetic; `notes` say what went another way than planned (a smaller batch after running out of
+    memory)."""
 
-    payloads: list[bytes]
+    payloads: np.ndarray
     moments: Moments
     error: CodecError
     fingerprint: str
@@ -47,19 +48,20 @@ def coded_on_host(encoding: ImageEncoding, pictures: np.ndarray, codec: str) -> 
     """With numpy, from latents that came to the host."""
     grid = encoding.grid
     shape = (grid.tokens, grid.channels)
-    payloads: list[bytes] = []
+    payloads, filled = np.empty((len(pictures), nbytes(codec, *shape)), np.uint8), 0
     moments, errors = Moments.none(shape), []
     for batch in encoding.raw(pictures):
+        rows, filled = payloads[filled : filled + len(batch)], filled + len(batch)
         if batch.dtype == np.uint16 and codec == "bf16":
             stored = values(batch)
-            payloads += [image.tobytes() for image in batch]
+            rows[...] = np.ascontiguousarray(batch).reshape(len(batch), -1).view(np.uint8)
             found = Moments.of(stored)
             errors.append(CodecError.nothing(found))
         else:
             exact = values(batch)
-            some = [encode_latents(image, codec) for image in exact]
-            stored = exact if codec == "f32" else np.stack([decode_latents(payload, codec, *shape) for payload in some])
-            payloads += some
+            for row, image in zip(rows, exact, strict=True):
+                row[...] = np.frombuffer(encode_latents(image, codec), np.uint8)
+            stored = exact if codec == "f32" else np.stack([decode_latents(row, codec, *shape) for row in rows])
             found = Moments.of(stored)
             lossless = CodecError.nothing(found) if codec == "f32" else None
             errors.append(lossless or CodecError.of(exact.reshape(-1, shape[1]), stored.reshape(-1, shape[1])))
@@ -71,14 +73,24 @@ def coded_on_device(encoding: ImageEncoding, network: TorchNetwork, pictures: np
     """Where the network is; the bytes of a batch come over while the next ones are made."""
     grid = encoding.grid
     tally = Tally((grid.tokens, grid.channels), codec)
-    payloads: list[bytes] = []
-    coming = deque[list]()
+    payloads, filled = np.empty((len(pictures), nbytes(codec, grid.tokens, grid.channels)), np.uint8), 0
+    coming = deque[list[Pending]]()
+
+    def take() -> None:
+        nonlocal filled
+        for wait in coming.popleft():
+            some = wait()
+            payloads[filled : filled + len(some)] = some
+            filled += len(some)
+
     for batch in in_batches(network.resident, pictures, encoding.encoder.batch):
         coming.append([network.to_host(some) for some in tally.add(batch)])
         if len(coming) > AHEAD:
-            payloads += [image.tobytes() for wait in coming.popleft() for image in wait()]
-    payloads += [image.tobytes() for waits in coming for wait in waits for image in wait()]
-    finite, moments, error = tally.done()
+            take()
+    counted = tally.done(network.to_host)  # asked for before anything is waited for: what other threads give the device comes after it
+    while coming:
+        take()
+    finite, moments, error = counted()
     if not finite:
         raise refuse(encoding.encoder)
     return CodedPart(payloads, moments, error, encoding.fingerprint)

@@ -41,13 +41,13 @@ class TorchNetwork:
             return self.forward(batch if self.copies is None else batch.pin_memory().to(self.machine.device, non_blocking=True))
 
     def to_host(self, result: Any) -> Pending:
-        """A copy that begins when the result is there. Waiting gives numpy: bf16 as bit patterns in uint16 from a GPU, other floats as float32,
-        whole numbers as they are."""
+        """A copy that begins when the result is there. Waiting gives numpy: bf16 as bit patterns in uint16 from a GPU, other short floats
+        as float32, everything else as it is."""
         torch = self.torch
         with torch.inference_mode():
             if self.copies is None:
-                here = result.float() if result.is_floating_point() else result
-                return lambda: here.numpy()
+                here = result.float() if result.dtype in (torch.bfloat16, torch.float16) else result
+                return lambda: np.asarray(here.numpy())
             host = torch.empty(result.shape, dtype=result.dtype, pin_memory=True)
             self.copies.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(self.copies):
@@ -58,7 +58,7 @@ class TorchNetwork:
         def wait() -> np.ndarray:
             done.synchronize()
             if host.dtype == torch.bfloat16:
-                return host.view(torch.uint16).numpy()
-            return (host.float() if host.is_floating_point() else host).numpy()
+                return np.asarray(host.view(torch.uint16).numpy())
+            return np.asarray((host.float() if host.dtype == torch.float16 else host).numpy())
 
         return wait

@@ -21,7 +21,6 @@ from encode.recipe import EncodeRecipe
 from pipelines.format import codec
 from pipelines.format.dataset import Dataset
 from pipelines.format.errors import Reject
-from pipelines.media import images
 
 HELD = 4  # one image of so many is kept for judging
 
@@ -72,7 +71,7 @@ def prepared(encoder: ImageEncoder, dataset: Dataset, count: int, until: float) 
             if s.offset not in seen:
                 seen.add(s.offset)
                 try:
-                    yield encoder.picture(images.decode(bytes(dataset.payload(i, s))))
+                    yield encoder.read(bytes(dataset.payload(i, s)))
                 except Reject:
                     continue
 

@@ -114,9 +114,12 @@ def chain(config: EncodeRecipe, dataset: Dataset, output: str, job: Job) -> list
     encode = Step(Encode, settings, cpus=config.resources.cpus, gpus=gpus, actors=config.resources.actors, name="encode")
     if job.where == "ray" and not gpus:
         return [together([Step(load, read), encode, Step(write, save)], "encode")]
-    encode = replace(encode, at_once=2 if gpus else 1)
-    read["decoders"] = max(1, job.cpus - 1) if job.where == "local" and gpus else 1
-    return [Step(load, read, name="load"), encode, Step(write, save, name="write")]
+    if not gpus:
+        return [Step(load, read, name="load"), encode, Step(write, save, name="write")]
+    # Decoding takes twice the processor time of hashing and writing; one processor drives the GPU.
+    writers = max(1, (job.cpus - 1) // 3)
+    loaders = max(1, job.cpus - 1 - writers)
+    return [Step(load, read, name="load", processes=loaders), replace(encode, at_once=2), Step(write, save, name="write", processes=writers)]
 
 
 def gpus_each(config: EncodeRecipe, encoder: ImageEncoder, job: Job) -> float:

@@ -10,7 +10,10 @@ Python number is none of these on CUDA (torch multiplies by the reciprocal), so 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
+
+import numpy as np
 
 from encode.codec_error import CodecError
 from encode.stats import Moments
@@ -70,7 +73,7 @@ def error(exact: Any, kept: Any) -> Any:
 
 
 class Tally:
-    """What is counted of a part on its device, batch by batch; `done` brings it to the host."""
+    """What is counted of a part on its device, batch by batch; `done` brings it home."""
 
     def __init__(self, shape: tuple[int, int], codec: str) -> None:
         self.tokens, self.channels = shape
@@ -96,16 +99,24 @@ class Tally:
             self.moments = found if self.moments is None else self.moments.merged(found)
         return out
 
-    def done(self) -> tuple[bool, Moments, CodecError]:
-        """(whether all were numbers, moments [tokens, channels], codec error), as numpy."""
+    def done(self, to_host: Callable[[Any], Callable[[], np.ndarray]]) -> Callable[[], tuple[bool, Moments, CodecError]]:
+        """Starts what was counted on its way to the host; the function that is returned waits for it: (whether all were numbers, moments
+        [tokens, channels], codec error), as numpy."""
         import torch
 
         if self.moments is None:
-            return True, Moments.none((self.tokens, self.channels)), CodecError()
+            return lambda: (True, Moments.none((self.tokens, self.channels)), CodecError())
+        n, vectors = self.moments.n, self.vectors
+        sums = torch.stack(self.errors) if self.errors else None
         on_device: tuple[Any, Any] = (self.moments.mean, self.moments.m2)
-        found = Moments(self.moments.n, *(x.cpu().numpy() for x in on_device))
-        good = bool(torch.stack(self.finite).all())
-        if not self.errors:
-            return good, found, CodecError.nothing(found)
-        sums = torch.stack(self.errors).tolist()
-        return good, found, CodecError.total(CodecError(n, *row) for n, row in zip(self.vectors, sums, strict=True))
+        mean, m2 = (to_host(x) for x in on_device)
+        good, errors = to_host(torch.stack(self.finite)), None if sums is None else to_host(sums)
+
+        def counted() -> tuple[bool, Moments, CodecError]:
+            found = Moments(n, mean(), m2())
+            if errors is None:
+                return bool(good().all()), found, CodecError.nothing(found)
+            rows = errors().tolist()
+            return bool(good().all()), found, CodecError.total(CodecError(k, *row) for k, row in zip(vectors, rows, strict=True))
+
+        return counted

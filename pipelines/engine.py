@@ -25,10 +25,10 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
 from threading import Event
-from typing import Any
+from typing import Any, cast
 
 from pipelines import attempts, in_process
 from pipelines.format.errors import HeadwaterError, InputError, Stopped
@@ -91,12 +91,13 @@ class EngineJob:
         if not items:
             return
         results = self._on_ray(chain, items) if self.where == "ray" else in_process.run(chain, items, _call)
-        for result in results:
-            if isinstance(result, _Failed):
-                raise result.error
-            yield result
-            if self.stop.is_set():
-                raise Stopped("stopped before the job was complete")
+        with contextlib.closing(cast(Generator[Any], results)):  # now, and not when somebody lets go of the error
+            for result in results:
+                if isinstance(result, _Failed):
+                    raise result.error
+                yield result
+                if self.stop.is_set():
+                    raise Stopped("stopped before the job was complete")
 
     def _on_ray(self, chain: list[Step], items: list[dict[str, Any]]) -> Iterator[Any]:
         ray = self._start_ray()

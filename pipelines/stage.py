@@ -158,7 +158,8 @@ class Step:
 
     cpus and gpus are what one call needs at a time (0.5 of a GPU: two workers share one); `actors` is how many workers a class gets (None: as
     many as fit on the GPUs or CPUs there are). A worker is called with `at_once` items at a time, each in a thread: where a device does the work, it
-    goes on with one item while the host ends another.
+    goes on with one item while the host ends another. `processes`: without Ray, a function beside a class runs in so many child processes (0: in a
+    thread of this one).
     """
 
     fn: Callable[..., Any]
@@ -168,6 +169,7 @@ class Step:
     actors: int | None = None
     name: str | None = None
     at_once: int = 1
+    processes: int = 0
 
     def ready(self) -> Callable[[Any], Any]:
         """The step as it is called with items; a class is set up now."""

@@ -28,7 +28,6 @@ from pipelines.format.document import canon
 from pipelines.format.errors import HeadwaterError, InputError, Reject
 from pipelines.format.part import commit_path
 from pipelines.format.record import Record
-from pipelines.media import images
 
 TRIES = 4  # differences within the bars that are looked at in every place of a batch, before that is given up as vain
 KEPT = 1000  # differences that are kept to be told
@@ -79,7 +78,7 @@ class ImageAudit:
             yield self._problem(i, record.id, k, f"latents of shape {ours.shape}, the encoder gives {(grid.tokens, grid.channels)}")
             return
         try:
-            picture = self.encoding.encoder.picture(images.decode(parents_bytes(self.parent, found.shard, theirs)))
+            picture = self.encoding.encoder.read(parents_bytes(self.parent, found.shard, theirs))
         except Reject as e:
             yield self._problem(i, record.id, k, f"the parent's picture cannot be read any more: {e.reason} {e.detail}".rstrip())
             return

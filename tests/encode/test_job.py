@@ -6,7 +6,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from encode.chain import prepared
 from encode.coding import coded
 from encode.encoder import ImageEncoding
 from encode.encoders.pixels import Pixels
@@ -115,7 +114,7 @@ def test_a_part_is_made_in_one_batch_size_and_the_worker_keeps_it(tmp_path, room
     encoding.network = lambda batch: sizes.append(len(batch)) or asked(batch)
     first, again = coded_as_fits(encoding, pictures, "f32"), coded_as_fits(encoding, pictures, "f32")
     plain = coded(ImageEncoding(Pixels(size=32, patch=16)), pictures, "f32")
-    assert first.payloads == again.payloads == plain.payloads and first.fingerprint == again.fingerprint
+    assert first.payloads.tobytes() == again.payloads.tobytes() == plain.payloads.tobytes() and first.fingerprint == again.fingerprint
     assert first.notes == again.notes and bool(first.notes) == (room < 32)
     fits = max(b for b in (32, 16, 8, 4, 2, 1) if b <= room)
     whole = -(-70 // fits)
@@ -178,23 +177,28 @@ def test_what_does_not_fit_at_all_is_told_and_other_errors_are_not_taken_for_it(
     assert not out_of_memory(RuntimeError("CUDA error: an illegal memory access was encountered")) and not out_of_memory(ValueError("out of memory"))
 
 
-def test_decoding_in_several_threads_gives_the_same_pictures_and_the_same_rejects(tmp_path):
+def test_a_gpu_is_fed_by_child_processes_and_the_bytes_and_rejects_are_those_of_one(world, tmp_path):
     from pipelines.format.part import PartWriter
     from pipelines.format.record import Image, Record
 
-    with PartWriter(str(tmp_path / "c"), 0, fingerprint="f") as w:
-        for i in range(60):
-            payload = (toys.jpeg(i), toys.jpeg(i)[:90], toys.jpeg(i // 2))[i % 3]
-            w.emit()
-            w.add(Record.make("toy", f"{i}.jpg", "video", [Image(payload, atom=0, shape=(32, 32, 3))]))
-        commit = w.commit()
-    parent = Dataset.open(toys.seal(str(tmp_path / "c"), "toy", "video", [commit], {}))
-    records, encoder = list(parent.records(0)), Pixels(size=16, patch=8)
-    pictures, slots, kept, lost = prepared(parent, 0, records, encoder)
-    for decoders in (2, 7):
-        others = prepared(parent, 0, records, encoder, decoders)
-        np.testing.assert_array_equal(others[0], pictures)
-        assert others[1:] == (slots, kept, lost) and len(lost) == 20
+    commits = []
+    for part in range(5):
+        with PartWriter(str(tmp_path / "c"), part, fingerprint="f") as w:
+            for i in range(part * 60, part * 60 + 60):
+                payload = (toys.jpeg(i), toys.jpeg(i)[:90], toys.jpeg(i // 2))[i % 3]
+                w.emit()
+                w.add(Record.make("toy", f"{i}.jpg", "video", [Image(payload, atom=0, shape=(32, 32, 3))]))
+            commits.append(w.commit())
+    parent = toys.seal(str(tmp_path / "c"), "toy", "video", commits, {})
+
+    def made(place, **resources):
+        config = recipe(world, tmp_path / place, Pixels(size=96, patch=8), **resources).model_copy(update={"dataset": parent})
+        with open_job("local", cpus=4) as job:
+            assert [s.processes for s in chain(config, Dataset.open(parent), "x", job)] == ([2, 0, 1] if resources else [0, 0, 0])
+            return Dataset.open(STAGE.run(config, job))
+
+    one, many = made("one"), made("many", gpus=1)
+    assert one.fingerprint == many.fingerprint and one.card["rejected"] == many.card["rejected"] and sum(one.card["rejected"].values()) == 100
 
 
 def test_pictures_too_large_are_told_alike_by_every_thread():
