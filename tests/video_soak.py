@@ -22,10 +22,12 @@ import tempfile
 import time
 import uuid
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from pipelines.fetch.scratch import sweep
 from pipelines.format import storage
@@ -149,9 +151,15 @@ def make(kind: str, document: dict[str, Any], way: Way) -> str:
     from pipelines.sources import video_actions, video_folder
 
     few = partial(listing.runs, max_bytes=60_000, max_files=2)
-    video_folder.runs, video_actions.runs, image_rows.PART_FILES = few, few, 9  # type: ignore[assignment]
-    video_folder.LONG_BYTES = 60_000
-    with open_job(way.engine, cpus=way.workers) as job:
+    with ExitStack() as small:  # and as before when done: other tests share the process
+        for room, name, limit in (
+            (video_folder, "runs", few),
+            (video_actions, "runs", few),
+            (image_rows, "PART_FILES", 9),
+            (video_folder, "LONG_BYTES", 60_000),
+        ):
+            small.enter_context(patch.object(room, name, limit))
+        job = small.enter_context(open_job(way.engine, cpus=way.workers))
         return Curate(VERB[kind]).run(parse(Recipe, document), job)
 
 

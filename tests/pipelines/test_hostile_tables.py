@@ -8,7 +8,6 @@ import json
 import subprocess
 import sys
 import textwrap
-import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from pipelines.columns import read_columns
 from pipelines.format.errors import Reject
 from pipelines.parquet_pages import dictionary_bytes
 from pipelines.tar_stream import members
+from tests.peak import peak_bytes
 from tests.pipelines.hostile_tars import GOOD, by_tarfile, tars
 
 REST_IS_LOST = ("a size", "a negative", "a PAX", "a wrong", "noise", "no end")
@@ -170,12 +170,14 @@ def test_numbers_no_float_can_hold_are_no_numbers(tmp_path):
     json.dumps(float(got[1]))
 
 
+def refused_as_too_large(path):
+    with pytest.raises(Reject) as e, opened(path) as stream:
+        for _, line in lines(stream):
+            assert line is None
+    assert e.value.reason == "too_large"
+
+
 @pytest.mark.parametrize(("end", "pack"), [("gz", lambda d: gzip.compress(d, 9)), ("zst", lambda d: zstandard.compress(d, 19))])
 def test_a_bomb_of_one_line_is_refused_within_its_buffers(tmp_path, end, pack):
     (tmp_path / f"a.jsonl.{end}").write_bytes(pack(bytes(200 << 20)))
-    tracemalloc.start()
-    with pytest.raises(Reject) as e, opened(str(tmp_path / f"a.jsonl.{end}")) as stream:
-        for _, line in lines(stream):
-            assert line is None
-    assert e.value.reason == "too_large" and tracemalloc.get_traced_memory()[1] < 96 << 20
-    tracemalloc.stop()
+    assert peak_bytes(refused_as_too_large, str(tmp_path / f"a.jsonl.{end}")) < 96 << 20
