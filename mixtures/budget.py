@@ -1,28 +1,26 @@
 """Budgets: what each source is asked for, what it can give, and the refusal when the one is more than the other.
 
 What comes in: a mixture. What goes out: a `Draft`: datasets opened and agreed on one tokenizer and one encoder, and per source the units that
-its budget takes, in draw order. Only indexes are read. Budgets are exact fractions until the last step, where the largest remainders are
+its budget takes, which can be read back in the order of consumption. Only indexes are read. Budgets are exact fractions until the last step, where the largest remainders are
 rounded up, so that whole numbers still add up to the total.
 """
 
 from __future__ import annotations
 
 import math
+import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from mixtures.draws import Passes, held_out_units
-from mixtures.dual import read_both, two_for_all
+from mixtures.dual import two_for_all
 from mixtures.mixture import Mixture, Source, largest_remainder, wanted
-from mixtures.records_from import chosen, take
+from mixtures.passes import Passes
+from mixtures.records_from import Chosen, chosen, refuse_missing
 from mixtures.span import Specials
-from mixtures.table import Table, read_table
-from mixtures.units import Units, join_units, units
+from mixtures.spill import UNITS_IN_A_BUCKET, UNITS_IN_MEMORY, Spill, Taken, spill
+from mixtures.sweep import Reading, sweep
 from pipelines.format.dataset import Dataset
 from pipelines.format.document import exact
 from pipelines.format.errors import BudgetError, RecipeError
@@ -30,42 +28,37 @@ from pipelines.format.errors import BudgetError, RecipeError
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Drafted:
-    """One source: what it was asked for and what it gives. `epoch` and `stage` are per unit of `taken`."""
+    """One source: what it was asked for and what it gives, as units that can be read back in order."""
 
     name: str
     source: Source
     dataset: int
     target: int | None  # the dataset of images with loss, where that is another
-    table: Table
+    data: str
     wanted: int
     available: int
-    taken: Units
-    epoch: NDArray[np.int16]
-    stage: NDArray[np.int16]
-    held: Units
+    passes: int  # how often the most used record is used
+    units: Spill
     unfit: dict[str, int]
-
-    @property
-    def passes(self) -> int:
-        """How often the most used record is used."""
-        return int(self.epoch.max()) + 1 if len(self.epoch) else 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Draft:
-    """A mixture whose budgets can be met."""
+    """A mixture whose budgets can be met. Its spilled units live as long as it does."""
 
     mixture: Mixture
     datasets: list[Dataset]
     encoding: dict[str, Any]
     specials: Specials
     sources: list[Drafted]
+    scratch: tempfile.TemporaryDirectory[str] | None
 
 
-def draft(mixture: Mixture, records_from: str | None = None) -> Draft:
+def draft(mixture: Mixture, records_from: str | None = None, job: Any = None, folder: str | None = None) -> Draft:
     """Open, count and choose. Raises RecipeError where datasets disagree, BudgetError (exit 3) where a budget cannot be met.
 
-    With `records_from`, a plan, each source takes that plan's records instead of a budget's worth, whatever they come to here.
+    With `records_from`, a plan, each source takes that plan's records instead of a budget's worth, whatever they come to here. With a `job` on Ray
+    the sweeps over shards run there, and `folder` is where its workers leave their units.
 
     Sources are numbered in the order of their names, so that the order of lines in a YAML changes nothing.
     """
@@ -74,44 +67,61 @@ def draft(mixture: Mixture, records_from: str | None = None) -> Draft:
     datasets = [Dataset.open(p) for p in paths]
     encoding = agreed_encoding(mixture, dict(zip(paths, datasets, strict=True)))
     specials = Specials.of(encoding)
-    passes: dict[str, Passes] = {}
-    tables: dict[str, Table] = {}
-    scale = exact(mixture.scale)
-    for name, source in sources.items():
-        read = [(datasets[paths.index(p)], mixture.held_out, source.where, source.captions is not None) for p in source.paths]
-        tables[name] = read_both(*read) if source.dual else read_table(*read[0])
-        pool = None if source.pool is None or records_from is not None else source.pool * scale
-        passes[name] = Passes(tables[name], source, mixture.sequence_length, mixture.seed, mixture.count, pool)
     others = chosen(records_from) if records_from is not None else None
-    given = {name: take(name, passes[name], others.get(name, {})) for name in sources} if others is not None else {}
-    stages = [_held_by(given, mixture)] if others is not None else budgets(mixture, {name: p.holds for name, p in passes.items()})
-    drafted, short = [], {}
+    scale = exact(mixture.scale)
+    passes: dict[str, Passes] = {}
+    for number, (name, source) in enumerate(sources.items()):
+        prints = tuple(datasets[paths.index(p)].fingerprint for p in source.paths)
+        reading = Reading(number, source, prints, mixture.held_out, mixture.sequence_length, mixture.seed, mixture.count)
+        hashes = None if others is None else {e: h for e, (h, _) in others.get(name, {}).items()}
+        passes[name] = Passes(reading, job, None if source.pool is None or others is not None else source.pool * scale, hashes)
+    taken, asked = _taken(mixture, passes, others)
+    units = sum(p.units(taken[name]) for name, p in passes.items())
+    scratch = tempfile.TemporaryDirectory(prefix="headwater-plan-") if folder is None and units > UNITS_IN_MEMORY else None
+    at = folder if folder is not None else scratch.name if scratch is not None else None
+    drafted = []
     for name, source in sources.items():
-        asked = [stage[name] for stage in stages]
-        parts, reached = (given[name], sum(asked)) if given else passes[name].take(sum(asked))
-        if reached < sum(asked):
-            short[name] = (sum(asked), reached)
-        epoch = np.repeat(np.arange(len(parts)), [len(p) for p in parts]).astype(np.int16)
-        taken = join_units([passes[name].units(0)[:0], *parts])
-        stage = _stage_of(taken.counted(mixture.count), asked)
-        held = _held(tables[name], source, mixture)
-        unfit = {**tables[name].dropped, **passes[name].unfit}
-        (at, *other), available = map(paths.index, source.paths), passes[name].available
-        target = other[0] if other else None
-        drafted.append(Drafted(name, source, at, target, tables[name], sum(asked), available, taken, epoch, stage, held, unfit))
+        spilled = _spilled(passes[name], taken[name], at, job)
+        available = passes[name].available if others is None else passes[name].first.holds
+        first, *other = map(paths.index, source.paths)
+        epochs = sum(not t.held for t in taken[name])
+        entry = Drafted(
+            name, source, first, other[0] if other else None, passes[name].first.data, 0, available, epochs, spilled, passes[name].unfit
+        )
+        drafted.append(replace(entry, wanted=asked[name] if others is None else spilled.of("counted")))
+    return Draft(mixture, datasets, encoding, specials, drafted, scratch)
+
+
+def _taken(mixture: Mixture, passes: dict[str, Passes], others: dict[str, Chosen] | None) -> tuple[dict[str, list[Taken]], dict[str, int]]:
+    """What each source gives to training and to the held-out split, and what it was asked for. BudgetError when it is more than there is."""
+    taken: dict[str, list[Taken]] = {}
+    asked: dict[str, int] = {}
+    short: dict[str, tuple[int, int]] = {}
+    stages = budgets(mixture, {name: p.holds for name, p in passes.items()}) if others is None else []
+    for name, p in passes.items():
+        if others is not None:
+            taken[name], found = p.take_chosen({e: payload for e, (_, payload) in others.get(name, {}).items()})
+            refuse_missing(name, p.reading.source.main, found)
+        else:
+            wanted_by_stage = [stage[name] for stage in stages]
+            asked[name] = sum(wanted_by_stage)
+            taken[name], reached = p.take(wanted_by_stage)
+            if reached < asked[name]:
+                short[name] = (asked[name], reached)
+        taken[name] += [p.held] if p.held is not None else []
     if short:
-        raise refusal(mixture, short, {d.name: d.available for d in drafted}, sum(d.wanted for d in drafted))
-    return Draft(mixture, datasets, encoding, specials, drafted)
+        raise refusal(mixture, short, {name: p.available for name, p in passes.items()}, sum(asked.values()))
+    return taken, asked
 
 
-def _held_by(given: dict[str, list[Units]], mixture: Mixture) -> dict[str, int]:
-    return {name: sum(int(part.counted(mixture.count).sum()) for part in parts) for name, parts in given.items()}
-
-
-def _held(table: Table, source: Source, mixture: Mixture) -> Units:
-    if mixture.held_out is None:
-        return units(table, np.zeros(0, np.int64), source, mixture.sequence_length, 0, 0)[0]
-    return held_out_units(table, source, mixture.sequence_length, mixture.held_out)
+def _spilled(passes: Passes, taken: list[Taken], folder: str | None, job: Any) -> Spill:
+    units = passes.units(taken)
+    buckets = 1 if folder is None else 1 << max(units - 1, 0).bit_length() - min(UNITS_IN_A_BUCKET.bit_length() - 1, max(units - 1, 0).bit_length())
+    out = Spill(buckets)
+    given = {"reading": passes.reading, "taken": taken, "count": passes.reading.count, "buckets": buckets, "folder": folder}
+    for _, one in sweep(job, spill, passes.items, **given):
+        out.add(one)
+    return out
 
 
 def budgets(mixture: Mixture, holds: dict[str, Callable[[Fraction], Fraction]]) -> list[dict[str, int]]:
@@ -139,12 +149,6 @@ def budgets(mixture: Mixture, holds: dict[str, Callable[[Fraction], Fraction]]) 
 
 def _whole(exactly: dict[str, Fraction]) -> dict[str, int]:
     return dict(zip(exactly, largest_remainder(list(exactly.values())), strict=True))
-
-
-def _stage_of(counted: NDArray[Any], asked: list[int]) -> NDArray[np.int16]:
-    """The stage of each unit: where the middle of what it counts falls."""
-    middle = np.cumsum(counted) - counted / 2
-    return np.minimum(np.searchsorted(np.cumsum(asked), middle, side="right"), len(asked) - 1).astype(np.int16)
 
 
 def agreed_encoding(mixture: Mixture, datasets: dict[str, Dataset]) -> dict[str, Any]:

@@ -35,8 +35,9 @@ def read_both(context: tuple[Any, ...], target: tuple[Any, ...]) -> Table:
     (one, *_), (two, *_) = context, target
     ours, theirs = read_table(*context), read_table(*target)
     _same(one, two, "records", all(np.array_equal(getattr(ours, k), getattr(theirs, k)) for k in SAME) and ours.data == theirs.data)
-    segments = ours.segments or read_segments(one)
-    made = theirs.segments or read_segments(two)
+    shards = context[4] if len(context) > 4 else None
+    segments = ours.segments or read_segments(one, shards)
+    made = theirs.segments or read_segments(two, shards)
     _same(one, two, "segments", all(np.array_equal(getattr(segments, k), getattr(made, k)) for k in SAME_SEGMENTS))
     dropped = {k: max(n, theirs.dropped.get(k, 0)) for k, n in {**theirs.dropped, **ours.dropped}.items()}
     sides = {"held": ours.held & theirs.held, "usable": ours.usable & theirs.usable, "dropped": dropped}

@@ -19,8 +19,8 @@ row fewer than 1 in 100 is cut. The window keeps memory flat and neighbours in t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -56,50 +56,68 @@ def shortest_piece(row: int) -> int:
 
 def pack(length: NDArray[Any], cut: Bool, row: int, window: int | None = None) -> Iterator[Pieces]:
     """Pack units window by window; each yield numbers its own rows from 0. A unit that may not be cut must fit a row."""
-    length = length.astype(np.int64)
-    window = window or min(max(len(length) // 32, 256), WINDOW)  # small plans keep the order of consumption too: passes stay apart
-    assert not len(length) or int(np.where(cut, 0, length).max(initial=0)) <= row, "a unit that may not be cut is longer than a row"
-    carry = _Loose(*(np.zeros(0, np.int64) for _ in range(3)))
-    for a in range(0, len(length), window):
-        b = min(a + window, len(length))
-        fresh = _Loose(np.arange(a, b), np.zeros(b - a, np.int64), length[a:b])
-        done, carry = _round(carry.plus(fresh), length, cut, row, settle=False)
+    size = window or window_of(len(length))
+    windows = ((length[a : a + size], cut[a : a + size]) for a in range(0, len(length), size))
+    return (done for done, _ in pack_windows(windows, row))
+
+
+def window_of(units: int) -> int:
+    """Units in a window. Small plans keep the order of consumption too: passes stay apart."""
+    return min(max(units // 32, 256), WINDOW)
+
+
+def pack_windows(windows: Iterable[tuple[NDArray[Any], Bool]], row: int) -> Iterator[tuple[Pieces, I64]]:
+    """The same from (lengths, may be cut) of window after window, units numbered across them. With each yield comes which units still have
+    pieces to be placed, so that nothing else need be kept."""
+    carry, first = _Loose(*(np.zeros(0, np.int64) for _ in range(4)), np.zeros(0, np.bool_)), 0
+    for length, cut in windows:
+        assert not len(length) or int(np.where(cut, 0, length).max(initial=0)) <= row, "a unit that may not be cut is longer than a row"
+        n, size = len(length), length.astype(np.int64)
+        fresh = _Loose(np.arange(first, first + n), np.zeros(n, np.int64), size, size, cut)
+        first += n
+        done, carry = _round(carry.plus(fresh), row, settle=False)
         if len(done):
-            yield done
+            yield done, carry.unit
     for left in range(_SETTLE, -1, -1):
         if len(carry.unit):
-            done, carry = _round(carry, length, cut, row, settle=left == 0)
+            done, carry = _round(carry, row, settle=left == 0)
             if len(done):
-                yield done
+                yield done, carry.unit
     assert not len(carry.unit)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Loose:
-    """Pieces that have no row yet."""
+    """Pieces that have no row yet; of each the length of its unit, and whether that may be cut."""
 
     unit: I64
     start: I64
     stop: I64
+    whole: I64
+    cut: Bool
 
     @property
     def size(self) -> I64:
         return self.stop - self.start
 
     def plus(self, other: _Loose) -> _Loose:
-        return _Loose(*(np.concatenate([getattr(self, k), getattr(other, k)]) for k in ("unit", "start", "stop")))
+        return _Loose(*(np.concatenate([getattr(self, k), getattr(other, k)]) for k in ("unit", "start", "stop", "whole", "cut")))
 
     def __getitem__(self, at: Any) -> _Loose:
-        return _Loose(self.unit[at], self.start[at], self.stop[at])
+        return _Loose(self.unit[at], self.start[at], self.stop[at], self.whole[at], self.cut[at])
+
+    def at(self, start: I64, stop: I64) -> _Loose:
+        """The same units between other places."""
+        return replace(self, start=start, stop=stop)
 
 
-def _round(loose: _Loose, length: I64, cut: Bool, row: int, settle: bool) -> tuple[Pieces, _Loose]:
+def _round(loose: _Loose, row: int, settle: bool) -> tuple[Pieces, _Loose]:
     """One window: the rows it completes, and what is carried on. With `settle` nothing is carried."""
     shortest = shortest_piece(row)
     full, loose = _full_rows(loose, row, shortest)
     reserve = np.zeros(0, np.int64)
     if not settle:
-        whole = np.flatnonzero(cut[loose.unit] & (loose.start == 0) & (loose.stop == length[loose.unit]) & (loose.size >= 2 * shortest))
+        whole = np.flatnonzero(loose.cut & (loose.size == loose.whole) & (loose.size >= 2 * shortest))
         rows = int(loose.size.sum()) // row
         reserve = whole[:: max(len(whole) // max(rows, 1), 1)]
     placed = np.ones(len(loose.unit), np.bool_)
@@ -134,8 +152,8 @@ def _full_rows(loose: _Loose, row: int, shortest: int) -> tuple[_Loose, _Loose]:
     owner = np.repeat(np.arange(len(times)), times)
     within = np.arange(times.sum()) - np.repeat(np.cumsum(times) - times, times)
     start = tape.start[owner] + within * row
-    full = _Loose(tape.unit[owner], start, np.minimum(start + row, tape.start[owner] + stop[owner]))
-    rest = _Loose(tape.unit, tape.start + stop, tape.stop)
+    full = tape[owner].at(start, np.minimum(start + row, tape.start[owner] + stop[owner]))
+    rest = tape.at(tape.start + stop, tape.stop)
     return full, loose[~long].plus(rest)
 
 
@@ -158,8 +176,8 @@ def _fill(kept: _Loose, gap: I64, shortest: int) -> tuple[_Loose, I64, _Loose]:
     rest = chosen.size - head
     head = np.where((rest > 0) & (rest < shortest), chosen.size - shortest, head)  # leave a rest worth having
     at = chosen.start + head
-    heads = _Loose(chosen.unit, chosen.start, at)
-    remains = _Loose(chosen.unit, at, chosen.stop)
+    heads = chosen.at(chosen.start, at)
+    remains = chosen.at(at, chosen.stop)
     return heads, wide, remains[remains.size > 0].plus(kept[by_size[n:]])
 
 

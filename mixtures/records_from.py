@@ -9,9 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from mixtures.draws import Passes, prefix
 from mixtures.plan_file import ROWS_PER_FILE, RowFile, row_path
-from mixtures.units import Units
 from pipelines.format import storage
 from pipelines.format.dataset import Dataset
 from pipelines.format.errors import InputError
@@ -48,21 +46,13 @@ def chosen(path: str) -> dict[str, Chosen]:
     return {n: {e: (np.unique(np.concatenate(parts)), payload[n, e]) for e, parts in seen[n].items()} for n in names}
 
 
-def take(name: str, passes: Passes, wanted: Chosen) -> list[Units]:
-    """The units of those records, pass by pass, in draw order. A text that the other plan cut at its budget's end is cut at the same place."""
-    out = []
-    for epoch in range(max(wanted, default=-1) + 1):
-        whole = passes.units(epoch)
-        h, payload = wanted.get(epoch, (np.zeros(0, np.uint64), 0))
-        own = passes.table.h[whole.record]
-        missing = len(h) - len(np.intersect1d(h, own))
-        if missing:
+def refuse_missing(name: str, dataset: str, found: dict[int, tuple[int, int]]) -> None:
+    """InputError unless all wanted records of each pass are there: {pass: (here, wanted)}."""
+    for here, wanted in found.values():
+        if here < wanted:
             raise InputError(
                 "this dataset lacks records that the other plan trains on",
-                where=f"sources.{name} ({passes.source.main})",
-                found=f"{missing:,} of {len(h):,} records missing or not fitting",
+                where=f"sources.{name} ({dataset})",
+                found=f"{wanted - here:,} of {wanted:,} records missing or not fitting",
                 allowed="an encoding of the same curated dataset, with the same held_out, where and sequence_length",
             )
-        mine = whole[np.isin(own, h)]
-        out.append(prefix(mine, payload, "all") if passes.table.data == "text" else mine)
-    return out

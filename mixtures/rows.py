@@ -1,42 +1,34 @@
 """Units of all sources → rows of spans, in the order of consumption.
 
 Within a stage every source is spread evenly over the whole length by its payload (mixed in the batch, not one after another), the merged
-order is packed window by window, and the rows of a window are shuffled by a draw. What comes out is columns, ready to be written.
+order is packed window by window, and the rows of a window are shuffled by a draw. What comes out is columns, ready to be written. Everything
+streams: of each source one bucket is in memory, of the merged order one window and what it left over.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mixtures.budget import Draft, Drafted
-from mixtures.draws import consumption
-from mixtures.packing import Pieces, pack
+from mixtures.packing import Pieces, pack_windows, window_of
+from mixtures.placed import Placed, length, loss_lists, none, payload
 from mixtures.span import Spans
-from mixtures.table import I64, Bool, Table
-from mixtures.units import Units, expand, join_units, loss_bits
+from mixtures.spill import HELD
+from mixtures.table import I64
 from pipelines.format.chance import draw
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Merged:
-    """Units of several sources in one order."""
-
-    units: Units
-    source: NDArray[np.int16]
-    epoch: NDArray[np.int16]
 
 
 def train_rows(draft: Draft) -> Iterator[tuple[int, Spans]]:
     """(stage, spans) of successive windows of the training split; rows are numbered from 0 across all of them."""
     rows = 0
     for stage in range(len(draft.mixture.stages or [1])):
-        merged = _merge(draft, stage)
-        for spans in _packed(draft, merged, rows, draft.mixture.seed):
+        units = sum(d.units.of("units", [(stage, e) for e in range(d.passes)]) for d in draft.sources)
+        for spans in _packed(draft, _merged(draft, stage), units, rows, draft.mixture.seed):
             rows = int(spans.row_in_plan[-1]) + 1
             yield stage, spans
 
@@ -46,112 +38,114 @@ def held_out_rows(draft: Draft) -> Iterator[tuple[int, Spans]]:
     rows = 0
     seed = draft.mixture.held_out.seed if draft.mixture.held_out is not None else 0
     for i, d in enumerate(draft.sources):
-        n = len(d.held)
-        merged = _Merged(d.held, np.full(n, i, np.int16), np.zeros(n, np.int16))
-        for spans in _packed(draft, merged, rows, seed):
+        for spans in _packed(draft, d.units.sorted(HELD), d.units.of("units", [HELD]), rows, seed):
             rows = int(spans.row_in_plan[-1]) + 1
             yield i, spans
 
 
-def _merge(draft: Draft, stage: int) -> _Merged:
+def _merged(draft: Draft, stage: int) -> Iterator[Placed]:
     """All sources' units of one stage, each source spread evenly by its payload."""
-    parts, sources, epochs, times = [], [], [], []
-    for i, d in enumerate(draft.sources):
-        at = _consumed(d, stage, draft.mixture.seed)
-        u = d.taken[at]
-        payload = u.payload.astype(np.float64)
-        parts.append(u)
-        sources.append(np.full(len(u), i, np.int16))
-        epochs.append(d.epoch[at])
-        times.append((np.cumsum(payload) - payload / 2) / max(payload.sum(), 1))
-    order = np.argsort(np.concatenate(times), kind="stable")
-    return _Merged(join_units(parts)[order], np.concatenate(sources)[order], np.concatenate(epochs)[order])
+    streams = [_timed(d, stage, draft.mixture.seed) for d in draft.sources]
+    held = [next(s, None) for s in streams]
+    while any(h is not None for h in held):
+        # Until when every source's units are at hand; those at that very time wait, so that no border between chunks shows.
+        until = min(float(h[1][-1]) for h in held if h is not None)
+        parts, times = [], []
+        for i, h in enumerate(held):
+            while h is not None and float(h[1][-1]) <= until:
+                more = next(streams[i], None)
+                if more is None:
+                    parts.append(h[0])
+                    times.append(h[1])
+                    h = None
+                else:
+                    h = (np.concatenate([h[0], more[0]]), np.concatenate([h[1], more[1]]))
+            if h is not None:
+                n = int(np.searchsorted(h[1], until, side="left"))
+                parts.append(h[0][:n])
+                times.append(h[1][:n])
+                h = (h[0][n:], h[1][n:])
+            held[i] = h
+        order = np.argsort(np.concatenate(times), kind="stable")
+        yield np.concatenate(parts)[order]
 
 
-def _consumed(d: Drafted, stage: int, seed: int) -> I64:
-    """Indexes into `d.taken` of one stage's units: pass after pass, each in its block-local order."""
-    out = []
-    for epoch in range(d.passes):
-        at = np.flatnonzero((d.stage == stage) & (d.epoch == epoch))
-        out.append(at[consumption(d.table, d.taken[at], seed, epoch)])
-    return np.concatenate([np.zeros(0, np.int64), *out])
+def _timed(d: Drafted, stage: int, seed: int) -> Iterator[tuple[Placed, NDArray[np.float64]]]:
+    """Pass after pass, each in its block-local order, with the place of each unit in [0, 1)."""
+    keys = [(stage, e) for e in range(d.passes) if (stage, e) in d.units.facts]
+    total, before = max(d.units.of("payload", keys), 1), 0
+    for key in keys:
+        for u in d.units.blocks(key, seed):
+            n = payload(u)
+            after = before + np.cumsum(n)
+            before = int(after[-1])
+            yield u, (after.astype(np.float64) - n / 2) / total
 
 
-def _packed(draft: Draft, merged: _Merged, rows: int, seed: int) -> Iterator[Spans]:
-    u, capacity = merged.units, draft.mixture.sequence_length
-    for window in pack(u.length, u.cut, capacity):
+def _windows(units: Iterator[Placed], size: int) -> Iterator[Placed]:
+    """The same units, so many at a time."""
+    held: list[Placed] = []
+    n = 0
+    for u in units:
+        held.append(u)
+        n += len(u)
+        if n >= size:
+            joined = np.concatenate(held)
+            for a in range(0, n - size + 1, size):
+                yield joined[a : a + size]
+            held = [joined[n - n % size :]]
+            n %= size
+    if n:
+        yield np.concatenate(held)
+
+
+class _Live:
+    """Units that are not placed yet, found by their number in the order of consumption."""
+
+    def __init__(self, units: Iterator[Placed]) -> None:
+        self._units, self._held, self._numbers, self._first = units, none(), np.zeros(0, np.int64), 0
+
+    def windows(self) -> Iterator[tuple[I64, NDArray[np.bool_]]]:
+        """(lengths, may be cut), each window kept until `forget`."""
+        for u in self._units:
+            self._held = np.concatenate([self._held, u])
+            self._numbers = np.concatenate([self._numbers, np.arange(self._first, self._first + len(u))])
+            self._first += len(u)
+            yield length(u), u["cut"]
+
+    def __getitem__(self, numbers: I64) -> Placed:
+        return self._held[np.searchsorted(self._numbers, numbers)]
+
+    def forget(self, all_but: I64) -> None:
+        keep = np.searchsorted(self._numbers, np.unique(all_but))
+        self._held, self._numbers = self._held[keep], self._numbers[keep]
+
+
+def _packed(draft: Draft, units: Iterator[Placed], n: int, rows: int, seed: int) -> Iterator[Spans]:
+    live = _Live(_windows(units, window_of(n)))
+    for window, left in pack_windows(live.windows(), draft.mixture.sequence_length):
         key = draw(np.arange(rows, rows + window.rows).astype(np.uint64), seed, "rows")
         place = np.empty(window.rows, np.int64)
         place[np.argsort(key, kind="stable")] = np.arange(window.rows)
         row = place[window.row]
         order = np.lexsort((window.start, window.unit, row))
         pieces = Pieces(window.unit[order], window.start[order], window.stop[order], row[order] + rows)
-        yield _spans(draft, merged, pieces)
+        yield _spans(draft, live[pieces.unit], pieces)
+        live.forget(left)
         rows += window.rows
 
 
-def _spans(draft: Draft, merged: _Merged, pieces: Pieces) -> Spans:
+def _spans(draft: Draft, u: Placed, pieces: Pieces) -> Spans:
     """Positions of units become payload ranges of records; structure is what is left."""
-    at = pieces.unit
-    u, source = merged.units[at], merged.source[at]
-    head = ((u.first == 0) & (u.start == 0)).astype(np.int64)  # a text's BOS
-    start = np.where(u.cut, u.start + np.maximum(pieces.start - head, 0), u.start)
-    stop = np.where(u.cut, u.start + np.minimum(pieces.stop - head, u.payload), u.stop)
-    payload = stop - start
-    columns: dict[str, NDArray[Any]] = {"row_in_plan": pieces.row, "source": source, "start": start, "stop": stop}
-    columns["structure"] = pieces.stop - pieces.start - payload
-    columns["text"] = np.where(u.cut, payload, u.text)
-    columns["loss_tokens"] = np.where(u.cut, np.where(u.loss > 0, payload, 0), u.loss)
-    columns |= {k: getattr(u, k) for k in ("first", "count", "caption", "image_first")}
-    columns["epoch"] = merged.epoch[at]
-    shard, row, dataset = (np.zeros(len(at), np.int32) for _ in range(3))
-    bits: list[tuple[NDArray[Any], I64, Bool]] = []
-    for i, d in enumerate(draft.sources):
-        mine = np.flatnonzero(source == i)
-        if len(mine):
-            shard[mine], row[mine] = d.table.shard[u.record[mine]], d.table.row[u.record[mine]]
-            dataset[mine] = d.dataset
-            bits.append((mine, *_bits(d, u[mine])))
-    bit_start, flat = _interleave(bits, len(at))
-    out = columns | {"shard": shard, "row": row, "dataset": dataset, "bit_start": bit_start, "bits": flat}
-    return Spans(**{f.name: out[f.name] for f in fields(Spans)})
-
-
-def _bits(d: Drafted, u: Units) -> tuple[I64, Bool]:
-    """(number of segments per span, their loss bits one after another), in the record's order."""
-    t = d.table
-    if t.data == "image-text":
-        return _pair_bits(t, d, u)
-    atom = t.atom_start[u.record] + u.first
-    start, stop = t.atom_segment[atom], t.atom_segment[atom + u.count]
-    if t.segments is None:
-        return stop - start, np.ones(int((stop - start).sum()), np.bool_)
-    at, _ = expand(start, stop)  # segments lie in the order of atoms, record after record
-    return stop - start, loss_bits(t.segments, at, d.source.loss)
-
-
-def _pair_bits(t: Table, d: Drafted, u: Units) -> tuple[I64, Bool]:
-    images = (u.structure.astype(np.int64) - 2) // 2
-    n = images + 1
-    last = np.cumsum(n) - 1
-    bits = np.ones(int(n.sum()), np.bool_)
-    if t.segments is not None:
-        at = np.repeat(t.segments.start[u.record], n) + np.arange(len(bits)) - np.repeat(last + 1 - n, n)
-        at[last] = t.segments.start[u.record] + u.caption
-        bits = loss_bits(t.segments, at, d.source.loss)
-    is_caption = np.zeros(len(bits), np.bool_)
-    is_caption[last] = True
-    shown_clean = np.repeat(u.image_first & (not d.source.both), n)
-    return n, bits & (is_caption | ~shown_clean)
-
-
-def _interleave(bits: list[tuple[NDArray[Any], I64, Bool]], n: int) -> tuple[I64, Bool]:
-    """Loss lists of several sources, put in the order of spans."""
-    size = np.zeros(n, np.int64)
-    for mine, count, _ in bits:
-        size[mine] = count
-    start = np.concatenate([[0], np.cumsum(size)])
-    flat = np.zeros(int(start[-1]), np.bool_)
-    for mine, _, values in bits:
-        flat[expand(start[mine], start[mine + 1])[0]] = values
-    return start, flat
+    head = ((u["first"] == 0) & (u["start"] == 0)).astype(np.int64)  # a text's BOS
+    whole = payload(u)
+    start = np.where(u["cut"], u["start"] + np.maximum(pieces.start - head, 0), u["start"])
+    stop = np.where(u["cut"], u["start"] + np.minimum(pieces.stop - head, whole), u["stop"])
+    held = stop - start
+    columns: dict[str, Any] = {"row_in_plan": pieces.row, "start": start, "stop": stop, "structure": pieces.stop - pieces.start - held}
+    columns["text"] = np.where(u["cut"], held, u["text"])
+    columns["loss_tokens"] = np.where(u["cut"], np.where(u["loss"] > 0, held, 0), u["loss"])
+    columns |= {k: np.ascontiguousarray(u[k]) for k in ("source", "shard", "row", "first", "count", "caption", "image_first", "epoch")}
+    columns["dataset"] = np.array([d.dataset for d in draft.sources], np.int32)[u["source"]]
+    columns["bit_start"], columns["bits"] = loss_lists(u, {i: d.units.side for i, d in enumerate(draft.sources)})
+    return Spans(**{f.name: columns[f.name] for f in fields(Spans)})

@@ -10,6 +10,7 @@ Memory: 34 bytes a record and 16 an atom.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -26,7 +27,7 @@ from pipelines.format.forgotten import NAMED_BY, forgotten, tombstone_entry, tom
 I32: TypeAlias = NDArray[np.int32]
 I64: TypeAlias = NDArray[np.int64]
 Bool: TypeAlias = NDArray[np.bool_]
-_FLAT = ["h", "group", "text_tokens", "visual_tokens", "loss_tokens", "nbytes", "atoms", "atom_segments", "atom_images"]
+_FLAT = ["h", "text_tokens", "visual_tokens", "loss_tokens", "nbytes", "atoms", "atom_segments", "atom_images"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,31 +73,42 @@ class Table:
         return len(self.h)
 
 
-def read_table(dataset: Dataset, held: HeldOut | None, where: Where, named_captions: bool = False) -> Table:
-    """The planner's view of `dataset`. Reads every index once; opens no data file."""
+Sides = tuple[NDArray[np.uint8], NDArray[np.uint8]]  # packed bits per record: usable, held out
+
+
+def read_table(
+    dataset: Dataset,
+    held: HeldOut | None,
+    where: Where,
+    named_captions: bool = False,
+    shards: range | None = None,
+    sides: Sides | None = None,
+) -> Table:
+    """The planner's view of `dataset`, or of some of its shards. Reads their indexes once; opens no data file.
+
+    `sides` says, of the same shards, which records are usable and which are held out: then groups, scores and tombstones are not read."""
     conversation = dataset.data in ("vqa", "action-video")
-    columns = _FLAT + (["scores"] if where.scores else []) + (list(NAMED_BY) if tombstone_entry(dataset) else [])
-    shards = [dataset.index(i, columns) for i in range(len(dataset.shards))]
-    table = pa.concat_tables(shards) if shards else pa.table({c: [] for c in columns})
-    rows = [t.num_rows for t in shards]
+    named = list(NAMED_BY) if sides is None and tombstone_entry(dataset) else []
+    columns = _FLAT + (["group"] if sides is None else []) + (["scores"] if sides is None and where.scores else []) + named
+    which = range(len(dataset.shards)) if shards is None else shards
+    read = [dataset.index(i, columns) for i in which]
+    table = pa.concat_tables(read) if read else pa.table({c: [] for c in columns})
+    rows = [t.num_rows for t in read]
     text, visual, loss = (_numbers(table, c, np.int32) for c in ("text_tokens", "visual_tokens", "loss_tokens"))
-    out = _split_by_group(table["group"], held)
-    dropped = {"held_out": int(out.sum())}
-    usable = ~out
-    for reason, keep in (("where", _where(table, where)), ("forgotten", _remembered(table, dataset))):
-        if keep is not None:
-            lost = usable & ~keep
-            if lost.any():
-                dropped[reason] = int(lost.sum())
-            usable &= keep
-            if reason == "forgotten":
-                out &= keep
+    dropped: dict[str, int] = {}
+    if sides is None:
+        usable, out, dropped = _sides(table, dataset, held, where)
+    else:
+        usable, out = (np.unpackbits(bits, count=table.num_rows).astype(np.bool_) for bits in sides)
     atom_start, atom_tokens = _lists(table["atoms"])
     mixed_roles = not np.array_equal(loss, text + visual)
     nested = conversation or named_captions or mixed_roles
+    segments = read_segments(dataset, which) if nested else None
+    for i in which:
+        dataset.release(i)
     return Table(
         data=dataset.data,
-        shard=np.repeat(np.arange(len(rows), dtype=np.int32), rows),
+        shard=np.repeat(np.asarray(which, np.int32), rows),
         row=np.concatenate([np.arange(n, dtype=np.int32) for n in rows] or [np.zeros(0, np.int32)]),
         h=_numbers(table, "h", np.uint64),
         nbytes=_numbers(table, "nbytes", np.int64),
@@ -109,17 +121,33 @@ def read_table(dataset: Dataset, held: HeldOut | None, where: Where, named_capti
         atom_tokens=atom_tokens,
         atom_segment=np.concatenate([[0], np.cumsum(_lists(table["atom_segments"])[1], dtype=np.int64)]),
         atom_images=_lists(table["atom_images"])[1],
-        segments=read_segments(dataset) if nested else None,
+        segments=segments,
         dropped=dropped,
     )
 
 
-def read_segments(dataset: Dataset) -> Segments:
-    """Kinds, roles, turns, counts and names of all segments of a dataset: five leaves of the nested column, read alone."""
+def _sides(table: pa.Table, dataset: Dataset, held: HeldOut | None, where: Where) -> tuple[Bool, Bool, dict[str, int]]:
+    """(usable, held out, records out of training by reason)."""
+    out = _split_by_group(table["group"], held)
+    dropped = {"held_out": int(out.sum())}
+    usable = ~out
+    for reason, keep in (("where", _where(table, where)), ("forgotten", _remembered(table, dataset))):
+        if keep is not None:
+            lost = usable & ~keep
+            if lost.any():
+                dropped[reason] = int(lost.sum())
+            usable &= keep
+            if reason == "forgotten":
+                out &= keep
+    return usable, out, dropped
+
+
+def read_segments(dataset: Dataset, shards: Iterable[int] | None = None) -> Segments:
+    """Kinds, roles, turns, counts and names of all segments of a dataset, or of some shards: five leaves of the nested column, read alone."""
     leaves = ("kind", "role", "turn", "tokens", "member")
     starts: list[I64] = [np.zeros(1, np.int64)]
     parts: dict[str, list[NDArray[Any]]] = {k: [] for k in leaves}
-    for i in range(len(dataset.shards)):
+    for i in range(len(dataset.shards)) if shards is None else shards:
         column = dataset.index(i, [f"segments.list.element.{k}" for k in leaves])["segments"].combine_chunks()
         starts.append(_offsets(column)[1:] + starts[-1][-1])
         flat = column.flatten()
@@ -151,11 +179,12 @@ def _lists(column: pa.ChunkedArray) -> tuple[I64, I32]:
 
 
 def _split_by_group(groups: pa.ChunkedArray, held: HeldOut | None) -> Bool:
-    """Held out or not, record by record; each distinct group is hashed once."""
+    """Held out or not, record by record. Neighbours of one group are hashed once: that is where a scene's or a trajectory's records stand."""
     if held is None or held.fraction == 0 or not len(groups):
         return np.zeros(len(groups), np.bool_)
-    coded = groups.combine_chunks().dictionary_encode()
-    return held_out(coded.dictionary.to_pylist(), held.fraction, held.seed)[np.asarray(coded.indices)]
+    names = groups.combine_chunks()
+    opens = np.concatenate([[True], np.asarray(pc.not_equal(names[1:], names[:-1]))])
+    return held_out(names.filter(pa.array(opens)).to_pylist(), held.fraction, held.seed)[np.cumsum(opens) - 1]
 
 
 def _where(table: pa.Table, where: Where) -> Bool | None:

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mixtures.budget import Draft
 from mixtures.span import Spans
+from mixtures.spill import HELD
 
 
 @dataclass(slots=True)
@@ -58,24 +58,20 @@ class Tally:
         return {k: self.total(k) if name is None else self.of(name, k) for k in ("text", "visual", "loss", "all")}
 
 
-def _distinct(record: NDArray[np.int32]) -> int:
-    return int(np.count_nonzero(np.bincount(record))) if len(record) else 0
-
-
 def describe(draft: Draft, train: Tally, held: Tally) -> dict[str, Any]:
     """The facts of a plan's card: overall, and per source what was wanted, what was taken and what there was."""
     row = draft.mixture.sequence_length
     sources: dict[str, Any] = {}
     for d in draft.sources:
-        counted = int(d.taken.counted(draft.mixture.count).sum())
+        counted = d.units.of("counted")
         entry = {
             "dataset": d.dataset,
-            "data": d.table.data,
+            "data": d.data,
             "wanted": d.wanted,
             "taken": counted,
             "available": d.available,
             "epochs": round(counted / d.available, 6) if d.available else 0.0,
-            "records": _distinct(d.taken.record),
+            "records": d.units.records,
             "spans": train.of(d.name, "spans"),
             "tokens": train.tokens(d.name),
             "loss_tokens": train.of(d.name, "loss"),
@@ -86,8 +82,8 @@ def describe(draft: Draft, train: Tally, held: Tally) -> dict[str, Any]:
         }
         if d.target is not None:
             entry["target"] = d.target
-        if len(d.held):
-            entry["heldout"] = {"records": _distinct(d.held.record), "tokens": held.tokens(d.name), "rows": held.ranges[d.name]}
+        if d.units.of("units", [HELD]):
+            entry["heldout"] = {"records": d.units.of("records", [HELD]), "tokens": held.tokens(d.name), "rows": held.ranges[d.name]}
         sources[d.name] = entry
     structure, payload = train.total("structure"), train.total("all")
     space = train.rows * row
