@@ -192,6 +192,23 @@ def best_fit(size: I64, row: int) -> tuple[I64, int]:
     mask = count = 0  # bit c of mask: some bin has capacity c
     lead = np.flatnonzero(np.diff(size, prepend=row + 1))
     for s, items in zip(size[lead].tolist(), np.diff(np.append(lead, len(size))).tolist(), strict=True):
+        if items == 1:  # as below, without lists of lists: most sizes of texts
+            fits = mask >> s
+            if fits:
+                capacity = s + (fits & -fits).bit_length() - 1
+                stack = open_bins[capacity]
+                tightest = stack.pop()
+                if not stack:
+                    mask ^= 1 << capacity
+            else:
+                capacity, tightest = row, count
+                count += 1
+            bins.append(tightest)
+            left = capacity - s
+            if left:
+                open_bins.setdefault(left, []).append(tightest)
+                mask |= 1 << left
+            continue
         while items:
             fits = mask >> s
             if fits:

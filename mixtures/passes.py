@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mixtures.placed import Placed, counted, none, payload
+from mixtures.placed import Placed, counted, join, none, payload
 from mixtures.spill import Taken
 from mixtures.sweep import BUCKETS, Reading, Surveyed, Within, gather, nothing, place, survey, sweep
 
@@ -123,7 +123,7 @@ class Passes:
     def _gather(self, epoch: int, buckets: list[int], within: Within, held: bool = False) -> Placed:
         """All units of some buckets in draw order."""
         given = {"reading": self.reading, "within": within, "epoch": epoch, "buckets": buckets, "held": held}
-        u = np.concatenate([none(), *(units for _, units in sweep(self.job, gather, self.items, **given))])
+        u = join([units for _, units in sweep(self.job, gather, self.items, **given)])
         return u[np.argsort(u["key"], kind="stable")]
 
     def _pool(self, first: Surveyed, pool: Fraction) -> Surveyed:
@@ -178,7 +178,7 @@ class Passes:
                 middle = int(start[i]) + np.cumsum(n) - n / 2
                 mine["stage"] = np.minimum(np.searchsorted(ends, middle, side="right"), len(ends) - 1)
                 parts.append(mine)
-        return Taken(epoch, within, b, stages, tuple(exact), np.concatenate(parts)), held
+        return Taken(epoch, within, b, stages, tuple(exact), join(parts)), held
 
 
 def prefix(u: Placed, wanted: int, count: str, at_most: bool = False) -> Placed:

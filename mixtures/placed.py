@@ -37,9 +37,24 @@ BITS = 64
 _COPIED = ("first", "count", "caption", "start", "stop", "text", "loss", "structure", "image_first", "cut")
 
 
+_WORDS = UNIT.itemsize // 8
+
+
 def none() -> Placed:
     """No units."""
     return np.zeros(0, UNIT)
+
+
+def take(u: Placed, at: NDArray[Any]) -> Placed:
+    """`u[at]` (places, or bools), six times as fast: numpy copies records field by field, but words by rows."""
+    words = np.ascontiguousarray(u).view(np.uint64).reshape(len(u), _WORDS)
+    return np.take(words, np.flatnonzero(at) if at.dtype == np.bool_ else at, axis=0).reshape(-1).view(UNIT)
+
+
+def join(parts: list[Placed]) -> Placed:
+    """`np.concatenate`, likewise by words."""
+    kept = [np.ascontiguousarray(p) for p in parts if len(p)]
+    return np.concatenate([p.view(np.uint64) for p in kept]).view(UNIT) if len(kept) > 1 else kept[0] if kept else none()
 
 
 def placed(table: Table, u: Units, source: Source, number: int, epoch: int) -> tuple[Placed, NDArray[np.uint8]]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from mixtures.budget import Draft, Drafted
 from mixtures.packing import Pieces, pack_windows, window_of
-from mixtures.placed import Placed, length, loss_lists, none, payload
+from mixtures.placed import Placed, join, length, loss_lists, none, payload, take
 from mixtures.span import Spans
 from mixtures.spill import HELD
 from mixtures.table import I64
@@ -59,7 +59,7 @@ def _merged(draft: Draft, stage: int) -> Iterator[Placed]:
                     times.append(h[1])
                     h = None
                 else:
-                    h = (np.concatenate([h[0], more[0]]), np.concatenate([h[1], more[1]]))
+                    h = (join([h[0], more[0]]), np.concatenate([h[1], more[1]]))
             if h is not None:
                 n = int(np.searchsorted(h[1], until, side="left"))
                 parts.append(h[0][:n])
@@ -67,7 +67,7 @@ def _merged(draft: Draft, stage: int) -> Iterator[Placed]:
                 h = (h[0][n:], h[1][n:])
             held[i] = h
         order = np.argsort(np.concatenate(times), kind="stable")
-        yield np.concatenate(parts)[order]
+        yield take(join(parts), order)
 
 
 def _timed(d: Drafted, stage: int, seed: int) -> Iterator[tuple[Placed, NDArray[np.float64]]]:
@@ -90,35 +90,41 @@ def _windows(units: Iterator[Placed], size: int) -> Iterator[Placed]:
         held.append(u)
         n += len(u)
         if n >= size:
-            joined = np.concatenate(held)
+            joined = join(held)
             for a in range(0, n - size + 1, size):
                 yield joined[a : a + size]
             held = [joined[n - n % size :]]
             n %= size
     if n:
-        yield np.concatenate(held)
+        yield join(held)
 
 
 class _Live:
     """Units that are not placed yet, found by their number in the order of consumption."""
 
     def __init__(self, units: Iterator[Placed]) -> None:
-        self._units, self._held, self._numbers, self._first = units, none(), np.zeros(0, np.int64), 0
+        self._units, self._held, self._numbers = units, none(), np.zeros(0, np.int64)
+        self._first = self._fresh = 0  # units seen, and those of the last window
 
     def windows(self) -> Iterator[tuple[I64, NDArray[np.bool_]]]:
         """(lengths, may be cut), each window kept until `forget`."""
         for u in self._units:
-            self._held = np.concatenate([self._held, u])
+            self._held = join([self._held, u])
             self._numbers = np.concatenate([self._numbers, np.arange(self._first, self._first + len(u))])
             self._first += len(u)
+            self._fresh = len(u)
             yield length(u), u["cut"]
 
     def __getitem__(self, numbers: I64) -> Placed:
-        return self._held[np.searchsorted(self._numbers, numbers)]
+        old = len(self._numbers) - self._fresh
+        at = numbers - (self._first - self._fresh) + old
+        older = np.flatnonzero(at < old)
+        at[older] = np.searchsorted(self._numbers[:old], numbers[older])
+        return take(self._held, at)
 
     def forget(self, all_but: I64) -> None:
         keep = np.searchsorted(self._numbers, np.unique(all_but))
-        self._held, self._numbers = self._held[keep], self._numbers[keep]
+        self._held, self._numbers, self._fresh = take(self._held, keep), self._numbers[keep], 0
 
 
 def _packed(draft: Draft, units: Iterator[Placed], n: int, rows: int, seed: int) -> Iterator[Spans]:
@@ -128,7 +134,7 @@ def _packed(draft: Draft, units: Iterator[Placed], n: int, rows: int, seed: int)
         place = np.empty(window.rows, np.int64)
         place[np.argsort(key, kind="stable")] = np.arange(window.rows)
         row = place[window.row]
-        order = np.lexsort((window.start, window.unit, row))
+        order = np.argsort((row << 40) | (window.unit - int(window.unit.min())))  # no row holds two pieces of one unit
         pieces = Pieces(window.unit[order], window.start[order], window.stop[order], row[order] + rows)
         yield _spans(draft, live[pieces.unit], pieces)
         live.forget(left)

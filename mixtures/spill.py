@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mixtures.placed import UNIT, Placed, counted, none, payload, shifted
+from mixtures.placed import UNIT, Placed, counted, join, none, payload, shifted, take
 from mixtures.sweep import BUCKETS, Reading, Within, leads, place
 from mixtures.table import I64
+from mixtures.units import expand
 from pipelines.format import storage
 from pipelines.format.chance import draw
 
@@ -66,8 +67,9 @@ def spill(item: dict[str, Any], reading: Reading, taken: list[Taken], count: str
     seen, sides = [], []
     for t in taken:
         bucket = reading.bucket(table.h, t.epoch, t.held)
-        keep = (table.held if t.held else t.within.keep(reading, table)) & ((bucket < t.limit) | np.isin(bucket, t.exact))
-        u, side, _ = reading.placed(table, np.flatnonzero(keep), t.epoch, t.held)
+        inside = (bucket < t.limit) | np.isin(bucket, t.exact) if t.exact else bucket < t.limit
+        keep = (table.held if t.held else t.within.keep(reading, table)) & inside
+        u, side = reading.placed(table, np.flatnonzero(keep), t.epoch, t.held)
         shifted(u, sum(map(len, sides)))
         sides.append(side)
         if t.stages is not None:
@@ -76,8 +78,8 @@ def spill(item: dict[str, Any], reading: Reading, taken: list[Taken], count: str
             u = _exactly(u, np.isin(reading.bucket(u["h"], t.epoch, t.held), t.exact), t.exactly)
         if not t.held:
             seen.append(place(u["shard"], u["row"])[leads(u)])
-        for stage in np.unique(u["stage"]).tolist():
-            part = u[u["stage"] == stage]
+        for stage in np.unique(u["stage"]).tolist() if t.stages is not None else [0] if len(u) else []:
+            part = take(u, u["stage"] == stage) if t.stages is not None else u
             part["key"] = draw(part["h"], reading.seed_of(True), "order", 0) if t.held else _blocks(part, reading.seed)
             key = HELD if t.held else (stage, t.epoch)
             facts = {"units": len(part), "payload": int(payload(part).sum()), "counted": int(counted(part, count).sum())}
@@ -99,7 +101,7 @@ def _exactly(u: Placed, decided: NDArray[np.bool_], wanted: Placed) -> Placed:
             keep[i] = True
             for name in ("stage", "stop", "text", "loss", "structure"):
                 u[name][i] = wanted[name][found]
-    return u[keep]
+    return take(u, keep)
 
 
 def _blocks(u: Placed, seed: int) -> NDArray[np.uint64]:
@@ -119,7 +121,7 @@ def _chunk(u: Placed, buckets: int, name: str | None) -> tuple[Any, I64]:
     bits = np.uint64(buckets.bit_length() - 1)
     bucket = np.zeros(len(u), np.int64) if buckets == 1 else (u["key"] >> (np.uint64(64) - bits)).astype(np.int64)
     edges = np.concatenate([[0], np.cumsum(np.bincount(bucket, minlength=buckets))])
-    u = u[np.argsort(bucket, kind="stable")] if buckets > 1 else u
+    u = take(u, np.argsort(bucket, kind="stable")) if buckets > 1 else u
     if name is None:
         return u, edges
     if storage.is_local(name):
@@ -127,6 +129,22 @@ def _chunk(u: Placed, buckets: int, name: str | None) -> tuple[Any, I64]:
     else:
         storage.publish(name, u.tobytes())
     return name, edges
+
+
+def ascending(keys: NDArray[np.uint64]) -> I64:
+    """argsort; the fast sort orders equal keys differently on different machines, so where there are some the stable one is taken."""
+    out = np.argsort(keys)
+    if len(keys) > 1 and (keys[out[1:]] == keys[out[:-1]]).any():
+        return np.argsort(keys, kind="stable")
+    return out
+
+
+def _by_block(u: Placed) -> I64:
+    """The stable order by `key`, of units whose blocks lie together: only blocks are sorted."""
+    opens = np.flatnonzero(u["opens"])
+    order = ascending(u["key"][opens])
+    stops = np.append(opens[1:], len(u))
+    return expand(opens[order], stops[order])[0]
 
 
 def _read(name: str, a: int, b: int) -> Placed:
@@ -170,29 +188,33 @@ class Spill:
             else:
                 part = data[a:b]
             parts.append(shifted(part.copy(), base) if base and len(self.side) else part)
-        return np.concatenate(parts) if parts else none()
+        return join(parts)
 
     def blocks(self, key: Key, seed: int) -> Iterator[Placed]:
         """The units of one stage and pass in the order of consumption."""
-        rank, carry, windows = 0, none(), np.zeros(0, np.int64)
+        rank, carry, before = 0, none(), np.zeros(0, np.int64)  # units of a window of blocks that is not whole yet, and their windows
         for i in range(self.buckets):
             u = self.bucket(key, i)
-            u = u[np.argsort(u["key"], kind="stable")]
-            at = rank + np.cumsum(u["opens"]) - 1
-            rank += int(np.count_nonzero(u["opens"]))
-            u, windows = np.concatenate([carry, u]), np.concatenate([windows, at // BLOCKS_SHUFFLED_TOGETHER])
+            order = _by_block(u)
+            opens = u["opens"][order]
+            windows = (rank + np.cumsum(opens) - 1) // BLOCKS_SHUFFLED_TOGETHER
+            rank += int(np.count_nonzero(opens))
             whole = rank // BLOCKS_SHUFFLED_TOGETHER if i + 1 < self.buckets else rank
-            done = windows < whole
-            carry, left = u[~done], windows[~done]
-            if done.any():
-                u, windows = u[done], windows[done]
-                shuffle = draw(u["h"], seed, "shuffle", int(u["epoch"][0])) >> np.uint64(24)
-                yield u[np.argsort((windows.astype(np.uint64) << np.uint64(40)) | shuffle, kind="stable")]
-            windows = left
+            if len(before) and before[0] >= whole:
+                carry, before = join([carry, take(u, order)]), np.concatenate([before, windows])
+                continue
+            done = int(np.searchsorted(windows, whole))
+            at = np.concatenate([np.arange(len(carry)), len(carry) + order[:done]])
+            if len(at):
+                both = join([carry, u])
+                shuffle = draw(both["h"][at], seed, "shuffle", int(both["epoch"][0])) >> np.uint64(24)
+                window = np.concatenate([before, windows[:done]]).astype(np.uint64)
+                yield take(both, at[ascending((window << np.uint64(40)) | shuffle)])
+            carry, before = take(u, order[done:]), windows[done:]
 
     def sorted(self, key: Key) -> Iterator[Placed]:
         """The units by their keys alone."""
         for i in range(self.buckets):
             u = self.bucket(key, i)
             if len(u):
-                yield u[np.argsort(u["key"], kind="stable")]
+                yield take(u, ascending(np.ascontiguousarray(u["key"])))

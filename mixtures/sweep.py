@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 
 from mixtures.dual import read_both
 from mixtures.mixture import HeldOut, Source
-from mixtures.placed import Placed, counted, placed
+from mixtures.placed import Placed, placed
 from mixtures.table import I64, Bool, Table, read_table
-from mixtures.units import units
+from mixtures.units import Units, units
 from pipelines.format.chance import draw
 from pipelines.format.dataset import Dataset, open_cached
 
@@ -74,10 +74,13 @@ class Reading:
         out: I64 = (draw(h, self.seed_of(held), "order", epoch) >> np.uint64(48)).astype(np.int64)
         return out
 
-    def placed(self, table: Table, picks: NDArray[Any], epoch: int, held: bool = False) -> tuple[Placed, NDArray[np.uint8], dict[str, int]]:
-        """Units of `picks`: (units, side array of loss bits, records that fit nowhere by reason)."""
-        made, unfit = units(table, picks, self.source, self.row, self.seed_of(held), epoch)
-        return *placed(table, made, self.source, self.number, epoch), unfit
+    def units(self, table: Table, picks: NDArray[Any], epoch: int, held: bool = False) -> tuple[Units, dict[str, int]]:
+        """Units of `picks`, and the records that fit nowhere by reason."""
+        return units(table, picks, self.source, self.row, self.seed_of(held), epoch)
+
+    def placed(self, table: Table, picks: NDArray[Any], epoch: int, held: bool = False) -> tuple[Placed, NDArray[np.uint8]]:
+        """Units of `picks`, and the side array of their loss bits."""
+        return placed(table, self.units(table, picks, epoch, held)[0], self.source, self.number, epoch)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -144,14 +147,14 @@ def nothing() -> Surveyed:
 def survey(item: dict[str, Any], reading: Reading, within: Within, epoch: int, count: str) -> tuple[int, Surveyed, Any]:
     """(run, what it holds in this pass, its sides: which records are usable and which are held out, packed)."""
     table = reading.table(item)
-    u, _, unfit = reading.placed(table, np.flatnonzero(within.keep(reading, table)), epoch)
+    u, unfit = reading.units(table, np.flatnonzero(within.keep(reading, table)), epoch)
     out = nothing()
-    out.counted = _sums(reading.bucket(u["h"], epoch), counted(u, count))
+    out.counted = _sums(reading.bucket(table.h[u.record], epoch), u.counted(count))
     if item["sides"] is None and table.held.any():
-        h, _, _ = reading.placed(table, np.flatnonzero(table.held), 0, held=True)
-        out.held = _sums(reading.bucket(h["h"], 0, held=True), counted(h, "all"))
+        h, _ = reading.units(table, np.flatnonzero(table.held), 0, held=True)
+        out.held = _sums(reading.bucket(table.h[h.record], 0, held=True), h.counted("all"))
     out.records, out.data = len(table), table.data
-    out.matched = int(np.count_nonzero(leads(u)))
+    out.matched = int(np.count_nonzero(np.diff(u.record, prepend=-1)))
     out.dropped.update(table.dropped)
     out.unfit.update(unfit)
     return item["run"], out, (np.packbits(table.usable), np.packbits(table.held))
@@ -161,7 +164,7 @@ def gather(item: dict[str, Any], reading: Reading, within: Within, epoch: int, b
     """(run, the units of its records in these buckets, `key` their order draw)."""
     table = reading.table(item)
     keep = (table.held if held else within.keep(reading, table)) & np.isin(reading.bucket(table.h, epoch, held), buckets)
-    u, _, _ = reading.placed(table, np.flatnonzero(keep), epoch, held)
+    u, _ = reading.placed(table, np.flatnonzero(keep), epoch, held)
     u["key"] = draw(u["h"], reading.seed_of(held), "order", epoch)
     return item["run"], u
 

@@ -184,7 +184,7 @@ def _split_by_group(groups: pa.ChunkedArray, held: HeldOut | None) -> Bool:
         return np.zeros(len(groups), np.bool_)
     names = groups.combine_chunks()
     opens = np.concatenate([[True], np.asarray(pc.not_equal(names[1:], names[:-1]))])
-    return held_out(names.filter(pa.array(opens)).to_pylist(), held.fraction, held.seed)[np.cumsum(opens) - 1]
+    return held_out(names.filter(pa.array(opens)).cast(pa.binary()).to_pylist(), held.fraction, held.seed)[np.cumsum(opens) - 1]
 
 
 def _where(table: pa.Table, where: Where) -> Bool | None:

@@ -105,10 +105,11 @@ def noise(key: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
 @overload
 def held_out(group: str, fraction: float, seed: int) -> bool: ...
 @overload
-def held_out(group: list[str], fraction: float, seed: int) -> NDArray[np.bool_]: ...
-def held_out(group: str | list[str], fraction: float, seed: int) -> bool | NDArray[np.bool_]:
-    """Whether a group stands on the held-out side: the same for every source, arm and training seed."""
+def held_out(group: list[str] | list[bytes], fraction: float, seed: int) -> NDArray[np.bool_]: ...
+def held_out(group: str | list[str] | list[bytes], fraction: float, seed: int) -> bool | NDArray[np.bool_]:
+    """Whether a group stands on the held-out side: the same for every source, arm and training seed. Many may come as their UTF-8."""
     if isinstance(group, str):
         return uniform(draw(group_hash(group), seed, "split")) < fraction
-    h = np.frombuffer(b"".join([blake2b(g.encode(), digest_size=16).digest() for g in group]), dtype="<u8")[::2]
+    named = [str(g).encode() for g in group] if len(group) and isinstance(group[0], str) else group
+    h = np.frombuffer(b"".join([blake2b(g, digest_size=16).digest() for g in named]), dtype="<u8")[::2]
     return uniform(draw(h, seed, "split")) < fraction

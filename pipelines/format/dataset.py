@@ -77,7 +77,7 @@ class Dataset:
     def index(self, i: int, columns: list[str] | None = None) -> pa.Table:
         """The index of shard i, or some of its columns; a leaf such as "segments.list.element.turn" can be asked for alone."""
         try:
-            return self._parquet(i).read(columns=columns)
+            return self._parquet(i).read(columns=columns, use_threads=False)  # an index is small: threads cost more than they bring
         except (pa.ArrowInvalid, OSError) as e:
             raise self._unreadable(i, e) from e
 
