@@ -19,8 +19,8 @@ import pyarrow.parquet as pq
 from pipelines.format.document import fingerprint, sha256_hex
 from pipelines.format.index import INDEX_SCHEMA
 from pipelines.format.manifest import card, publish_card
-from pipelines.format.shard import SHARD_SCHEMA
 from pipelines.format.part import FORMAT
+from pipelines.format.shard import SHARD_SCHEMA
 
 KINDS = {"text": "text", "pairs": "image-text", "clips": "video", "vqa": "vqa"}
 IMAGE, WIDTH = 256, 1152
@@ -58,7 +58,8 @@ def _dataset(pool: ProcessPoolExecutor, root: Path, name: str, n: int) -> None:
     encoding = ENCODING if name != "text" else {"text": ENCODING["text"]}
     tokens = {"text": text, "visual": visual, "loss": sum(r["loss_tokens"] for r in rows), "all": text + visual}
     facts: dict[str, Any] = {"data": KINDS[name], "records": n, "tokens": tokens, "bytes": 0, "encoding": encoding}
-    facts |= {"shards": {"file": file, "sha256": sha256_hex(data), "n": len(rows)}, "files": [], "in": n, "written": n, "filtered": {}, "rejected": {}}
+    facts |= {"shards": {"file": file, "sha256": sha256_hex(data), "n": len(rows)}, "files": []}
+    facts |= {"in": n, "written": n, "filtered": {}, "rejected": {}}
     publish_card(str(root), "manifest.json", card("dataset", name, identity, {}, sources={}, **facts))
 
 

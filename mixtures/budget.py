@@ -1,8 +1,8 @@
 """Budgets: what each source is asked for, what it can give, and the refusal when the one is more than the other.
 
 What comes in: a mixture. What goes out: a `Draft`: datasets opened and agreed on one tokenizer and one encoder, and per source the units that
-its budget takes, which can be read back in the order of consumption. Only indexes are read. Budgets are exact fractions until the last step, where the largest remainders are
-rounded up, so that whole numbers still add up to the total.
+its budget takes, which can be read back in the order of consumption. Only indexes are read. Budgets are exact fractions until the last step,
+where the largest remainders are rounded up, so that whole numbers still add up to the total.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from mixtures.passes import Passes
 from mixtures.records_from import Chosen, chosen, refuse_missing
 from mixtures.span import Specials
 from mixtures.spill import UNITS_IN_A_BUCKET, UNITS_IN_MEMORY, Spill, Taken, spill
-from mixtures.sweep import Reading, sweep
+from mixtures.sweep import MEMORY, Reading, sweep
 from pipelines.format.dataset import Dataset
 from pipelines.format.document import exact
 from pipelines.format.errors import BudgetError, RecipeError
@@ -69,27 +69,34 @@ def draft(mixture: Mixture, records_from: str | None = None, job: Any = None, fo
     specials = Specials.of(encoding)
     others = chosen(records_from) if records_from is not None else None
     scale = exact(mixture.scale)
+    many = sum(d.card["records"] for d in datasets) > UNITS_IN_MEMORY
+    scratch = tempfile.TemporaryDirectory(prefix="headwater-plan-") if folder is None and many else None
+    at = folder if folder is not None else scratch.name if scratch is not None else None
     passes: dict[str, Passes] = {}
     for number, (name, source) in enumerate(sources.items()):
         prints = tuple(datasets[paths.index(p)].fingerprint for p in source.paths)
         reading = Reading(number, source, prints, mixture.held_out, mixture.sequence_length, mixture.seed, mixture.count)
         hashes = None if others is None else {e: h for e, (h, _) in others.get(name, {}).items()}
-        passes[name] = Passes(reading, job, None if source.pool is None or others is not None else source.pool * scale, hashes)
+        keep = (MEMORY if at is None else at) if _uses_most(mixture, source, datasets[paths.index(source.main)]) else None
+        passes[name] = Passes(reading, job, None if source.pool is None or others is not None else source.pool * scale, hashes, keep)
     taken, asked = _taken(mixture, passes, others)
-    units = sum(p.units(taken[name]) for name, p in passes.items())
-    scratch = tempfile.TemporaryDirectory(prefix="headwater-plan-") if folder is None and units > UNITS_IN_MEMORY else None
-    at = folder if folder is not None else scratch.name if scratch is not None else None
     drafted = []
     for name, source in sources.items():
         spilled = _spilled(passes[name], taken[name], at, job)
         available = passes[name].available if others is None else passes[name].first.holds
         first, *other = map(paths.index, source.paths)
         epochs = sum(not t.held for t in taken[name])
-        entry = Drafted(
-            name, source, first, other[0] if other else None, passes[name].first.data, 0, available, epochs, spilled, passes[name].unfit
-        )
+        entry = Drafted(name, source, first, other[0] if other else None, passes[name].first.data, 0, available, epochs, spilled, passes[name].unfit)
         drafted.append(replace(entry, wanted=asked[name] if others is None else spilled.of("counted")))
     return Draft(mixture, datasets, encoding, specials, drafted, scratch)
+
+
+def _uses_most(mixture: Mixture, source: Source, dataset: Dataset) -> bool:
+    """Whether the budget is so large a part of the dataset that units found once are worth keeping, 90 bytes each, until they are taken."""
+    if source.epochs is not None or mixture.stages is not None:
+        return True
+    whole = dataset.card["records"] if mixture.count == "records" else dataset.card["tokens"][mixture.count]
+    return wanted(source, mixture.total) * exact(mixture.scale) * 4 >= whole
 
 
 def _taken(mixture: Mixture, passes: dict[str, Passes], others: dict[str, Chosen] | None) -> tuple[dict[str, list[Taken]], dict[str, int]]:
@@ -118,8 +125,8 @@ def _spilled(passes: Passes, taken: list[Taken], folder: str | None, job: Any) -
     units = passes.units(taken)
     buckets = 1 if folder is None else 1 << max(units - 1, 0).bit_length() - min(UNITS_IN_A_BUCKET.bit_length() - 1, max(units - 1, 0).bit_length())
     out = Spill(buckets)
-    given = {"reading": passes.reading, "taken": taken, "count": passes.reading.count, "buckets": buckets, "folder": folder}
-    for _, one in sweep(job, spill, passes.items, **given):
+    given: dict[str, Any] = {"reading": passes.reading, "taken": taken, "count": passes.reading.count, "buckets": buckets, "folder": folder}
+    for _, one in sorted(sweep(job, spill, passes.items, **given), key=lambda found: found[0]):  # file names and edges; arrays of small plans
         out.add(one)
     return out
 

@@ -69,7 +69,8 @@ def window_of(units: int) -> int:
 def pack_windows(windows: Iterable[tuple[NDArray[Any], Bool]], row: int) -> Iterator[tuple[Pieces, I64]]:
     """The same from (lengths, may be cut) of window after window, units numbered across them. With each yield comes which units still have
     pieces to be placed, so that nothing else need be kept."""
-    carry, first = _Loose(*(np.zeros(0, np.int64) for _ in range(4)), np.zeros(0, np.bool_)), 0
+    nothing = np.zeros(0, np.int64)
+    carry, first = _Loose(nothing, nothing, nothing, nothing, np.zeros(0, np.bool_)), 0
     for length, cut in windows:
         assert not len(length) or int(np.where(cut, 0, length).max(initial=0)) <= row, "a unit that may not be cut is longer than a row"
         n, size = len(length), length.astype(np.int64)

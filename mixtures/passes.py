@@ -32,6 +32,7 @@ class Passes:
     job: Any = None
     pool: Fraction | None = None
     chosen: dict[int, NDArray[np.uint64]] | None = None  # by pass: hashes of the records to take, instead of a budget
+    keep: str | None = None  # where the first pass's units are kept between sweeps: MEMORY, a folder, or nowhere
     items: list[dict[str, Any]] = field(init=False)
     first: Surveyed = field(init=False)
     held: Taken | None = None
@@ -40,7 +41,7 @@ class Passes:
 
     def __post_init__(self) -> None:
         self.items = self.reading.runs()
-        self.first = self._survey(0, Within())
+        self.first = self._survey(0, Within(), keep=self.keep)
         if self.pool is not None:
             self._made[0] = self._pool(self.first, self.pool)
         elif self.chosen is None:
@@ -112,18 +113,17 @@ class Passes:
             self._made[epoch] = self._survey(epoch, self._within)
         return self._made[epoch]
 
-    def _survey(self, epoch: int, within: Within, count: str | None = None) -> Surveyed:
-        out = nothing()
-        given = {"reading": self.reading, "within": within, "epoch": epoch, "count": count or self.reading.count}
-        for run, one, sides in sweep(self.job, survey, self.items, ordered=False, **given):
+    def _survey(self, epoch: int, within: Within, count: str | None = None, keep: str | None = None) -> Surveyed:
+        out, count = nothing(), count or self.reading.count
+        for run, one, known in sweep(self.job, survey, self.items, reading=self.reading, within=within, epoch=epoch, count=count, keep=keep):
             out.add(one)
-            self.items[run] = {**self.items[run], "sides": sides}
+            self.items[run] = known
         return out
 
     def _gather(self, epoch: int, buckets: list[int], within: Within, held: bool = False) -> Placed:
         """All units of some buckets in draw order."""
-        given = {"reading": self.reading, "within": within, "epoch": epoch, "buckets": buckets, "held": held}
-        u = join([units for _, units in sweep(self.job, gather, self.items, **given)])
+        given: dict[str, Any] = {"reading": self.reading, "within": within, "epoch": epoch, "buckets": buckets, "held": held}
+        u = join([units for _, units in sorted(sweep(self.job, gather, self.items, **given), key=lambda found: found[0])])
         return u[np.argsort(u["key"], kind="stable")]
 
     def _pool(self, first: Surveyed, pool: Fraction) -> Surveyed:

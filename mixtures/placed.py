@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from mixtures.mixture import Source
 from mixtures.table import I64, Bool, Table
 from mixtures.units import Units, expand, loss_bits
+from pipelines.format import storage
 
 UNIT = np.dtype(
     [
@@ -76,6 +77,28 @@ def placed(table: Table, u: Units, source: Source, number: int, epoch: int) -> t
         return out, np.zeros(0, np.uint8)
     out["mask"][many] = np.cumsum(n[many]) - n[many]
     return out, flat[np.repeat(many, n)].astype(np.uint8)
+
+
+def write(u: Placed, name: str | None) -> Placed | str:
+    """Units into a scratch file of that name, or nowhere; what `read` takes. No fsync: nobody needs them after a crash."""
+    if name is None:
+        return u
+    if storage.is_local(name):
+        path = storage.local(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        u.tofile(path)
+    else:
+        storage.publish(name, u.tobytes())
+    return name
+
+
+def read(data: Placed | str, start: int = 0, stop: int | None = None) -> Placed:
+    """Units [start, stop) of what `write` returned."""
+    if not isinstance(data, str):
+        return data[start:stop]
+    if storage.is_local(data):
+        return np.fromfile(storage.local(data), UNIT, -1 if stop is None else stop - start, offset=start * UNIT.itemsize)
+    return np.frombuffer(storage.read(data, start * UNIT.itemsize, None if stop is None else stop * UNIT.itemsize), UNIT)
 
 
 def shifted(u: Placed, by: int) -> Placed:

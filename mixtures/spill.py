@@ -19,16 +19,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mixtures.placed import UNIT, Placed, counted, join, none, payload, shifted, take
-from mixtures.sweep import BUCKETS, Reading, Within, leads, place
+from mixtures.placed import Placed, counted, join, none, payload, read, shifted, take, write
+from mixtures.sweep import BUCKETS, Reading, Within, leads, place, units_of
 from mixtures.table import I64
 from mixtures.units import expand
-from pipelines.format import storage
 from pipelines.format.chance import draw
 
 BLOCK_BYTES = 4 << 20
 BLOCKS_SHUFFLED_TOGETHER = 16
-UNITS_IN_MEMORY = 1 << 21  # of one plan; beyond that they are spilled
+UNITS_IN_MEMORY = 1 << 20  # of one plan; beyond that they are spilled
 UNITS_IN_A_BUCKET = 1 << 17
 
 Key = tuple[int, int]  # (stage, epoch); HELD for the held-out split
@@ -48,6 +47,10 @@ class Taken:
     exactly: Placed = field(default_factory=none)
     held: bool = False
 
+    def inside(self, bucket: I64) -> NDArray[np.bool_]:
+        """Which buckets there is something to take of."""
+        return (bucket < self.limit) | np.isin(bucket, self.exact) if self.exact else bucket < self.limit
+
 
 @dataclass(slots=True, eq=False)
 class Spilled:
@@ -62,15 +65,12 @@ class Spilled:
 
 def spill(item: dict[str, Any], reading: Reading, taken: list[Taken], count: str, buckets: int, folder: str | None) -> tuple[int, Spilled]:
     """Take one run's units, key them, and put them into buckets: files of `folder`, or arrays where that is None."""
-    table = reading.table(item)
     out = Spilled(item["run"], {}, np.zeros(0, np.uint8), {}, 0)
-    seen, sides = [], []
+    seen: list[NDArray[np.int64]] = []
+    sides: list[NDArray[np.uint8]] = []
     for t in taken:
-        bucket = reading.bucket(table.h, t.epoch, t.held)
-        inside = (bucket < t.limit) | np.isin(bucket, t.exact) if t.exact else bucket < t.limit
-        keep = (table.held if t.held else t.within.keep(reading, table)) & inside
-        u, side = reading.placed(table, np.flatnonzero(keep), t.epoch, t.held)
-        shifted(u, sum(map(len, sides)))
+        u, side = units_of(item, reading, t.within, t.epoch, t.held, t.inside)
+        shifted(u, sum(len(s) for s in sides))
         sides.append(side)
         if t.stages is not None:
             u["stage"] = t.stages[reading.bucket(u["h"], t.epoch, t.held)]
@@ -87,7 +87,7 @@ def spill(item: dict[str, Any], reading: Reading, taken: list[Taken], count: str
             name = None if folder is None else f"{folder}/{reading.number:05d}-{item['run']:06d}-{stage}-{t.epoch}-{int(t.held)}.units"
             out.chunks[key] = _chunk(part, buckets, name)
     out.side = np.concatenate([out.side, *sides])
-    out.records = len(np.unique(np.concatenate(seen))) if len(seen) > 1 else sum(map(len, seen))
+    out.records = len(np.unique(np.concatenate(seen))) if len(seen) > 1 else sum(len(s) for s in seen)
     return item["run"], out
 
 
@@ -122,13 +122,7 @@ def _chunk(u: Placed, buckets: int, name: str | None) -> tuple[Any, I64]:
     bucket = np.zeros(len(u), np.int64) if buckets == 1 else (u["key"] >> (np.uint64(64) - bits)).astype(np.int64)
     edges = np.concatenate([[0], np.cumsum(np.bincount(bucket, minlength=buckets))])
     u = take(u, np.argsort(bucket, kind="stable")) if buckets > 1 else u
-    if name is None:
-        return u, edges
-    if storage.is_local(name):
-        u.tofile(storage.local(name))  # scratch: nobody needs it after a crash
-    else:
-        storage.publish(name, u.tobytes())
-    return name, edges
+    return write(u, name), edges
 
 
 def ascending(keys: NDArray[np.uint64]) -> I64:
@@ -145,12 +139,6 @@ def _by_block(u: Placed) -> I64:
     order = ascending(u["key"][opens])
     stops = np.append(opens[1:], len(u))
     return expand(opens[order], stops[order])[0]
-
-
-def _read(name: str, a: int, b: int) -> Placed:
-    if storage.is_local(name):
-        return np.fromfile(storage.local(name), UNIT, b - a, offset=a * UNIT.itemsize)
-    return np.frombuffer(storage.read(name, a * UNIT.itemsize, b * UNIT.itemsize), UNIT)
 
 
 @dataclass(slots=True, eq=False)
@@ -179,14 +167,13 @@ class Spill:
         """The units of one bucket, run after run."""
         parts = []
         for s, base in self.runs:
-            data, edges = s.chunks.get(key, (None, None))
-            if data is None or edges[i] == edges[i + 1]:
+            if key not in s.chunks:
                 continue
+            data, edges = s.chunks[key]
             a, b = int(edges[i]), int(edges[i + 1])
-            if isinstance(data, str):
-                part = _read(data, a, b)
-            else:
-                part = data[a:b]
+            if a == b:
+                continue
+            part = read(data, a, b)
             parts.append(shifted(part.copy(), base) if base and len(self.side) else part)
         return join(parts)
 

@@ -21,13 +21,14 @@ from numpy.typing import NDArray
 
 from mixtures.dual import read_both
 from mixtures.mixture import HeldOut, Source
-from mixtures.placed import Placed, placed
+from mixtures.placed import Placed, join, placed, read, shifted, take, write
 from mixtures.table import I64, Bool, Table, read_table
 from mixtures.units import Units, units
 from pipelines.format.chance import draw
 from pipelines.format.dataset import Dataset, open_cached
 
 BUCKETS = 1 << 16
+MEMORY = ""  # where units are kept, when not in a folder
 RECORDS = 1 << 17  # in a run, and at least one shard
 
 
@@ -56,7 +57,7 @@ class Reading:
         for i, shard in enumerate(shards):
             held += shard.records
             if held >= RECORDS or i + 1 == len(shards):
-                out.append({"run": len(out), "shards": (first, i + 1), "sides": None})
+                out.append({"run": len(out), "shards": (first, i + 1), "sides": None, "kept": None})
                 first, held = i + 1, 0
         return out
 
@@ -91,12 +92,14 @@ class Within:
     pool_exact: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))  # `place`s
     chosen: NDArray[np.uint64] | None = None
 
-    def keep(self, reading: Reading, table: Table) -> Bool:
-        out = table.usable
+    def keep(self, reading: Reading, of: Any) -> Bool:
+        """Of a table's records, or of units (by `h`, `shard`, `row`), those that may be used."""
+        h, shard, row = (np.asarray(of[k] if isinstance(of, np.ndarray) else getattr(of, k)) for k in ("h", "shard", "row"))
+        out = np.ones(len(h), np.bool_)
         if self.pool_limit < BUCKETS:
-            out = out & ((reading.bucket(table.h, 0) < self.pool_limit) | np.isin(place(table.shard, table.row), self.pool_exact))
+            out &= (reading.bucket(h, 0) < self.pool_limit) | np.isin(place(shard, row), self.pool_exact)
         if self.chosen is not None:
-            out = out & _among(table.h, self.chosen)
+            out &= _among(h, self.chosen)
         return out
 
 
@@ -144,27 +147,55 @@ def nothing() -> Surveyed:
     return Surveyed(np.zeros(BUCKETS, np.int64), np.zeros(BUCKETS, np.int64))
 
 
-def survey(item: dict[str, Any], reading: Reading, within: Within, epoch: int, count: str) -> tuple[int, Surveyed, Any]:
-    """(run, what it holds in this pass, its sides: which records are usable and which are held out, packed)."""
+def survey(item: dict[str, Any], reading: Reading, within: Within, epoch: int, count: str, keep: str | None) -> tuple[int, Surveyed, dict[str, Any]]:
+    """(run, what it holds in this pass, what of it to remember: its `sides`, which records are usable and which held out, packed; with `keep`,
+    its units of the first pass, in memory or in that folder, so that no index is opened again for them)."""
     table = reading.table(item)
-    u, unfit = reading.units(table, np.flatnonzero(within.keep(reading, table)), epoch)
-    out = nothing()
+    u, unfit = reading.units(table, np.flatnonzero(table.usable & within.keep(reading, table)), epoch)
+    out, known = nothing(), {**item, "sides": (np.packbits(table.usable), np.packbits(table.held))}
     out.counted = _sums(reading.bucket(table.h[u.record], epoch), u.counted(count))
     if item["sides"] is None and table.held.any():
         h, _ = reading.units(table, np.flatnonzero(table.held), 0, held=True)
         out.held = _sums(reading.bucket(table.h[h.record], 0, held=True), h.counted("all"))
+    else:
+        h = u[:0]
+    if keep is not None:
+        known["kept"] = _kept(reading, table, u, h, None if keep == MEMORY else f"{keep}/{reading.number:05d}-{item['run']:06d}.kept")
     out.records, out.data = len(table), table.data
     out.matched = int(np.count_nonzero(np.diff(u.record, prepend=-1)))
     out.dropped.update(table.dropped)
     out.unfit.update(unfit)
-    return item["run"], out, (np.packbits(table.usable), np.packbits(table.held))
+    return item["run"], out, known
+
+
+def _kept(reading: Reading, table: Table, train: Units, held: Units, name: str | None) -> tuple[Any, NDArray[np.uint8]]:
+    """Units of the first pass and of the held-out split (`stage` −1), with the side array of their loss bits."""
+    u, side = placed(table, train, reading.source, reading.number, 0)
+    h, more = placed(table, held, reading.source, reading.number, 0)
+    h["stage"] = -1
+    both = join([u, shifted(h, len(side))])
+    return write(both, name), np.concatenate([side, more])
+
+
+def units_of(
+    item: dict[str, Any], reading: Reading, within: Within, epoch: int, held: bool, inside: Callable[[I64], Bool]
+) -> tuple[Placed, NDArray[np.uint8]]:
+    """A run's units of a pass (or of the held-out split) that may be used and whose bucket is `inside`, in written order; and their side array."""
+    if item["kept"] is not None and epoch == 0:
+        data, side = item["kept"]
+        u = read(data)
+        mine = u["stage"] == -1 if held else (u["stage"] == 0) & within.keep(reading, u)
+        u = take(u, mine & inside(reading.bucket(u["h"], epoch, held)))
+        u["stage"] = 0
+        return u, side
+    table = reading.table(item)
+    mine = table.held if held else table.usable & within.keep(reading, table)
+    return reading.placed(table, np.flatnonzero(mine & inside(reading.bucket(table.h, epoch, held))), epoch, held)
 
 
 def gather(item: dict[str, Any], reading: Reading, within: Within, epoch: int, buckets: list[int], held: bool) -> tuple[int, Placed]:
     """(run, the units of its records in these buckets, `key` their order draw)."""
-    table = reading.table(item)
-    keep = (table.held if held else within.keep(reading, table)) & np.isin(reading.bucket(table.h, epoch, held), buckets)
-    u, _ = reading.placed(table, np.flatnonzero(keep), epoch, held)
+    u, _ = units_of(item, reading, within, epoch, held, lambda bucket: np.isin(bucket, buckets))
     u["key"] = draw(u["h"], reading.seed_of(held), "order", epoch)
     return item["run"], u
 
@@ -181,11 +212,10 @@ def _sums(bucket: I64, weight: I64) -> I64:
     return np.bincount(bucket, weights=weight, minlength=BUCKETS).astype(np.int64)
 
 
-def sweep(job: Any, fn: Callable[..., Any], items: list[dict[str, Any]], ordered: bool = True, **given: Any) -> Iterator[Any]:
-    """The results of every run: in this process one after another, or through the engine's map, and then in the order of runs if that matters."""
+def sweep(job: Any, fn: Callable[..., Any], items: list[dict[str, Any]], **given: Any) -> Iterator[Any]:
+    """The results of every run: in this process one after another, or through the engine's map, and then in no particular order."""
     if job is None or getattr(job, "where", "local") != "ray":
-        for item in items:
+        for item in list(items):
             yield fn(item, **given)
-        return
-    results = job.map([partial(fn, **given)], items)
-    yield from sorted(results, key=lambda result: result[0]) if ordered else results
+    else:
+        yield from job.map([partial(fn, **given)], list(items))

@@ -25,7 +25,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from threading import Event
 from typing import Any, cast
@@ -86,11 +86,13 @@ class EngineJob:
             return None
         return float(self._start_ray().cluster_resources().get("GPU", 0.0))
 
-    def map(self, chain: list[Step], items: list[dict[str, Any]]) -> Iterator[Any]:
-        """Run every item through the chain; results come in no particular order. Stops between items when `stop` is set."""
+    def map(self, chain: Sequence[Step | Callable[[Any], Any]], items: list[dict[str, Any]]) -> Iterator[Any]:
+        """Run every item through the chain; results come in no particular order. Stops between items when `stop` is set. A bare function is a
+        step that needs a processor and nothing else: so floors below this one, which know no steps, hand over their work."""
         if not items:
             return
-        results = self._on_ray(chain, items) if self.where == "ray" else in_process.run(chain, items, _call)
+        steps = [s if isinstance(s, Step) else Step(s) for s in chain]
+        results = self._on_ray(steps, items) if self.where == "ray" else in_process.run(steps, items, _call)
         with contextlib.closing(cast(Generator[Any], results)):  # now, and not when somebody lets go of the error
             for result in results:
                 if isinstance(result, _Failed):

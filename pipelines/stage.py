@@ -207,8 +207,8 @@ class Job(Protocol):
     scratch: str
     stop: Event
 
-    def map(self, chain: list[Step], items: list[dict[str, Any]]) -> Iterator[Any]:
-        """Run every item through the chain; results come in no particular order."""
+    def map(self, chain: Sequence[Step | Callable[[Any], Any]], items: list[dict[str, Any]]) -> Iterator[Any]:
+        """Run every item through the chain; results come in no particular order. A bare function is a step that needs one processor."""
         ...
 
     def launch(self, argv: list[str], processes: int = 1, where: str = "local", env: dict[str, str] | None = None) -> int:

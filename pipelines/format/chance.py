@@ -110,6 +110,6 @@ def held_out(group: str | list[str] | list[bytes], fraction: float, seed: int) -
     """Whether a group stands on the held-out side: the same for every source, arm and training seed. Many may come as their UTF-8."""
     if isinstance(group, str):
         return uniform(draw(group_hash(group), seed, "split")) < fraction
-    named = [str(g).encode() for g in group] if len(group) and isinstance(group[0], str) else group
+    named: list[Any] = [str(g).encode() for g in group] if len(group) and isinstance(group[0], str) else list(group)
     h = np.frombuffer(b"".join([blake2b(g, digest_size=16).digest() for g in named]), dtype="<u8")[::2]
     return uniform(draw(h, seed, "split")) < fraction

@@ -8,9 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from mixtures.budget import Drafted
 from mixtures.latent_stats import publish
 from mixtures.mixture import Mixture
+from mixtures.placed import none
+from mixtures.spill import HELD
+from pipelines.format.chance import draw
 from pipelines.format.document import fingerprint, parse
 from pipelines.format.manifest import read_card
 from pipelines.format.part import PartWriter
@@ -68,6 +73,15 @@ def mixture(sources: dict[str, Any], output: str | Path | None = None, **keys: A
     """A mixture document, validated as a YAML file would be."""
     document = {"sequence_length": 64, "sources": sources, **keys}
     return parse(Mixture, document | ({"output": str(output)} if output else {}))
+
+
+def drawn(drafted: Drafted, seed: int = 0) -> NDArray[Any]:
+    """The units that a source gives to training, pass after pass, each in draw order."""
+    keys = [key for key in drafted.units.facts if key != HELD]
+    parts = [drafted.units.bucket(key, i) for key in keys for i in range(drafted.units.buckets)]
+    u = np.concatenate([none(), *parts])
+    order = np.concatenate([np.zeros(0, np.uint64), *(draw(one["h"], seed, "order", int(one["epoch"][0])) for one in parts if len(one))])
+    return u[np.lexsort((u["first"], order, u["epoch"]))]
 
 
 def counted(path: str) -> int:

@@ -1,6 +1,7 @@
 """Plans by arithmetic: budgets, passes, nesting, held-out groups, order, and equal bytes from equal inputs."""
 
 import pickle
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -10,11 +11,12 @@ from hypothesis import strategies as st
 from mixtures.budget import draft
 from mixtures.check import check
 from mixtures.mixture import largest_remainder
+from mixtures.placed import payload
 from mixtures.plan import Plan, make_plan
 from mixtures.stage import STAGE
 from pipelines.format import storage
 from pipelines.format.errors import BudgetError, ConflictError, InputError, RecipeError
-from tests.mixtures.sets import counted, dataset, mixture
+from tests.mixtures.sets import counted, dataset, drawn, mixture
 
 rng = np.random.default_rng(7)
 SIZES = {
@@ -38,12 +40,17 @@ def spans(plan, split="train"):
 
 
 def covered(drafted, source):
-    """{(epoch, record, first, start): stop or count} of what a budget takes."""
-    d = next(x for x in drafted.sources if x.name == source)
-    u = d.taken
-    ends = np.where(u.cut, u.stop, u.count)
-    keys = zip(d.epoch.tolist(), u.record.tolist(), u.first.tolist(), u.start.tolist(), strict=True)
+    """{(epoch, record, first, start): stop or count} of what a budget takes, in draw order."""
+    u = drawn(next(x for x in drafted.sources if x.name == source), drafted.mixture.seed)
+    ends = np.where(u["cut"], u["stop"], u["count"])
+    keys = zip(*(u[k].tolist() for k in ("epoch", "shard", "row", "first", "start")), strict=True)
     return dict(zip(keys, ends.tolist(), strict=True))
+
+
+def records(d):
+    """Where each unit's record lies, in draw order."""
+    u = drawn(d)
+    return list(zip(u["shard"].tolist(), u["row"].tolist(), strict=True))
 
 
 @settings(max_examples=40, deadline=None)
@@ -51,7 +58,7 @@ def covered(drafted, source):
 def test_each_source_gives_its_budget_to_within_one_sequence_and_texts_to_the_token(sets, wanted, seed):
     entries = {k: {"dataset": sets[k], "tokens": n, "max_epochs": 50} for k, n in wanted.items()}
     for d in draft(mixture(entries, seed=seed, held_out={"fraction": 0.1})).sources:
-        taken = int(d.taken.payload.sum())
+        taken = int(payload(drawn(d)).sum())
         assert abs(taken - wanted[d.name]) <= (0 if d.name == "text" else 32)
         assert d.wanted == wanted[d.name]
 
@@ -73,10 +80,10 @@ def test_a_smaller_budget_takes_a_prefix_of_a_larger_ones_draws(sets, kind, smal
 @given(kind=st.sampled_from(KINDS), epochs=st.floats(0.1, 4.5))
 def test_no_record_is_used_more_often_than_the_passes_and_repeats_are_even(sets, kind, epochs):
     d = draft(mixture({"x": {"dataset": sets[kind], "epochs": epochs, "max_epochs": 5}})).sources[0]
-    records = np.unique(np.stack([d.epoch, d.taken.record]), axis=1)[1]
-    times = np.bincount(records, minlength=len(SIZES[kind]))
-    assert times.max() <= np.ceil(epochs)
-    assert times.min() >= np.floor(epochs)
+    u = drawn(d)
+    times = Counter((s, r) for _, s, r in set(zip(*(u[k].tolist() for k in ("epoch", "shard", "row")), strict=True)))
+    assert max(times.values()) <= np.ceil(epochs)
+    assert epochs < 1 or (len(times) == len(SIZES[kind]) and min(times.values()) >= np.floor(epochs))
 
 
 @pytest.mark.parametrize("count", ["all", "text", "visual", "loss", "records"])
@@ -119,11 +126,11 @@ def test_a_pool_holds_the_first_draws_and_its_repeats_stay_inside(sets):
     x = {"dataset": sets["vqa"], "pool": 600}
     once = draft(mixture({"x": {**x, "tokens": 600}})).sources[0]
     five = draft(mixture({"x": {**x, "tokens": 3000, "max_epochs": 5}})).sources[0]
-    assert set(once.taken.record.tolist()) <= set(five.taken.record.tolist())
-    assert len(set(five.taken.record.tolist()) - set(once.taken.record.tolist())) <= 1
-    assert abs(int(five.taken.payload.sum()) - 3000) <= 32 and five.passes == 5
+    assert set(records(once)) <= set(records(five))
+    assert len(set(records(five)) - set(records(once))) <= 1
+    assert abs(int(payload(drawn(five)).sum()) - 3000) <= 32 and five.passes == 5
     free = draft(mixture({"x": {"dataset": sets["vqa"], "tokens": 600}})).sources[0]
-    assert free.taken.record.tolist() == once.taken.record.tolist()
+    assert records(free) == records(once)
 
 
 def test_held_out_groups_stand_on_one_side_across_sources_and_the_set_is_the_same_for_all_arms_and_seeds(tmp_path):
