@@ -10,18 +10,20 @@ give the same bytes, on any machine.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from mixtures import dual, latent_stats
+from mixtures.balance import Balanced
 from mixtures.budget import Draft, draft
 from mixtures.layout import Layout, layout
 from mixtures.mixture import Mixture
 from mixtures.plan_file import ROWS_PER_FILE, RowFile, RowWriter, list_files, row_path, table_of
 from mixtures.rows import held_out_rows, train_rows
-from mixtures.span import Row, SourceRules, Span, Specials
+from mixtures.span import Row, SourceRules, Span, Spans, Specials
 from mixtures.tally import Tally, describe
 from pipelines.format import storage
 from pipelines.format.dataset import Dataset
@@ -115,15 +117,23 @@ def _write(drafted: Draft, root: str, job: Any) -> tuple[list[dict[str, Any]], d
     row = drafted.mixture.sequence_length
     tallies = {"train": Tally(names), "heldout": Tally(names)}
     files: list[dict[str, Any]] = []
-    for split, windows in (("train", train_rows(drafted)), ("heldout", held_out_rows(drafted))):
-        writer = RowWriter(root, split)
+
+    def tables(split: str, windows: Iterator[tuple[int, Spans]]) -> Iterator[pa.Table]:
         for stage, spans in windows:
             if job is not None and job.stop.is_set():
                 raise Stopped("stopped while planning", where=root, next="the same command again")
             tallies[split].add(spans)
-            writer.add(table_of(spans, stage if split == "train" else 0, row))
+            yield table_of(spans, stage if split == "train" else 0, row)
+
+    train = tables("train", train_rows(drafted))
+    balanced = Balanced(train, drafted.mixture.balance) if drafted.mixture.balance else None
+    for split, rows in (("train", train if balanced is None else balanced), ("heldout", tables("heldout", held_out_rows(drafted)))):
+        writer = RowWriter(root, split)
+        for table in rows:
+            writer.add(table)
         files += writer.close()
-    return files, describe(drafted, tallies["train"], tallies["heldout"])
+    facts = describe(drafted, tallies["train"], tallies["heldout"])
+    return files, facts | ({"balance": balanced.facts()} if balanced is not None else {})
 
 
 class Plan:
