@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from mixtures.draws import Passes, held_out_units
 from mixtures.dual import read_both, two_for_all
-from mixtures.mixture import Mixture, Source, largest_remainder, wanted
+from mixtures.mixture import Mixture, Source, largest_remainder, over_share, wanted
 from mixtures.records_from import chosen, take
 from mixtures.span import Specials
 from mixtures.table import Table, read_table
@@ -74,6 +74,7 @@ def draft(mixture: Mixture, records_from: str | None = None) -> Draft:
     datasets = [Dataset.open(p) for p in paths]
     encoding = agreed_encoding(mixture, dict(zip(paths, datasets, strict=True)))
     specials = Specials.of(encoding)
+    records_from = records_from or mixture.records_from
     passes: dict[str, Passes] = {}
     tables: dict[str, Table] = {}
     scale = exact(mixture.scale)
@@ -85,6 +86,7 @@ def draft(mixture: Mixture, records_from: str | None = None) -> Draft:
     others = chosen(records_from) if records_from is not None else None
     given = {name: take(name, passes[name], others.get(name, {})) for name in sources} if others is not None else {}
     stages = [_held_by(given, mixture)] if others is not None else budgets(mixture, {name: p.holds for name, p in passes.items()})
+    refuse_over_share(mixture, {name: sum(stage[name] for stage in stages) for name in sources})
     drafted, short = [], {}
     for name, source in sources.items():
         asked = [stage[name] for stage in stages]
@@ -184,6 +186,21 @@ def _agree(first: tuple[str, dict[str, Any]], entry: tuple[str, dict[str, Any]],
                 allowed="one for the whole mixture",
                 next="encode one of them again with the other's recipe (tokens and latents are encoded apart)",
             )
+
+
+def refuse_over_share(mixture: Mixture, asked: dict[str, int]) -> None:
+    """BudgetError where a source comes to more than its `max_share` of all that is asked: known only now where budgets are epochs or another
+    plan's records (a document that contradicts itself was refused when it was read)."""
+    for name, (share, most) in over_share(mixture, {k: Fraction(n) for k, n in asked.items()}).items():
+        if asked[name] - exact(mixture.sources[name].max_share or 1) * sum(asked.values()) <= 1:  # whole budgets are within one of what was meant
+            continue
+        raise BudgetError(
+            f"source {name!r} would be more of the mixture than it may",
+            where=f"sources.{name}.max_share ({mixture.sources[name].main})",
+            found=share,
+            allowed=most,
+            next=f"ask less of {name}, more of the others, or raise sources.{name}.max_share",
+        )
 
 
 def refusal(mixture: Mixture, short: dict[str, tuple[int, int]], available: dict[str, int], total: int) -> BudgetError:

@@ -19,6 +19,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from mixtures.mixture import HeldOut, Where
+from mixtures.where import columns as asked_of
+from mixtures.where import keep as keeps
 from pipelines.format.chance import held_out
 from pipelines.format.dataset import Dataset
 from pipelines.format.forgotten import NAMED_BY, forgotten, tombstone_entry, tombstones
@@ -75,7 +77,7 @@ class Table:
 def read_table(dataset: Dataset, held: HeldOut | None, where: Where, named_captions: bool = False) -> Table:
     """The planner's view of `dataset`. Reads every index once; opens no data file."""
     conversation = dataset.data in ("vqa", "action-video")
-    columns = _FLAT + (["scores"] if where.scores else []) + (list(NAMED_BY) if tombstone_entry(dataset) else [])
+    columns = list(dict.fromkeys([*_FLAT, *asked_of(where), *(NAMED_BY if tombstone_entry(dataset) else ())]))
     shards = [dataset.index(i, columns) for i in range(len(dataset.shards))]
     table = pa.concat_tables(shards) if shards else pa.table({c: [] for c in columns})
     rows = [t.num_rows for t in shards]
@@ -83,7 +85,7 @@ def read_table(dataset: Dataset, held: HeldOut | None, where: Where, named_capti
     out = _split_by_group(table["group"], held)
     dropped = {"held_out": int(out.sum())}
     usable = ~out
-    for reason, keep in (("where", _where(table, where)), ("forgotten", _remembered(table, dataset))):
+    for reason, keep in (("where", keeps(table, where)), ("forgotten", _remembered(table, dataset))):
         if keep is not None:
             lost = usable & ~keep
             if lost.any():
@@ -156,19 +158,6 @@ def _split_by_group(groups: pa.ChunkedArray, held: HeldOut | None) -> Bool:
         return np.zeros(len(groups), np.bool_)
     coded = groups.combine_chunks().dictionary_encode()
     return held_out(coded.dictionary.to_pylist(), held.fraction, held.seed)[np.asarray(coded.indices)]
-
-
-def _where(table: pa.Table, where: Where) -> Bool | None:
-    if not where.scores:
-        return None
-    keep = np.ones(table.num_rows, np.bool_)
-    scores = table["scores"]
-    for name, bound in where.scores.items():
-        found = pc.map_lookup(scores, pa.scalar(name), "first").to_numpy()  # missing = nan, which fails every comparison
-        keep &= ~np.isnan(found)
-        keep &= (found >= bound.min) if bound.min is not None else True
-        keep &= (found <= bound.max) if bound.max is not None else True
-    return keep
 
 
 def _remembered(table: pa.Table, dataset: Dataset) -> Bool | None:

@@ -140,19 +140,20 @@ def parse(
     packaged: Sequence[FilePath | str] = (),
 ) -> T:
     """Validate plain values as `cls`; `folder` is what file references inside the document are relative to."""
-    data, where = {} if data is None else data, {}
+    data = {} if data is None else data
+    where: dict[Path, str] = {}
     if not isinstance(data, dict):
         raise RecipeError("a document is a mapping of keys", where=name, found=type(data).__name__)
     later = []
     for override in overrides:  # what is extended must be known before a key of it can be overridden
         if override.partition("=")[0].rpartition(".")[2] == KEY and _extends_here(cls, override):
-            where[_override(cls, data, override)] = override
+            _override(cls, data, override, where)
         else:
             later.append(override)
     home = Home(FilePath(folder), name, packaged, ((FilePath(folder) / f"{stem}.yaml").resolve(),) if stem else ())
     data, places = extended(cls, data, marks or {}, home)
     for override in later:
-        where[_override(cls, data, override)] = override
+        _override(cls, data, override, where)
     if stem and "name" in cls.model_fields and data.get("name") is None:
         data["name"] = stem
     try:
@@ -166,7 +167,7 @@ def _extends_here(cls: type[BaseModel], override: str) -> bool:
     return key == KEY or key.removesuffix(f".{KEY}") in getattr(cls, "blocks", {})
 
 
-def _override(cls: type[BaseModel], data: dict[str, Any], text: str) -> Path:
+def _override(cls: type[BaseModel], data: dict[str, Any], text: str, said: dict[Path, str]) -> None:
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise RecipeError("an override is written key.key=value", where=f"command line: {text}", found=text)
@@ -190,9 +191,12 @@ def _override(cls: type[BaseModel], data: dict[str, Any], text: str) -> Path:
         inner = here.get(where) if isinstance(here, dict) else here[where]  # type: ignore[index]
         if isinstance(inner, str):  # a bare word is a part without fields
             inner = {inner: {}}
-        here[where] = inner if isinstance(inner, dict | list) else {}
+        if not isinstance(inner, dict | list):
+            inner = {}
+            said[tuple(path)] = text  # what is missing in a mapping that an override begins is missing there
+        here[where] = inner
         here = here[where]
-    return tuple(path)
+    said[tuple(path)] = text
 
 
 def _explain(cls: type[BaseModel], e: ValidationError, places: Places, overrides: dict[Path, str], name: str) -> RecipeError:

@@ -97,7 +97,7 @@ def _laid(cls: type[BaseModel], data: dict[str, Any], places: Places, home: Home
     chain = home.chain or ((home.folder / FilePath(home.name).name).resolve(),)
     if path.resolve() in chain:
         circle = " → ".join([*(p.name for p in chain[chain.index(path.resolve()) :]), path.name])
-        raise RecipeError("documents extend one another in a circle", where=f"{said_at}: {KEY}", found=circle, next="let one of them say no `extends`")
+        raise RecipeError("documents extend one another in a circle", where=f"{said_at}: {KEY}", found=circle, next="let one say no `extends`")
     there, marks = _mapping(path, name)
     base, base_places = extended(cls, there, marks, Home(path.parent, name, home.packaged, (*chain, path.resolve())))
     return lay({k: v for k, v in base.items() if k != "name"}, own, cls, base_places, places)
