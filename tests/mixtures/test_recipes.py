@@ -80,7 +80,7 @@ def test_an_encoder_s_arm_differs_from_its_base_in_the_data_sets_with_images_and
     arm = recipe(name)
     assert arm.records_from == base.output
     encoder = name.partition("_")[2]
-    assert {s.main for n, s in arm.sources.items() if n != "text"} == {s.main.replace("siglip2", encoder) for n, s in base.sources.items() if n != "text"}
+    assert {n: s.main for n, s in arm.sources.items()} == {n: s.main.replace("siglip2", encoder) for n, s in base.sources.items()}
 
     def rest(m: Mixture) -> dict:
         plain = {k: v for k, v in dump(m).items() if k not in ("name", "output", "records_from")}

@@ -1,5 +1,7 @@
 """`where`: what it keeps is what plain Python over the rows would keep; what it leaves out is counted; mistakes are named when read."""
 
+from itertools import pairwise
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -43,7 +45,7 @@ def test_a_record_is_kept_when_all_conditions_hold_however_the_index_is_sliced(f
     whole = table(found)
     assert keep(whole, said).tolist() == expected
     cuts = [i * len(found) // slices for i in range(slices + 1)]
-    parts = [keep(whole.slice(a, b - a).select(columns(said)), said) for a, b in zip(cuts, cuts[1:], strict=False)]
+    parts = [keep(whole.slice(a, b - a).select(columns(said)), said) for a, b in pairwise(cuts)]
     assert np.concatenate(parts).tolist() == expected
 
 
