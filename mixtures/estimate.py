@@ -26,7 +26,7 @@ from pipelines.format.estimate import Estimate
 from pipelines.format.manifest import read_card
 
 COUNTED = 2_000_000  # records up to which everything is counted
-_COLUMNS = ("wanted", "taken", "available", "epochs", "records", "loss_tokens", "structure")
+_COLUMNS = ("wanted", "share", "taken", "available", "epochs", "records", "loss_tokens", "structure")
 
 
 def estimate(mixture: Mixture) -> Estimate:
@@ -43,8 +43,13 @@ def estimate(mixture: Mixture) -> Estimate:
             tally.add(spans)
     facts = describe(drafted, train, held)
     sources = facts.pop("sources")
-    table = [{"source": n, "data": s["data"], **{k: s[k] for k in _COLUMNS}} for n, s in sources.items()]
+    whole = sum(s["wanted"] for s in sources.values())
+    table = [{"source": n, "data": s["data"], **{k: (s | {"share": _share(s["wanted"], whole)})[k] for k in _COLUMNS}} for n, s in sources.items()]
     return Estimate("plan, counted record by record", {"sequences": facts.pop("records"), **facts}, table, _warnings(sources))
+
+
+def _share(part: int, whole: int) -> float:
+    return round(part / max(whole, 1), 6)
 
 
 def _warnings(sources: dict[str, Any]) -> list[str]:
@@ -87,13 +92,14 @@ class _Side:
         """Records that so much of the count comes to, each as often as it is used."""
         return asked / max(self.record.counted(self.count), 1e-12)
 
-    def row(self, asked: int, row: int) -> dict[str, Any]:
+    def row(self, asked: int, total: int, row: int) -> dict[str, Any]:
         """Its line of the table."""
         used, has = self.passes(asked), self.available
-        whole = {"source": self.name, "data": self.card["data"], "wanted": asked, "available": has, "epochs": round(asked / max(has, 1), 4)}
+        line: dict[str, Any] = {"source": self.name, "data": self.card["data"], "wanted": asked, "share": _share(asked, total)}
         distinct = min(used, has / max(self.record.counted(self.count), 1e-12))
-        whole |= {"records": round(distinct), "loss_tokens": round(used * self.record.loss), "structure": round(used * self.record.structure)}
-        return whole | {"fill_alone": round(filled([(self.record, used * self.record.units)], row), 4) if asked else None}
+        line |= {"available": has, "epochs": round(asked / max(has, 1), 6), "records": round(distinct)}
+        line |= {"loss_tokens": round(used * self.record.loss), "structure": round(used * self.record.structure)}
+        return line | {"fill_alone": round(filled([(self.record, used * self.record.units)], row), 4) if asked else None}
 
 
 def _expected(mixture: Mixture, datasets: dict[str, Dataset]) -> Estimate:
@@ -109,7 +115,7 @@ def _expected(mixture: Mixture, datasets: dict[str, Dataset]) -> Estimate:
     refuse_over_share(mixture, asked)
     if mixture.records_from is None:
         said += _refuse(mixture, sides, asked)
-    table = [s.row(asked[n], mixture.sequence_length) for n, s in sides.items()]
+    table = [s.row(asked[n], sum(asked.values()), mixture.sequence_length) for n, s in sides.items()]
     facts = _facts(mixture, sides, asked) | ({"stages": _stages(mixture, stages)} if mixture.stages else {})
     sampled = {s.record.slack > 1 for s in sides.values()}
     how = "cards, and samples of their indexes" if len(sampled) == 2 else "indexes, some shards of each" if sampled == {True} else "cards"

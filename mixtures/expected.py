@@ -75,8 +75,8 @@ def of_card(card: dict[str, Any], source: Source, row: int) -> Expected:
         said.append("what `where` leaves out is not on a card: available is at most this")
     if card.get("tombstones"):
         said.append(f"{card['tombstones']['n']:,} tombstones are not subtracted")
-    make = {"text": _text, "image-text": _pair, "video": _clip}.get(card["data"], _whole)
-    return make(source, row, (text, visual, loss), (image, images), said)
+    make = {"text": _text, "image-text": _pair, "video": _clip, "vqa": _asked, "action-video": _action}
+    return make[card["data"]](source, row, (text, visual, loss), (image, images), said)
 
 
 _Tokens = tuple[float, float, float]  # text, visual, loss a record
@@ -117,13 +117,21 @@ def _clip(source: Source, row: int, tokens: _Tokens, images: _Images, said: list
     return Expected(text, visual, taught, structure, length, False, len(length) / len(clips), said=tuple(said))
 
 
-def _whole(source: Source, row: int, tokens: _Tokens, images: _Images, said: list[str]) -> Expected:
+def _asked(source: Source, row: int, tokens: _Tokens, images: _Images, said: list[str]) -> Expected:
     text, visual, loss = tokens
     if source.turns == "isolated":
         said.append("how many questions a record has is not on a card: one assumed, each more is a token of structure")
+    taught = {"role": loss, "text": text, "all": text + visual}[source.loss]  # a question's picture is context
     structure = 2 + 2 * images[1]
-    taught = {"role": loss, "text": text if loss <= text else text + loss, "all": text + visual}[source.loss]
     return _fitting(Expected(text, visual, taught, structure, _spread(text) + round(visual + structure), False, 1), row, said)
+
+
+def _action(source: Source, row: int, tokens: _Tokens, images: _Images, said: list[str]) -> Expected:
+    text, visual, loss = tokens
+    taught = {"role": loss, "text": loss + text, "all": text + visual}[source.loss]  # the outcome's picture is the only target
+    structure = 2 + 2 * images[1]
+    length = np.full(1, round(text + visual + structure))  # samples of one dataset are alike: as many pictures, numbers in one form
+    return _fitting(Expected(text, visual, taught, structure, length, False, 1), row, said)
 
 
 def _fitting(e: Expected, row: int, said: list[str]) -> Expected:

@@ -1,6 +1,7 @@
 """A dry run says what the plan then comes to: by cards alone, by a sample, and at the size of the paper in seconds."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -62,13 +63,13 @@ def near(said, card, within: float, loss: float | None = None) -> None:
     assert facts["structure"] == pytest.approx(card["structure"], rel=within)
     for k in ("text", "visual", "all"):
         assert facts["tokens"][k] == pytest.approx(card["tokens"][k], rel=within, abs=50)
-    assert facts["heldout"]["tokens"] == pytest.approx(card["heldout"]["tokens"]["all"], rel=0.25)
+    assert facts["heldout"]["tokens"] == pytest.approx(card["heldout"]["tokens"]["all"], rel=0.5)  # some sixty records, by chance
     for row in said.table:
         found = card["sources"][row["source"]]
         assert row["wanted"] == pytest.approx(found["wanted"], rel=within)
         assert row["available"] == pytest.approx(found["available"], rel=within)
         assert row["epochs"] == pytest.approx(found["epochs"], rel=within)
-        assert row["records"] == pytest.approx(found["records"], rel=within, abs=5)
+        assert row["records"] == pytest.approx(found["records"], rel=2 * within, abs=5)  # a pool is a few hundred
         assert row["structure"] == pytest.approx(found["structure"], rel=within)
         assert row["loss_tokens"] == pytest.approx(found["loss_tokens"], rel=loss or within)
 
@@ -91,7 +92,7 @@ def test_what_cards_let_expect_is_what_planning_finds_within_a_few_per_cent(tmp_
         {"loss": "all"},
         {"loss": "text"},
         {"turns": "isolated"},
-        {"pool": 4000, "epochs": 2.5, "max_epochs": 3},
+        {"pool": "30K", "epochs": 2.5, "max_epochs": 3},
         {"epochs": 3.5, "max_epochs": 4},
     ],
     ids=str,
@@ -184,8 +185,8 @@ def test_an_arm_of_e7_at_full_size_is_answered_in_seconds_by_a_fresh_process(tmp
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout)
     assert not (tmp_path / "out/plans").exists() and "cards" in said["estimate"]
-    used = sum(float(part.partition("=")[2]) for part in done.stderr.replace("(", " ").replace(",", " ").split() if part.startswith(("ru_utime", "ru_stime")))
-    assert 0 < used <= 10  # seconds of the processor; about 1.5 measured
+    used = sum(map(float, re.findall(r"ru_[us]time=([0-9.]+)", done.stderr)))
+    assert 0 < used <= 5  # seconds of the processor; 0.7 measured
     assert sum(row["wanted"] for row in said["table"]) == E7[arm] * 10**9 == pytest.approx(said["tokens"]["all"], rel=1e-6)
     for row in said["table"]:
         assert {"wanted", "available", "epochs", "records", "loss_tokens", "structure", "fill_alone"} <= set(row)
@@ -194,7 +195,7 @@ def test_an_arm_of_e7_at_full_size_is_answered_in_seconds_by_a_fresh_process(tmp
     assert row["epochs"] == pytest.approx(5 if arm == "vqa20x5" else row["wanted"] / (520 * 0.98 * 10**9), rel=1e-3)
     assert row["loss_tokens"] == pytest.approx(row["wanted"] * 12 / 316, rel=1e-3)
     assert said["sequences"] * 4096 == pytest.approx(said["tokens"]["all"] + said["structure"] + said["padding"], rel=1e-6)
-    assert (0.99 if "text80" in arm else 0.93) < said["fill"] <= 1
+    assert (0.99 if arm == "vqa20_text80" else 0.93) < said["fill"] <= 1
     assert said["heldout"]["tokens"] == 5_000_000 * len(said["table"])
 
 
