@@ -15,7 +15,7 @@ from fractions import Fraction
 from typing import Any
 
 from mixtures.dual import two_for_all
-from mixtures.mixture import Mixture, Source, largest_remainder, wanted
+from mixtures.mixture import Mixture, Source, largest_remainder, over_share, wanted
 from mixtures.passes import Passes
 from mixtures.records_from import Chosen, chosen, refuse_missing
 from mixtures.span import Specials
@@ -67,6 +67,7 @@ def draft(mixture: Mixture, records_from: str | None = None, job: Any = None, fo
     datasets = [Dataset.open(p) for p in paths]
     encoding = agreed_encoding(mixture, dict(zip(paths, datasets, strict=True)))
     specials = Specials.of(encoding)
+    records_from = records_from or mixture.records_from
     others = chosen(records_from) if records_from is not None else None
     scale = exact(mixture.scale)
     many = sum(d.card["records"] for d in datasets) > UNITS_IN_MEMORY
@@ -88,12 +89,14 @@ def draft(mixture: Mixture, records_from: str | None = None, job: Any = None, fo
         epochs = sum(not t.held for t in taken[name])
         entry = Drafted(name, source, first, other[0] if other else None, passes[name].first.data, 0, available, epochs, spilled, passes[name].unfit)
         drafted.append(replace(entry, wanted=asked[name] if others is None else spilled.of("counted")))
+    if others is not None:
+        refuse_over_share(mixture, {d.name: d.wanted for d in drafted})
     return Draft(mixture, datasets, encoding, specials, drafted, scratch)
 
 
 def _uses_most(mixture: Mixture, source: Source, dataset: Dataset) -> bool:
     """Whether the budget is so large a part of the dataset that units found once are worth keeping, 90 bytes each, until they are taken."""
-    if source.epochs is not None or mixture.stages is not None:
+    if source.epochs is not None or mixture.stages is not None or (source.share is None and source.tokens is None):
         return True
     whole = dataset.card["records"] if mixture.count == "records" else dataset.card["tokens"][mixture.count]
     return wanted(source, mixture.total) * exact(mixture.scale) * 4 >= whole
@@ -116,6 +119,8 @@ def _taken(mixture: Mixture, passes: dict[str, Passes], others: dict[str, Chosen
             if reached < asked[name]:
                 short[name] = (asked[name], reached)
         taken[name] += [p.held] if p.held is not None else []
+    if others is None:
+        refuse_over_share(mixture, asked)
     if short:
         raise refusal(mixture, short, {name: p.available for name, p in passes.items()}, sum(asked.values()))
     return taken, asked
@@ -195,6 +200,21 @@ def _agree(first: tuple[str, dict[str, Any]], entry: tuple[str, dict[str, Any]],
                 allowed="one for the whole mixture",
                 next="encode one of them again with the other's recipe (tokens and latents are encoded apart)",
             )
+
+
+def refuse_over_share(mixture: Mixture, asked: dict[str, int]) -> None:
+    """BudgetError where a source comes to more than its `max_share` of all that is asked: known only now where budgets are epochs or another
+    plan's records (a document that contradicts itself was refused when it was read)."""
+    for name, (share, most) in over_share(mixture, {k: Fraction(n) for k, n in asked.items()}).items():
+        if asked[name] - exact(mixture.sources[name].max_share or 1) * sum(asked.values()) <= 1:  # whole budgets are within one of what was meant
+            continue
+        raise BudgetError(
+            f"source {name!r} would be more of the mixture than it may",
+            where=f"sources.{name}.max_share ({mixture.sources[name].main})",
+            found=share,
+            allowed=most,
+            next=f"ask less of {name}, more of the others, or raise sources.{name}.max_share",
+        )
 
 
 def refusal(mixture: Mixture, short: dict[str, tuple[int, int]], available: dict[str, int], total: int) -> BudgetError:

@@ -7,16 +7,20 @@
     held_out: {fraction: 2%, seed: 0, max_tokens: 5M}
     sources:
       vqa:   {dataset: out/vqa, tokens: 20B, pool: 20B, max_epochs: 4, turns: isolated}
-      pairs: {dataset: out/pairs, tokens: 80B, image_first: 0.2, captions: {original: 1, recaption: 1}}
+      pairs: {dataset: out/pairs, tokens: 80B, image_first: 0.2, captions: {original: 1, recaption: 1}, max_share: 80%}
     normalise: channel                           # latents on reading: channel | position | none | {stats: PATH}
-    output: out/plans/example
+    records_from: out/plans/base                 # optional: the records of that plan, whatever they come to here (encoder arms)
+    balance: 512                                 # optional: so many rows in a row are put in order of their cost
+    output: out/plans/{name}
 
 Exactly one of `tokens | share | epochs` per source; shares are of `total`. With `stages` the shares stand there, one set for each stretch of
-the run. Every figure is kept as the decimal that was written (an exact fraction), so that budgets add up to the token.
+the run. Every figure is kept as the decimal that was written (an exact fraction), so that budgets add up to the token. A mixture may
+`extends: another.yaml` (pipelines/format/extends.py). docs/mixtures_yaml.md explains every key.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from fractions import Fraction
 from itertools import pairwise
 from typing import Annotated, Any, Literal
@@ -24,8 +28,10 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from mixtures.span import SourceRules
-from pipelines.format.document import Document, Percent, Size, exact
+from mixtures.where import Where
+from pipelines.format.document import At, Document, Percent, Size, exact
 
+__all__ = ["Count", "FixedStats", "HeldOut", "Mixture", "Source", "Stretch", "TwoDatasets", "Where", "largest_remainder", "wanted"]
 Count = Literal["all", "text", "visual", "loss", "records"]
 
 
@@ -35,19 +41,6 @@ class HeldOut(Document):
     fraction: Annotated[Percent, Field(ge=0, le=0.5)] = 0.02
     seed: int = 0
     max_tokens: Size | None = None
-
-
-class Bound(Document):
-    """What a score must lie within, ends included."""
-
-    min: float | None = None
-    max: float | None = None
-
-
-class Where(Document):
-    """Which records may be trained on. A record without the score is left out."""
-
-    scores: dict[str, Bound] = {}
 
 
 class TwoDatasets(Document):
@@ -66,6 +59,7 @@ class Source(Document):
     epochs: float | None = None
     pool: Size | None = None  # only the first so many tokens of the draw order may be used
     max_epochs: float = 1
+    max_share: Annotated[Percent, Field(gt=0, le=1)] | None = None  # of all that the mixture counts; more is refused
     image_first: Annotated[Percent, Field(ge=0, le=1)] = 0.5  # the share of pairs shown as image → text
     both: bool = False  # image → text trains the image too
     captions: dict[str, float] | None = None  # weights by name; default: all captions alike
@@ -93,6 +87,12 @@ class Source(Document):
     def rules(self) -> SourceRules:
         """What the trainer needs to lay spans of this source out."""
         return SourceRules(self.turns, self.history, self.loss, self.both)
+
+    @model_serializer(mode="wrap")
+    def _as_written_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without keys of later days where they are not set: plans that never heard of them keep their bytes and fingerprints."""
+        said: dict[str, Any] = handler(self)
+        return {k: v for k, v in said.items() if k != "max_share" or v is not None}
 
     @model_validator(mode="after")
     def _budget_is_possible(self) -> Source:
@@ -125,7 +125,12 @@ class FixedStats(Document):
 
 
 class Mixture(Document):
-    """A mixture document. `name` defaults to the file's stem."""
+    """A mixture document. `name` defaults to the file's stem, which `{name}` in `output` stands for.
+
+    records_from: a plan whose records each source takes, instead of a budget's worth; the plan's fingerprint counts, not where it lies.
+    balance: of so many consecutive rows (a training step, or several), those of alike cost stand next to one another: ranks that work side by
+    side then wait little for each other, whatever their number. Which rows a step holds does not change when it divides the step.
+    """
 
     name: str | None = None
     sequence_length: Annotated[int, Field(ge=8, le=1 << 20)]
@@ -137,52 +142,90 @@ class Mixture(Document):
     sources: dict[str, Source]
     stages: list[Stretch] | None = None
     normalise: Literal["channel", "position", "none"] | FixedStats = "channel"
+    records_from: str | None = None
+    balance: Annotated[int, Field(ge=2)] | None = None
     engine: Literal["ray", "local"] = "local"
     output: str | None = None
 
     @model_serializer(mode="wrap")
     def _as_written_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without `normalise` where it is the default: plans that never heard of it keep their bytes and fingerprints."""
+        """Without keys of later days where they are as if not said: plans that never heard of them keep their bytes and fingerprints."""
         said: dict[str, Any] = handler(self)
-        return {k: v for k, v in said.items() if k != "normalise" or v != "channel"}
+        later = {"normalise": "channel", "records_from": None, "balance": None}
+        return {k: v for k, v in said.items() if k not in later or v != later[k]}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named_place(cls, data: Any) -> Any:
+        """`output: out/plans/{name}`: arms that extend one mixture each have a place of their own without saying so."""
+        if isinstance(data, dict) and isinstance(data.get("output"), str) and isinstance(data.get("name"), str):
+            return {**data, "output": data["output"].replace("{name}", data["name"])}
+        return data
 
     @model_validator(mode="after")
     def _adds_up(self) -> Mixture:
         if not self.sources:
-            raise ValueError("a mixture has at least one source")
+            raise At(("sources",), "a mixture has at least one source")
         if self.stages is not None:
+            if self.records_from is not None:
+                raise At(("stages",), "with `records_from` the records are that plan's, in one stretch; `stages` have no say")
             self._stages_add_up()
             return self
         for name, s in self.sources.items():
             given = [k for k in ("tokens", "share", "epochs") if getattr(s, k) is not None]
-            if len(given) != 1:
-                raise ValueError(f"sources.{name}: exactly one of tokens, share, epochs (found {', '.join(given) or 'none'})")
+            if len(given) != 1 and (given or self.records_from is None):
+                hint = f"; `{given[0]}: null` takes one away that is extended" if given else ""
+                raise At(("sources", name), f"exactly one of tokens, share, epochs (found {', '.join(given) or 'none'}){hint}")
             if s.share is not None and self.total is None:
-                raise ValueError(f"sources.{name}: a share needs `total`")
+                raise At(("sources", name, "share"), "a share needs `total`")
         if self.total is not None:
             if any(s.epochs is not None for s in self.sources.values()):
-                raise ValueError("`total` cannot stand beside `epochs`: what an epoch holds is known only when records are counted")
+                raise At(("total",), "`total` cannot stand beside `epochs`: what an epoch holds is known only when records are counted")
             found = sum((wanted(s, self.total) for s in self.sources.values()), Fraction(0))
             if found != self.total:
-                raise ValueError(f"the sources add up to {float(found):,.0f}, and total is {self.total:,}")
+                raise At(("total",), f"the sources add up to {_figure(found)}, and total is {self.total:,}")
+        if self.records_from is None and all(s.epochs is None for s in self.sources.values()):
+            self._shares_allow({name: wanted(s, self.total) for name, s in self.sources.items()})
         return self
 
     def _stages_add_up(self) -> None:
         assert self.stages is not None
         if self.total is None:
-            raise ValueError("`stages` needs `total`")
+            raise At(("stages",), "`stages` needs `total`")
         ends = [exact(s.until) for s in self.stages]
         if not ends or any(b <= a for a, b in pairwise(ends)) or ends[-1] != 1:
-            raise ValueError("stages end at rising shares of the run, the last at 100%")
+            raise At(("stages",), "stages end at rising shares of the run, the last at 100%")
         for i, stage in enumerate(self.stages):
             unknown = sorted(set(stage.share) - set(self.sources))
             if unknown:
-                raise ValueError(f"stages.{i}.share: no source {unknown[0]!r}; known: {', '.join(self.sources)}")
+                raise At(("stages", i, "share", unknown[0]), f"no source {unknown[0]!r}; known: {', '.join(self.sources)}")
             if sum((exact(x) for x in stage.share.values()), Fraction(0)) != 1:
-                raise ValueError(f"stages.{i}.share: the shares must add up to 1 (write thirds as tokens instead)")
+                raise At(("stages", i, "share"), "the shares must add up to 1 (write thirds as tokens instead)")
         for name, s in self.sources.items():
             if any(getattr(s, k) is not None for k in ("tokens", "share", "epochs")):
-                raise ValueError(f"sources.{name}: with `stages` the shares stand there, and nowhere else")
+                raise At(("sources", name), "with `stages` the shares stand there, and nowhere else")
+        lengths = [(end - begin) * self.total for begin, end in pairwise([Fraction(0), *ends])]
+        by_stage = [{k: exact(x) * n for k, x in stage.share.items()} for stage, n in zip(self.stages, lengths, strict=True)]
+        self._shares_allow({name: sum((asked.get(name, Fraction(0)) for asked in by_stage), Fraction(0)) for name in self.sources})
+
+    def _shares_allow(self, asked: dict[str, Fraction]) -> None:
+        """Refuse a document that asks more of a source than its own `max_share`."""
+        for name, (share, most) in over_share(self, asked).items():
+            raise At(("sources", name, "max_share"), f"{name} has {share} of the total, and max_share is {most}")
+
+
+def over_share(mixture: Mixture, asked: Mapping[str, Fraction]) -> dict[str, tuple[str, str]]:
+    """{source: (its share, its `max_share`)} of the sources that have more than they may of all that is asked."""
+    total, out = sum(asked.values(), Fraction(0)), {}
+    for name, source in sorted(mixture.sources.items()):
+        if source.max_share is not None and asked[name] > exact(source.max_share) * total:
+            share = f"{_figure(asked[name])} of {_figure(total)} ({float(asked[name] / total):.4%})"
+            out[name] = (share, f"{float(source.max_share):.4%}")
+    return out
+
+
+def _figure(x: Fraction) -> str:
+    return f"{int(x):,}" if x.denominator == 1 else f"{float(x):,.2f}"
 
 
 def wanted(source: Source, total: int | None) -> Fraction:

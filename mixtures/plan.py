@@ -50,13 +50,14 @@ def make_plan(
     """Plan `mixture` and write it to `output` (default: its own `output`). Returns that path; a finished plan is left as it is.
 
     `latent_stats_over` are datasets whose images are to be normalised together with the mixture's own, so that arms share statistics.
-    `records_from` is a plan whose records this one is to train on (arms that differ in their encoder).
+    `records_from` is a plan whose records this one is to train on (arms that differ in their encoder); default: the mixture's own key.
     Raises RecipeError, BudgetError (exit 3), or ConflictError when another plan lies there.
     """
     root = output or mixture.output
     if root is None:
         raise RecipeError("a plan needs a place", where="output", found="nothing", allowed="a path")
     normalised = [Dataset.open(p) for p in dict.fromkeys([*(p for s in mixture.sources.values() for p in s.paths), *latent_stats_over])]
+    records_from = records_from or mixture.records_from
     other = read_card(records_from)["fingerprint"] if records_from is not None else None
     fixed = latent_stats.named_by(mixture)
     identity = plan_fingerprint(mixture, {d.path: d for d in normalised}, other, fixed)
@@ -85,6 +86,7 @@ def make_plan(
     name = mixture.name or storage.absolute(root).rstrip("/").rsplit("/", 1)[-1]
     parents = [{"path": d["path"], "fingerprint": d["fingerprint"]} for d in datasets]
     parents += [parent(fixed.path, root, fixed.fingerprint)] if fixed else []
+    parents += [parent(records_from, root, other)] if records_from and other else []
     made = card("plan", name, identity, resolved, parents=parents, stages={"mix": VERSION}, recipe_fingerprint=identity, **facts)
     publish_card(root, "plan.json", made)
     storage.sweep(root)
@@ -98,7 +100,7 @@ def plan_fingerprint(
 
     `records_from` is the fingerprint of the plan whose records are taken; `fixed` the statistics that the mixture names.
     """
-    said = {k: v for k, v in dump(mixture).items() if k not in ("name", "output", "engine")}
+    said = {k: v for k, v in dump(mixture).items() if k not in ("name", "output", "engine", "records_from")}
     said["sources"] = {k: {f: v for f, v in s.items() if f != "dataset"} for k, s in said["sources"].items()}
     if fixed is not None:
         said["normalise"] = {"stats": fixed.sha256}

@@ -20,6 +20,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from mixtures.mixture import HeldOut, Where
+from mixtures.where import columns as asked_of
+from mixtures.where import keep as keeps
 from pipelines.format.chance import held_out
 from pipelines.format.dataset import Dataset
 from pipelines.format.forgotten import NAMED_BY, forgotten, tombstone_entry, tombstones
@@ -89,7 +91,7 @@ def read_table(
     `sides` says, of the same shards, which records are usable and which are held out: then groups, scores and tombstones are not read."""
     conversation = dataset.data in ("vqa", "action-video")
     named = list(NAMED_BY) if sides is None and tombstone_entry(dataset) else []
-    columns = _FLAT + (["group"] if sides is None else []) + (["scores"] if sides is None and where.scores else []) + named
+    columns = list(dict.fromkeys(_FLAT if sides is not None else [*_FLAT, "group", *asked_of(where), *named]))
     which = range(len(dataset.shards)) if shards is None else shards
     read = [dataset.index(i, columns) for i in which]
     table = pa.concat_tables(read) if read else pa.table({c: [] for c in columns})
@@ -131,7 +133,7 @@ def _sides(table: pa.Table, dataset: Dataset, held: HeldOut | None, where: Where
     out = _split_by_group(table["group"], held)
     dropped = {"held_out": int(out.sum())}
     usable = ~out
-    for reason, keep in (("where", _where(table, where)), ("forgotten", _remembered(table, dataset))):
+    for reason, keep in (("where", keeps(table, where)), ("forgotten", _remembered(table, dataset))):
         if keep is not None:
             lost = usable & ~keep
             if lost.any():
@@ -185,19 +187,6 @@ def _split_by_group(groups: pa.ChunkedArray, held: HeldOut | None) -> Bool:
     names = groups.combine_chunks()
     opens = np.concatenate([[True], np.asarray(pc.not_equal(names[1:], names[:-1]))])
     return held_out(names.filter(pa.array(opens)).cast(pa.binary()).to_pylist(), held.fraction, held.seed)[np.cumsum(opens) - 1]
-
-
-def _where(table: pa.Table, where: Where) -> Bool | None:
-    if not where.scores:
-        return None
-    keep = np.ones(table.num_rows, np.bool_)
-    scores = table["scores"]
-    for name, bound in where.scores.items():
-        found = pc.map_lookup(scores, pa.scalar(name), "first").to_numpy()  # missing = nan, which fails every comparison
-        keep &= ~np.isnan(found)
-        keep &= (found >= bound.min) if bound.min is not None else True
-        keep &= (found <= bound.max) if bound.max is not None else True
-    return keep
 
 
 def _remembered(table: pa.Table, dataset: Dataset) -> Bool | None:

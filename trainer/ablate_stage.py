@@ -124,7 +124,7 @@ def _train(config: Ablation, job: Any, plans: dict[str, Any], runs: list[ArmRun]
     for item in runs:
         # torchrun trains these, one after the other, each on all its processes; what remains for the sweep is their evaluation.
         if item.run.processes > 1 and not storage.exists(storage.join(item.output, "run.json")):
-            document = json.dumps({k: v for k, v in item.run.recipe().items() if k != "extends"}, indent=1).encode()  # JSON is YAML
+            document = json.dumps(item.run.recipe(), indent=1).encode()  # JSON is YAML
             storage.publish(storage.join(item.output, "run.yaml"), document)
             status = job.launch(argv(item), item.run.processes)
             if job.stop.is_set():

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from mixtures.mixture import Mixture
 from pipelines.format import storage
-from pipelines.format.document import Document, Percent, Size, dump, fingerprint, load_raw, merge, parse
+from pipelines.format.document import Document, Percent, Size, dump, fingerprint, merge, parse
 from pipelines.format.errors import RecipeError
 from trainer.evaluate import Evaluation
 from trainer.run import Run
@@ -38,6 +38,7 @@ class Arm(Document):
 class Ablation(Document):
     """An ablation document. `mixture` and `run` are what all arms share; `parallel` arms train side by side, each in a process of its own."""
 
+    blocks: ClassVar[dict[str, type[BaseModel]]] = {"run": Run, "mixture": Mixture}  # each may say `extends` of its own
     name: str | None = None
     scale: Annotated[Percent, Field(gt=0)] = 1
     seeds: Annotated[list[int], Field(min_length=1)] = [0]
@@ -49,17 +50,6 @@ class Ablation(Document):
     parallel: Annotated[int, Field(ge=1)] = 1
     engine: str = "local"
     resources: dict[str, Any] | None = None
-
-    @field_validator("run", mode="before")
-    @classmethod
-    def _extended(cls, value: Any, info: ValidationInfo) -> Any:
-        # References between documents are relative to the file that names them; the resolved form stands on its own.
-        folder = str((info.context or {}).get("folder", "."))
-        while isinstance(value, dict) and value.get("extends"):
-            path = storage.resolve(str(value["extends"]), folder)
-            folder = path.rpartition("/")[0] or "."
-            value = merge(load_raw(path), {k: v for k, v in value.items() if k != "extends"})
-        return value
 
     @model_validator(mode="after")
     def _arms_fit(self) -> Ablation:

@@ -10,10 +10,9 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationInfo, model_validator
+from pydantic import Field
 
-from pipelines.format import storage
-from pipelines.format.document import Document, PartOf, Percent, Size, dump, fingerprint, load_raw, merge
+from pipelines.format.document import Document, PartOf, Percent, Size, dump, fingerprint
 
 
 class Loss(Document):
@@ -70,7 +69,6 @@ class Run(Document):
     checkpoint_every: steps between checkpoints (null: only when stopped); the newest `keep` stay. threads: torch's threads (null: as they are).
     """
 
-    extends: str | None = None
     name: str | None = None
     plan: str
     seed: int = 0
@@ -94,15 +92,6 @@ class Run(Document):
     engine: Literal["ray", "local"] = "local"
     resources: dict[str, Any] | None = None
 
-    @model_validator(mode="before")
-    @classmethod
-    def _extended(cls, data: Any, info: ValidationInfo) -> Any:
-        if isinstance(data, dict) and data.get("extends"):
-            folder = (info.context or {}).get("folder", ".")
-            base = load_raw(storage.resolve(data["extends"], str(folder)))
-            return merge(base, {k: v for k, v in data.items() if k != "extends"})
-        return data
-
     def recipe(self) -> dict[str, Any]:
         """The resolved document, as saved with the run."""
         return dump(self)
@@ -115,5 +104,5 @@ class Run(Document):
 
 # Keys that change where or how fast a run goes, not what comes out of it.
 PLACES = frozenset(
-    {"extends", "name", "plan", "init", "output", "checkpoint_every", "keep", "device", "threads", "processes", "prefetch", "engine", "resources"}
+    {"name", "plan", "init", "output", "checkpoint_every", "keep", "device", "threads", "processes", "prefetch", "engine", "resources"}
 )

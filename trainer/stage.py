@@ -60,7 +60,7 @@ class Train:
             train(config, log=_told(job), stop=job.stop)
             return config.output
         document = storage.join(job.scratch, "run.yaml")
-        storage.replace(document, canon({k: v for k, v in config.recipe().items() if k != "extends"}))
+        storage.replace(document, canon(config.recipe()))
         status = job.launch(["-m", "trainer", document], config.processes)
         if job.stop.is_set():
             raise Stopped("stopped; a checkpoint is kept", where=config.output, next="the same command goes on")

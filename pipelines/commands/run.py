@@ -95,7 +95,8 @@ def show(answer: dict[str, Any]) -> None:
 
 def _show_estimate(answer: dict[str, Any]) -> None:
     known = ("stage", "dry_run", "estimate", "table", "warnings")
-    facts = [[key, figure(value)] for key, value in answer.items() if key not in known and not isinstance(value, dict | list)]
+    flat = {f"{k} {i}" if i else k: v for k, said in answer.items() for i, v in (said.items() if isinstance(said, dict) else [("", said)])}
+    facts = [[key, figure(value)] for key, value in flat.items() if key not in known and not isinstance(value, dict | list)]
     table(f"{answer['stage']}, not run: {answer['estimate']}", ["", ""], facts)
     if answer["table"]:
         columns = list(dict.fromkeys(key for row in answer["table"] for key in row))

@@ -36,10 +36,6 @@ class Dataset:
 
     def __init__(self, path: str, card: dict[str, Any]) -> None:
         self.path, self.card = path, card
-        table = storage.read(join(path, card["shards"]["file"]))
-        if sha256_hex(table) != card["shards"]["sha256"]:
-            raise VerifyError("the shard table differs from its card", where=join(path, card["shards"]["file"]))
-        self.shards: list[Shard] = read_shard_table(table)
         self._maps: dict[str, memoryview] = {}
         self._ranges = Ranges()
         self._opened: dict[tuple[int, str], tuple[str, memoryview | None]] = {}
@@ -49,15 +45,32 @@ class Dataset:
     @classmethod
     def open(cls, path: str, fingerprint: str | None = None) -> Dataset:
         """The dataset at `path`; with a fingerprint, that snapshot of it."""
-        card = read_card(path)
-        if card["kind"] != "dataset":
-            raise InputError("this is not a dataset", where=path, found=card["kind"])
+        card = cls.of_card(path).card
         if fingerprint is not None and card["fingerprint"] != fingerprint:
             older = join(card["path"], f"manifest-{fingerprint[:16]}.json")
             if not storage.exists(older):
                 raise InputError("the dataset has changed", where=path, found=card["fingerprint"], allowed=fingerprint)
             card = {**storage.read_json(older), "path": card["path"]}
+        found = cls(card["path"], card)
+        assert found.shards is not None  # read and checked at once
+        return found
+
+    @classmethod
+    def of_card(cls, path: str) -> Dataset:
+        """The dataset at `path` by its card alone. The shard table, hundreds of megabytes for a petabyte, is read only when it is asked for."""
+        card = read_card(path)
+        if card["kind"] != "dataset":
+            raise InputError("this is not a dataset", where=path, found=card["kind"])
         return cls(card["path"], card)
+
+    @functools.cached_property
+    def shards(self) -> list[Shard]:
+        """The shard table. VerifyError where it differs from its card."""
+        file = join(self.path, self.card["shards"]["file"])
+        table = storage.read(file)
+        if sha256_hex(table) != self.card["shards"]["sha256"]:
+            raise VerifyError("the shard table differs from its card", where=file)
+        return read_shard_table(table)
 
     @property
     def fingerprint(self) -> str:

@@ -1,6 +1,6 @@
 """A strict YAML document → a frozen, typed object. The config *is* the object, and the file name is the registry.
 
-    text ──read_yaml──▶ plain values + lines ──overrides──▶ plain values ──pydantic──▶ object          (errors carry file:line: key)
+    text ──read_yaml──▶ plain values + lines ──extends, overrides──▶ plain values ──pydantic──▶ object      (errors carry file:line: key)
 
 A `Part` is a frozen class whose fields are its YAML keys. `image_size: {min_side: 64}` under `filters:` is the class `ImageSize` of the file
 `filters/image_size.py`: adding a part is adding a file, and nothing lists them. A bare word is a part without fields. Overrides `a.b=c` win
@@ -17,16 +17,17 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from hashlib import sha256
 from pathlib import Path as FilePath
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationError
 from pydantic_core import CoreSchema, core_schema
 
-from pipelines.format.errors import InputError, RecipeError
+from pipelines.format.errors import RecipeError
+from pipelines.format.extends import KEY, Home, Places, extended, find, inside, keys_of, load_raw, merge, read_text, takes_null
 from pipelines.format.sizes import Percent, Size, exact
 from pipelines.format.yaml_text import Marks, Path, read_scalar, read_yaml
 
-__all__ = ["Document", "Part", "PartOf", "Percent", "Size", "canon", "dump", "exact", "fingerprint", "load", "load_raw", "merge"]
+__all__ = ["At", "Document", "Part", "PartOf", "Percent", "Size", "canon", "dump", "exact", "fingerprint", "load", "load_raw", "merge"]
 __all__ += ["parse", "read_yaml", "sha256_hex"]
 
 
@@ -34,6 +35,7 @@ class Document(BaseModel):
     """The base of every YAML document and of every block inside one: frozen, and an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+    blocks: ClassVar[dict[str, type[BaseModel]]] = {}  # keys whose value is a document of another kind, which may say `extends` too
 
 
 class Part(Document):
@@ -52,6 +54,14 @@ class _Inner(ValueError):
     def __init__(self, prefix: Path, errors: Sequence[Any]) -> None:
         super().__init__("a part does not fit")
         self.prefix, self.errors = prefix, errors
+
+
+class At(ValueError):
+    """A document's own complaint about one of its keys: what a validator of the whole raises, so that the error names that key and its line."""
+
+    def __init__(self, path: Path, message: str) -> None:
+        super().__init__(message)
+        self.path = path
 
 
 @dataclass(frozen=True)
@@ -112,10 +122,10 @@ def _dump_part(part: Part) -> dict[str, Any]:
 
 
 def load(cls: type[T], ref: str, overrides: Iterable[str] = (), packaged: Sequence[FilePath | str] = ()) -> T:
-    """Read the document at path `ref`, or the packaged one of that name, apply `a.b=c` overrides, and validate it as `cls`."""
-    path = _find(ref, packaged)
-    data, marks = read_yaml(_text(path), str(ref))
-    return parse(cls, data, marks, name=str(ref), overrides=overrides, folder=path.parent, stem=path.stem)
+    """Read the document at path `ref`, or the packaged one of that name, lay it on what it extends, apply `a.b=c` overrides, validate as `cls`."""
+    path = find(ref, packaged)
+    data, marks = read_yaml(read_text(path), str(ref))
+    return parse(cls, data, marks, name=str(ref), overrides=overrides, folder=path.parent, stem=path.stem, packaged=packaged)
 
 
 def parse(
@@ -127,86 +137,73 @@ def parse(
     overrides: Iterable[str] = (),
     folder: FilePath | str = ".",
     stem: str | None = None,
+    packaged: Sequence[FilePath | str] = (),
 ) -> T:
     """Validate plain values as `cls`; `folder` is what file references inside the document are relative to."""
-    data, where = {} if data is None else data, {}
+    data = {} if data is None else data
+    where: dict[Path, str] = {}
     if not isinstance(data, dict):
         raise RecipeError("a document is a mapping of keys", where=name, found=type(data).__name__)
-    for override in overrides:
-        path = _override(data, override)
-        where[path] = override
+    later = []
+    for override in overrides:  # what is extended must be known before a key of it can be overridden
+        if override.partition("=")[0].rpartition(".")[2] == KEY and _extends_here(cls, override):
+            _override(cls, data, override, where)
+        else:
+            later.append(override)
+    home = Home(FilePath(folder), name, packaged, ((FilePath(folder) / f"{stem}.yaml").resolve(),) if stem else ())
+    data, places = extended(cls, data, marks or {}, home)
+    for override in later:
+        _override(cls, data, override, where)
     if stem and "name" in cls.model_fields and data.get("name") is None:
         data["name"] = stem
     try:
         return cls.model_validate_json(json.dumps(data), strict=True, context={"folder": str(folder), "file": name})
     except ValidationError as e:
-        raise _explain(cls, e, marks or {}, where, name, data) from None
+        raise _explain(cls, e, places, where, name) from None
 
 
-def load_raw(path: str | FilePath) -> dict[str, Any]:
-    """The plain values of a YAML file, unvalidated: for documents that extend one another."""
-    data, _ = read_yaml(_text(_find(str(path), [])), str(path))
-    if not isinstance(data, dict):
-        raise RecipeError("a document is a mapping of keys", where=path, found=type(data).__name__)
-    return data
+def _extends_here(cls: type[BaseModel], override: str) -> bool:
+    key = override.partition("=")[0]
+    return key == KEY or key.removesuffix(f".{KEY}") in getattr(cls, "blocks", {})
 
 
-def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """`over` laid on `base`, mapping by mapping; any other value replaces what was there."""
-    out = dict(base)
-    for key, value in over.items():
-        both = isinstance(value, dict) and isinstance(out.get(key), dict)
-        out[key] = merge(out[key], value) if both else value
-    return out
-
-
-def _find(ref: str, packaged: Sequence[FilePath | str]) -> FilePath:
-    path = FilePath(ref)
-    if path.is_file():
-        return path
-    for folder in packaged:
-        inside = FilePath(folder) / f"{ref.removesuffix('.yaml')}.yaml"
-        if inside.is_file():
-            return inside
-    known = sorted(p.stem for folder in packaged for p in FilePath(folder).glob("*.yaml"))
-    raise InputError("no such document", where=ref, allowed=f"a file, or a packaged name: {', '.join(known)}" if known else "a file")
-
-
-def _text(path: FilePath) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as e:
-        raise InputError("the document cannot be read", where=path, found=e) from None
-
-
-def _override(data: dict[str, Any], text: str) -> Path:
+def _override(cls: type[BaseModel], data: dict[str, Any], text: str, said: dict[Path, str]) -> None:
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise RecipeError("an override is written key.key=value", where=f"command line: {text}", found=text)
     path: list[str | int] = []
     here: Any = data
+    kind: Any = cls
     steps = key.split(".")
     for i, step in enumerate(steps):
         where: str | int = int(step) if isinstance(here, list) and step.isdigit() else step
         path.append(where)
         if isinstance(here, list) and not (isinstance(where, int) and where < len(here)):
             raise RecipeError("a list is indexed by number", where=f"command line: {text}", found=step, allowed=f"0 to {len(here) - 1}")
+        kind = inside(kind, where)
         if i == len(steps) - 1:
-            here[where] = read_scalar(value, f"command line: {text}")
+            found = read_scalar(value, f"command line: {text}")
+            if found is None and isinstance(here, dict) and step in here and not takes_null(kind, here[step]):
+                del here[step]
+            else:
+                here[where] = found
             break
         inner = here.get(where) if isinstance(here, dict) else here[where]  # type: ignore[index]
         if isinstance(inner, str):  # a bare word is a part without fields
             inner = {inner: {}}
-        here[where] = inner if isinstance(inner, dict | list) else {}
+        if not isinstance(inner, dict | list):
+            inner = {}
+            said[tuple(path)] = text  # what is missing in a mapping that an override begins is missing there
+        here[where] = inner
         here = here[where]
-    return tuple(path)
+    said[tuple(path)] = text
 
 
-def _explain(cls: type[BaseModel], e: ValidationError, marks: Marks, overrides: dict[Path, str], name: str, data: Any) -> RecipeError:
+def _explain(cls: type[BaseModel], e: ValidationError, places: Places, overrides: dict[Path, str], name: str) -> RecipeError:
     problems = list(_flatten(e.errors(include_url=False), ()))
     lines = []
     for path, kind, message, found in problems:
-        place = _place(path, marks, overrides, name)
+        place = _place(path, places, overrides, name)
         key = ".".join(map(str, path)) or "the document"
         if kind == "extra_forbidden":
             message = f"unknown key {path[-1]!r}"
@@ -225,23 +222,28 @@ def _flatten(errors: Sequence[Any], prefix: Path) -> Iterable[tuple[Path, str, s
     for error in errors:
         path = (*prefix, *(p for p in error["loc"] if not (isinstance(p, str) and p.startswith("function-"))))
         inner = error.get("ctx", {}).get("error")
-        if isinstance(inner, _Inner):
+        if isinstance(inner, At):
+            yield (*path, *inner.path), error["type"], str(inner), {}
+        elif isinstance(inner, _Inner):
             yield from _flatten(inner.errors, (*path, *inner.prefix))
         else:
             yield path, error["type"], error["msg"].removeprefix("Value error, "), error.get("input")
 
 
-def _place(path: Path, marks: Marks, overrides: dict[Path, str], name: str) -> str:
+def _place(path: Path, places: Places, overrides: dict[Path, str], name: str) -> str:
     for n in range(len(path), -1, -1):
         if path[:n] in overrides:
             return f"command line: {overrides[path[:n]]}"
-        if path[:n] in marks:
-            return f"{name}:{marks[path[:n]]}"
+        if path[:n] in places:
+            return places[path[:n]]
     return name
 
 
 def _suggest(cls: type[BaseModel], path: Path) -> str:
-    known = list(cls.model_fields) if len(path) == 1 else []
+    kind: Any = cls
+    for step in path[:-1]:
+        kind = inside(kind, step)
+    known = keys_of(kind)
     close = get_close_matches(str(path[-1]), known, n=1)
     if close:
         return f"; did you mean {close[0]!r}?"

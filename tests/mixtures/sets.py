@@ -58,6 +58,8 @@ def dataset(
                 r = Record.make(source, f"{i}", data, shape(data, sizes[i]), group=groups[i] if groups else None)
                 if "image" in more:  # another encoder's tokens of the same images
                     r = replace(r, segments=tuple(image(more["image"](s.tokens), s.role, s.atom) if s.kind == "latents" else s for s in r.segments))
+                if "licences" in more:
+                    r = replace(r, licence=more["licences"][i])
                 w.emit()
                 w.add(replace(r, scores=more["scores"][i]) if "scores" in more else r)
             commits.append(w.commit())
