@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mixtures.mixture import Where
-from mixtures.where import keeps as _where
+from mixtures.where import keep as _where
 from pipelines.captions import named, only
 from pipelines.filters.score_range import ScoreRange
 from pipelines.format.document import parse
