@@ -25,6 +25,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, field_validator, mode
 from pipelines.format.document import Document, Size
 
 NUMBERS = ("text_tokens", "visual_tokens", "loss_tokens", "n_segments", "nbytes")
+MEMBERS = 256  # of a list: the mixture is saved in plan.json, which holds 64 KB
 STRINGS = ("id", "source", "group", "licence", "url", "data")
 
 
@@ -65,12 +66,12 @@ class Where(Document):
     loss_tokens: Range | None = None
     n_segments: Range | None = None
     nbytes: Range | None = None
-    id: list[str | None] | None = Field(None, min_length=1)
-    source: list[str | None] | None = Field(None, min_length=1)
-    group: list[str | None] | None = Field(None, min_length=1)
-    licence: list[str | None] | None = Field(None, min_length=1)
-    url: list[str | None] | None = Field(None, min_length=1)
-    data: list[str | None] | None = Field(None, min_length=1)
+    id: list[str | None] | None = Field(None, min_length=1, max_length=MEMBERS)
+    source: list[str | None] | None = Field(None, min_length=1, max_length=MEMBERS)
+    group: list[str | None] | None = Field(None, min_length=1, max_length=MEMBERS)
+    licence: list[str | None] | None = Field(None, min_length=1, max_length=MEMBERS)
+    url: list[str | None] | None = Field(None, min_length=1, max_length=MEMBERS)
+    data: list[str | None] | None = Field(None, min_length=1, max_length=MEMBERS)
 
     @field_validator(*STRINGS)
     @classmethod

@@ -190,6 +190,15 @@ def test_run_ends_with_the_stats_the_path_and_the_seconds(tmp_path: Path, capfd:
     assert again == {p: p.stat().st_mtime_ns for p in (tmp_path / "out").rglob("*") if p.is_file() and p.name != "log.jsonl"}
 
 
+def test_a_document_that_extends_nothing_that_is_there_ends_2_with_its_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "arm.yaml").write_text("seed: 1\nextends: gone.yaml\n")
+    code, said = tell(capfd, "run", "mix", "-c", str(tmp_path / "arm.yaml"), "--dry-run")
+    assert code == 2 and said["error"]["where"] == f"{tmp_path}/arm.yaml:2: extends" and "vqa20" in said["error"]["allowed"]
+    (tmp_path / "arm.yaml").write_text("extends: vqa20\nsources: {vqa: {tokens: 1K, max_share: 2}}\n")
+    code, said = tell(capfd, "run", "mix", "-c", str(tmp_path / "arm.yaml"), "--dry-run")
+    assert code == 2 and said["error"]["where"] == f"{tmp_path}/arm.yaml:2"
+
+
 def test_a_dry_run_writes_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     code, said = tell(capfd, "run", "image-text", "-c", tiny(tmp_path), "--dry-run")
     assert code == 0 and said["dry_run"] is True and said["parts"] == 2

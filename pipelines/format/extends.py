@@ -20,7 +20,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from pydantic import BaseModel
 
 from pipelines.format.errors import InputError, RecipeError
-from pipelines.format.yaml_text import Marks, Path, read_yaml
+from pipelines.format.yaml_text import MAX_BYTES, Marks, Path, read_yaml
 
 Places = dict[Path, str]  # file:line of every path
 KEY = "extends"
@@ -56,6 +56,8 @@ def find(ref: str, packaged: Sequence[FilePath | str]) -> FilePath:
 def read_text(path: FilePath) -> str:
     """The text of a document. InputError where it cannot be read."""
     try:
+        if path.stat().st_size > MAX_BYTES:  # said before it is read: a wrong path may be a data file
+            raise RecipeError("the document is too large", where=path, found=f"{path.stat().st_size:,} bytes", allowed=f"{MAX_BYTES:,} bytes")
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as e:
         raise InputError("the document cannot be read", where=path, found=e) from None

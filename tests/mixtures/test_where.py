@@ -97,6 +97,7 @@ def test_nothing_asked_reads_nothing_and_an_empty_index_is_no_trouble():
         ({"scores": {"clip": {"mim": 1}}}, "did you mean 'min'"),
         ({"scores": {"clip": {"min": 1, "max": 0}}}, "nothing lies between"),
         ({"licence": []}, "at least 1 item"),
+        ({"id": [str(i) for i in range(257)]}, "at most 256 items"),
         ({"licence": "cc0"}, "array"),
         ({"licence": [3]}, "string"),
     ],

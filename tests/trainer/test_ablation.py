@@ -13,6 +13,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+import mixtures
 from pipelines.format.document import dump, load, parse
 from pipelines.format.errors import BudgetError, HeadwaterError, RecipeError, Stopped
 from pipelines.format.manifest import read_card
@@ -58,9 +59,9 @@ class Job:
 
 
 def test_every_arm_lists_all_sources_so_that_all_share_what_is_held_out():
-    mixtures = [mixture_of(made(), a) for a in ARMS]
-    assert {tuple(m.sources) for m in mixtures} == {("vqa", "text", "video")}
-    assert [{n: s.tokens for n, s in m.sources.items()} for m in mixtures][2] == {"vqa": 5 * 10**9, "text": 5 * 10**9, "video": 0}
+    found = [mixture_of(made(), a) for a in ARMS]
+    assert {tuple(m.sources) for m in found} == {("vqa", "text", "video")}
+    assert [{n: s.tokens for n, s in m.sources.items()} for m in found][2] == {"vqa": 5 * 10**9, "text": 5 * 10**9, "video": 0}
 
 
 def test_an_arm_that_extends_another_changes_only_what_it_says():
@@ -92,6 +93,35 @@ def test_a_base_run_is_found_beside_the_document_that_names_it(tmp_path):
     ablation = load(Ablation, str(tmp_path / "ablations/a.yaml"), ["run.batch=2", "scale=1e-8"])
     assert {(r.run.batch, r.run.model.width) for r in arm_runs(ablation)} == {(2, 16)} and ablation.scale == 1e-8
     assert "extends" not in dump(ablation)["run"]
+
+
+def test_an_ablation_s_mixture_may_be_a_file_s_or_a_packaged_one_s_and_its_arms_say_the_budgets(tmp_path):
+    (tmp_path / "m.yaml").write_text("sequence_length: 96\nsources: {vqa: {dataset: v, tokens: 3, turns: isolated}, old: {dataset: o, tokens: 4}}\n")
+    block = {"extends": "m.yaml", "seed": 5, "sources": {"old": None, "text": {"dataset": "t"}}}
+    (tmp_path / "a.yaml").write_text(json.dumps({**document(), "mixture": block}))
+    ablation = load(Ablation, str(tmp_path / "a.yaml"))
+    few = mixture_of(ablation, "few")
+    assert {n: (s.dataset, s.tokens) for n, s in few.sources.items()} == {"vqa": ("v", 5 * 10**9), "text": ("t", 0)}
+    assert few.seed == 5 and few.sources["vqa"].turns == "isolated"
+    spelled = {"sequence_length": 96, "seed": 5, "sources": {"vqa": {"dataset": "v", "tokens": 3, "turns": "isolated"}, "text": {"dataset": "t"}}}
+    assert plan_paths(ablation) == plan_paths(made(mixture=spelled))
+    assert dump(mixture_of(made(mixture=spelled), "few")) == dump(few)
+    packaged = {"extends": "vqa20_text80", "total": None, "sources": {"video": {"dataset": "w"}}}
+    (tmp_path / "a.yaml").write_text(json.dumps({**document(), "mixture": packaged}))
+    few = mixture_of(load(Ablation, str(tmp_path / "a.yaml"), packaged=[Path(mixtures.__file__).parent / "recipes"]), "few")
+    assert few.sequence_length == 4096 and few.sources["text"].dataset == "out/text" and few.total is None
+
+
+def test_an_ablation_extends_another_arms_and_all(tmp_path):
+    (tmp_path / "base.yaml").write_text(json.dumps(document()))
+    text = "extends: base.yaml\nseeds: [7]\nrun: {checkpoint_every: null}\narms: {%s: null, third: {extends: more, tokens: {text: 1B}}}\n"
+    (tmp_path / "more.yaml").write_text(text % "with_text")
+    ablation = load(Ablation, str(tmp_path / "more.yaml"))
+    assert list(ablation.arms) == ["few", "more", "third"] and ablation.name == "more" and ablation.scale == 2e-7
+    assert [(r.arm, r.seed, r.run.checkpoint_every) for r in arm_runs(ablation)] == [(a, 7, None) for a in ablation.arms]
+    (tmp_path / "more.yaml").write_text(text % "few")
+    with pytest.raises(RecipeError, match="no other arm 'few'"):
+        load(Ablation, str(tmp_path / "more.yaml"))
 
 
 @pytest.mark.parametrize(

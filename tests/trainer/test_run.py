@@ -41,6 +41,14 @@ def test_a_run_extends_another_and_overrides_win(tmp_path: Path) -> None:
     assert (run.batch, run.optim.lr, run.optim.clip, run.seed, run.name) == (8, 2e-3, 2.0, 7, "more")
 
 
+def test_null_over_a_base_s_value_is_a_value_where_the_key_takes_one(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text("plan: p\noutput: o\ncheckpoint_every: 5\nbatch: 8\nmodel: {transfusion: {size: 1m}}\noptim: {clip: 2.0}\n")
+    (tmp_path / "more.yaml").write_text("extends: base.yaml\ncheckpoint_every: null\noptim: {clip: null}\nbatch: null\n")
+    run = load(Run, str(tmp_path / "more.yaml"))
+    assert (run.checkpoint_every, run.optim.clip, run.batch) == (None, 1.0, 512)
+    assert "extends" not in run.recipe()
+
+
 def test_the_identity_leaves_out_places_and_speed_and_nothing_else() -> None:
     run = load(Run, "tiny", packaged=RUNS)
     same = run.model_copy(update={"output": "elsewhere", "threads": 4, "name": "x", "checkpoint_every": 5, "device": "cuda", "plan": "moved"})
