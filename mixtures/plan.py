@@ -65,12 +65,14 @@ def make_plan(
     if storage.exists(storage.join(root, "plan.json")):
         return root
     through = job if getattr(job, "where", "local") == "ray" else None
-    spills = storage.join(root, ".planning")
-    drafted = draft(mixture, records_from, through, spills if through is not None else None)
-    moments, of_target = dual.settled(mixture.normalise, fixed, normalised, drafted.encoding)
-    rows, facts = _write(drafted, root, job)
-    if through is not None:
-        storage.delete_tree(spills)
+    spills = storage.join(root, ".planning")  # where the workers of other machines find it
+    try:
+        drafted = draft(mixture, records_from, through, spills if through is not None else None)
+        moments, of_target = dual.settled(mixture.normalise, fixed, normalised, drafted.encoding)
+        rows, facts = _write(drafted, root, job)
+    finally:
+        if through is not None:
+            storage.delete_tree(spills)
     nbytes = sum(f["bytes"] for f in rows)
     files, more = list_files(root, rows)
     encoding = dict(drafted.encoding)
