@@ -56,6 +56,7 @@ def _warnings(sources: dict[str, Any]) -> list[str]:
     out = []
     for name, s in sources.items():
         out += [f"{name}: {n:,} records left out: {reason}" for reason, n in s["unfit"].items() if reason != "held_out"]
+        out += [f"{name}: nothing is left to train on"] if not s["available"] else []
     return out
 
 
