@@ -165,9 +165,14 @@ def _facts(mixture: Mixture, sides: dict[str, _Side], asked: dict[str, int]) -> 
     facts |= {"padding": max(sequences * row - tokens["all"] - structure, 0), "fill": round(fill, 4)}
     if mixture.held_out is None:
         return facts
-    share, most = exact(mixture.held_out.fraction), mixture.held_out.max_tokens
-    held = [float(s.card["records"] * share) * s.record.payload for s in sides.values()]
-    return facts | {"heldout": {"tokens": round(sum(held if most is None else [min(h, most) for h in held]))}}
+    share, most = mixture.held_out.fraction, mixture.held_out.max_tokens
+    records, tokens = 0.0, 0.0
+    for s in sides.values():
+        held = int(s.card["records"]) * share
+        kept = held if most is None else min(held, most / max(s.record.payload, 1e-12))
+        records += kept
+        tokens += kept * s.record.payload
+    return facts | {"heldout": {"documents": round(records), "tokens": {"all": round(tokens)}}}
 
 
 def _stages(mixture: Mixture, stages: list[dict[str, int]]) -> list[str]:
