@@ -166,13 +166,13 @@ def _facts(mixture: Mixture, sides: dict[str, _Side], asked: dict[str, int]) -> 
     if mixture.held_out is None:
         return facts
     share, most = mixture.held_out.fraction, mixture.held_out.max_tokens
-    records, tokens = 0.0, 0.0
+    documents = held = 0.0
     for s in sides.values():
-        held = int(s.card["records"]) * share
-        kept = held if most is None else min(held, most / max(s.record.payload, 1e-12))
-        records += kept
-        tokens += kept * s.record.payload
-    return facts | {"heldout": {"documents": round(records), "tokens": {"all": round(tokens)}}}
+        n = int(s.card["records"]) * share
+        n = n if most is None else min(n, most / max(s.record.payload, 1e-12))
+        documents += n
+        held += n * s.record.payload
+    return facts | {"heldout": {"documents": round(documents), "tokens": {"all": round(held)}}}
 
 
 def _stages(mixture: Mixture, stages: list[dict[str, int]]) -> list[str]:
