@@ -56,6 +56,7 @@ def _warnings(sources: dict[str, Any]) -> list[str]:
     out = []
     for name, s in sources.items():
         out += [f"{name}: {n:,} records left out: {reason}" for reason, n in s["unfit"].items() if reason != "held_out"]
+        out += [f"{name}: nothing is left to train on"] if not s["available"] else []
     return out
 
 
@@ -164,9 +165,14 @@ def _facts(mixture: Mixture, sides: dict[str, _Side], asked: dict[str, int]) -> 
     facts |= {"padding": max(sequences * row - tokens["all"] - structure, 0), "fill": round(fill, 4)}
     if mixture.held_out is None:
         return facts
-    share, most = exact(mixture.held_out.fraction), mixture.held_out.max_tokens
-    held = [float(s.card["records"] * share) * s.record.payload for s in sides.values()]
-    return facts | {"heldout": {"tokens": round(sum(held if most is None else [min(h, most) for h in held]))}}
+    share, most = mixture.held_out.fraction, mixture.held_out.max_tokens
+    documents = held = 0.0
+    for s in sides.values():
+        n = int(s.card["records"]) * share
+        n = n if most is None else min(n, most / max(s.record.payload, 1e-12))
+        documents += n
+        held += n * s.record.payload
+    return facts | {"heldout": {"documents": round(documents), "tokens": {"all": round(held)}}}
 
 
 def _stages(mixture: Mixture, stages: list[dict[str, int]]) -> list[str]:

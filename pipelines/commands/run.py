@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from pipelines import plugins
@@ -93,10 +94,18 @@ def show(answer: dict[str, Any]) -> None:
     say(f"{answer['seconds']} s\n{answer['path']}")
 
 
+def _flat(said: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """Figures inside figures, one a line: `tokens text`, `heldout tokens all`."""
+    for key, value in said.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{above}{key} ")
+        else:
+            yield above + key, value
+
+
 def _show_estimate(answer: dict[str, Any]) -> None:
     known = ("stage", "dry_run", "estimate", "table", "warnings")
-    flat = {f"{k} {i}" if i else k: v for k, said in answer.items() for i, v in (said.items() if isinstance(said, dict) else [("", said)])}
-    facts = [[key, figure(value)] for key, value in flat.items() if key not in known and not isinstance(value, dict | list)]
+    facts = [[key, figure(value)] for key, value in _flat(answer) if key not in known and not isinstance(value, list)]
     table(f"{answer['stage']}, not run: {answer['estimate']}", ["", ""], facts)
     if answer["table"]:
         columns = list(dict.fromkeys(key for row in answer["table"] for key in row))

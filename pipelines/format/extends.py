@@ -20,7 +20,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from pydantic import BaseModel
 
 from pipelines.format.errors import InputError, RecipeError
-from pipelines.format.yaml_text import MAX_BYTES, Marks, Path, read_yaml
+from pipelines.format.yaml_text import MAX_BYTES, MAX_DEPTH, Marks, Path, read_yaml
 
 Places = dict[Path, str]  # file:line of every path
 KEY = "extends"
@@ -100,6 +100,8 @@ def _laid(cls: type[BaseModel], data: dict[str, Any], places: Places, home: Home
     if path.resolve() in chain:
         circle = " → ".join([*(p.name for p in chain[chain.index(path.resolve()) :]), path.name])
         raise RecipeError("documents extend one another in a circle", where=f"{said_at}: {KEY}", found=circle, next="let one say no `extends`")
+    if len(chain) > MAX_DEPTH:
+        raise RecipeError("too many documents extend one another", where=f"{said_at}: {KEY}", found=len(chain) + 1, allowed=MAX_DEPTH)
     there, marks = _mapping(path, name)
     base, base_places = extended(cls, there, marks, Home(path.parent, name, home.packaged, (*chain, path.resolve())))
     return lay({k: v for k, v in base.items() if k != "name"}, own, cls, base_places, places)

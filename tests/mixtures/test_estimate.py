@@ -63,7 +63,8 @@ def near(said, card, within: float, loss: float | None = None) -> None:
     assert facts["structure"] == pytest.approx(card["structure"], rel=within)
     for k in ("text", "visual", "all"):
         assert facts["tokens"][k] == pytest.approx(card["tokens"][k], rel=within, abs=50)
-    assert facts["heldout"]["tokens"] == pytest.approx(card["heldout"]["tokens"]["all"], rel=0.5)  # some sixty records, by chance
+    if "heldout" in facts:
+        assert facts["heldout"]["tokens"]["all"] == pytest.approx(card["heldout"]["tokens"]["all"], rel=0.5)  # some sixty records, by chance
     for row in said.table:
         found = card["sources"][row["source"]]
         assert row["wanted"] == pytest.approx(found["wanted"], rel=within)
@@ -118,6 +119,24 @@ def test_a_sample_of_the_indexes_knows_filters_captions_and_questions_that_cards
     near(said, Plan.open(make_plan(m)).card, 0.06)
 
 
+def of_images(tokens: int, root: Path, data: str, sizes: list, **more) -> str:
+    """A set whose images have so many tokens; the toys' cards say 4."""
+    path = dataset(root, data, sizes, data, image=lambda n: tokens, **more)
+    found = json.loads((root / "manifest.json").read_text())
+    found["encoding"]["image"]["tokens"] = tokens
+    (root / "manifest.json").write_text(json.dumps(found))
+    return path
+
+
+@pytest.mark.parametrize("other", ["text", "video", "image-text"])
+def test_at_the_shapes_of_the_paper_fifteen_frames_fill_a_row_as_far_as_they_can(tmp_path, by_card, other):
+    sets = {"vqa": of_images(256, tmp_path / "vqa", "vqa", [(256, (q, 3)) for q in spread(40, 400)])}
+    make = {"text": spread(900, 600), "video": spread(12, 150), "image-text": [(256, n) for n in spread(25, 1500)]}
+    sets[other] = dataset(tmp_path / "o", "text", make[other]) if other == "text" else of_images(256, tmp_path / "o", other, make[other])
+    m = mixture({k: {"dataset": path, "epochs": 0.9} for k, path in sets.items()}, tmp_path / "p", sequence_length=4096)
+    near(STAGE.plan(m), Plan.open(make_plan(m)).card, 0.04, loss=0.08)  # which of 1,350 pairs train their image is chance
+
+
 def test_stages_the_largest_share_and_another_plan_s_records_are_in_the_estimate(tmp_path, sets, by_card):
     stages = [{"until": "75%", "share": {"text": 1}}, {"until": "100%", "share": {"text": 0.5, "vqa": 0.5}}]
     staged = mixture({k: {"dataset": sets[k]} for k in ("text", "vqa")}, tmp_path / "s", sequence_length=256, total=80_000, stages=stages)
@@ -125,13 +144,10 @@ def test_stages_the_largest_share_and_another_plan_s_records_are_in_the_estimate
     assert said.facts["stages"] == ["until 0.75 of the run: text 60,000", "until 1 of the run: text 10,000, vqa 10,000"]
     with pytest.raises(BudgetError, match="more of the mixture than it may"):
         STAGE.plan(mixture({k: {"dataset": sets[k], "epochs": 1, "max_share": 0.6} for k in ("text", "vqa")}))
-    larger = dataset(tmp_path / "l", "image-text", [(16, n) for _, n in SIZES["image-text"]], "image-text", image=lambda n: 16, encoder="wide")
+    larger = of_images(16, tmp_path / "l", "image-text", SIZES["image-text"], encoder="wide")
     held = {"held_out": HELD, "sequence_length": 256}
     base = make_plan(mixture({"x": {"dataset": sets["image-text"], "epochs": 0.5}}, tmp_path / "base", **held))
     arm = mixture({"x": {"dataset": larger}}, tmp_path / "arm", records_from=base, **held)
-    card = {**json.loads((tmp_path / "l/manifest.json").read_text())}
-    card["encoding"]["image"]["tokens"] = 16  # the toys write 4 for every encoder
-    (tmp_path / "l/manifest.json").write_text(json.dumps(card))
     near(STAGE.plan(arm), Plan.open(make_plan(arm)).card, 0.04)
 
 
@@ -196,7 +212,7 @@ def test_an_arm_of_e7_at_full_size_is_answered_in_seconds_by_a_fresh_process(tmp
     assert row["loss_tokens"] == pytest.approx(row["wanted"] * 12 / 316, rel=1e-3)
     assert said["sequences"] * 4096 == pytest.approx(said["tokens"]["all"] + said["structure"] + said["padding"], rel=1e-6)
     assert (0.99 if arm == "vqa20_text80" else 0.93) < said["fill"] <= 1
-    assert said["heldout"]["tokens"] == 5_000_000 * len(said["table"])
+    assert said["heldout"]["tokens"]["all"] == 5_000_000 * len(said["table"])
 
 
 def test_cards_that_disagree_are_refused_before_anything_is_counted(tmp_path, monkeypatch):

@@ -127,6 +127,11 @@ def test_a_circle_is_refused_and_drawn(write, tmp_path, n):
     assert "circle" in said and ".yaml:2" in said and said.count("→") == n
 
 
+def test_a_chain_of_documents_has_an_end(write):
+    assert load(Toy, write(c0="rows: 7\n", **{f"c{i}": f"extends: c{i - 1}.yaml\n" for i in range(1, 30)})).rows == 7
+    assert "too many" in complaint(write(**{f"c{i}": f"extends: c{i - 1}.yaml\n" for i in range(1, 50)}))
+
+
 def test_a_block_that_is_a_document_of_another_kind_extends_from_its_own_folder(write, tmp_path):
     write(sub__inner="rows: 5\nevery: 7\nextends: deep.yaml\n", sub__deep="leaves: {a: {dataset: z}}\n")
     path = write(outer="inner:\n  extends: sub/inner.yaml\n  every: null\n")
