@@ -23,24 +23,27 @@ from trainer.stream import Reading, Stream
 def main(memory: int, answers: int) -> None:
     """Serve until the input ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as an exception, so that unfinished files of the cache are removed
     said = json.loads(sys.stdin.readline())
     slots = Slots(said["size"], said["count"], memory)
     stream: Stream | None = None
-    with os.fdopen(answers, "w") as out:
-        for line in sys.stdin:
-            step, slot = json.loads(line)
-            try:
-                if stream is None:
-                    stream = opened(said)
-                before = stream.reader.left_out
-                where = slots.write(slot, stream.arrays(step))
-                answer: dict[str, Any] = {"step": step, "slot": slot, "where": where, "left_out": stream.reader.left_out - before}
-            except Exception as error:
-                answer = {"step": step, "error": error_as(error)}
-            out.write(json.dumps(answer) + "\n")
-            out.flush()
-    if stream is not None:
-        stream.close()
+    try:
+        with os.fdopen(answers, "w") as out:
+            for line in sys.stdin:
+                step, slot = json.loads(line)
+                try:
+                    if stream is None:
+                        stream = opened(said)
+                    before = stream.reader.left_out
+                    where = slots.write(slot, stream.arrays(step))
+                    answer: dict[str, Any] = {"step": step, "slot": slot, "where": where, "left_out": stream.reader.left_out - before}
+                except Exception as error:
+                    answer = {"step": step, "error": error_as(error)}
+                out.write(json.dumps(answer) + "\n")
+                out.flush()
+    finally:
+        if stream is not None:
+            stream.close()
 
 
 def opened(said: dict[str, Any]) -> Stream:

@@ -123,10 +123,11 @@ class _Worker:
             return arrays, int(found["left_out"])
 
     def hang_up(self) -> None:
-        """Tell it that nothing more will be asked."""
+        """Tell it that nothing more is wanted, not even what was asked for."""
         if self.process is not None and self.process.stdin is not None:
             with contextlib.suppress(OSError):
                 self.process.stdin.close()
+            self.process.terminate()
 
     def close(self) -> None:
         """End it, and let go of its memory."""
