@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from trainer.normalise import Normaliser
 
 TEXT, LATENT, STRUCTURE, PADDING = 0, 1, 2, 3
 IGNORED = -100
+PLAIN = ("tokens", "kind", "turn", "position", "condition", "text_target")  # what a row holds is what its documents hold, end to end
 
 
 @dataclass(slots=True)
@@ -55,30 +57,34 @@ def packed(
         "source": np.full(shape, -1, np.int16), "condition": np.zeros(shape, np.uint8),
         "text_target": np.full(shape, IGNORED, np.int32),
     }  # fmt: skip
-    images = 0
-    documents: list[Document] = []
-    for row, members in enumerate(rows):
-        start = 0
-        for ordinal, document in enumerate(members):
-            stop = start + len(document)
-            assert stop <= length, f"row {row} of the plan holds more than {length} positions"
-            here = np.s_[row, start:stop]
-            for name in ("tokens", "kind", "turn", "position", "condition", "text_target"):
-                flat[name][here] = getattr(document, name)
-            flat["doc"][here] = ordinal
-            flat["source"][here] = document.source
-            n = len(document.image_loss)
-            if n:
-                flat["image"][here] = np.where(document.image >= 0, document.image.astype(np.int32) + images, -1)
-                images += n
-                documents.append(document)
-            start = stop
+    members = [d for row in rows for d in row]
+    lengths = np.array([len(d) for d in members], np.int64)
+    joined = {name: np.concatenate([getattr(d, name) for d in members]) for name in PLAIN} if members else {}
+    if members:
+        images = np.array([len(d.image_loss) for d in members], np.int32)
+        image = np.concatenate([d.image for d in members], dtype=np.int32)
+        image[image >= 0] += np.repeat(np.cumsum(images, dtype=np.int32) - images, lengths)[image >= 0]
+        joined["image"] = image
+        joined["doc"] = np.repeat(np.concatenate([np.arange(len(row), dtype=np.int32) for row in rows]), lengths)
+        joined["source"] = np.repeat(np.array([d.source for d in members], np.int16), lengths)
+    first = np.cumsum([0, *(sum(len(d) for d in row) for row in rows)]).tolist()
+    for i, (start, stop) in enumerate(pairwise(first)):
+        assert stop - start <= length, f"row {i} of the plan holds more than {length} positions"
+        for name, values in joined.items():
+            flat[name][i, : stop - start] = values[start:stop]
+    documents = [d for d in members if len(d.image_loss)]
     slot = np.flatnonzero(flat["kind"] == LATENT)
     counts = [len(d.image_loss) for d in documents]
-    latents = np.concatenate([d.latents for d in documents]) if documents else np.zeros((0, width), np.float32)
+    latents = np.empty((sum(len(d.latents) for d in documents), width), np.float32)
     assert len(latents) == len(slot), "a layout and its latents disagree"
-    if normaliser is not None and len(latents):
-        latents = normaliser.apply(latents)
+    at = 0
+    for d in documents:  # one by one: what was just read is still in the processor's cache
+        here = latents[at : at + len(d.latents)]
+        if normaliser is None:
+            here[...] = d.latents
+        else:
+            normaliser.apply(d.latents, here)
+        at += len(here)
     per_image = {
         "image_loss": _joined([d.image_loss for d in documents], bool), "image_hidden": _joined([d.image_hidden for d in documents], bool),
         "image_segment": _joined([d.image_segment for d in documents], np.int16),
@@ -86,7 +92,7 @@ def packed(
         "image_epoch": np.repeat(np.array([d.epoch for d in documents], np.int16), counts),
     }  # fmt: skip
     arrays = flat | per_image | {
-        "latents": np.ascontiguousarray(latents, np.float32), "latent_slot": slot.astype(np.int64),
+        "latents": latents, "latent_slot": slot.astype(np.int64),
         "latent_image": flat["image"].reshape(-1)[slot], "seq": np.asarray(seq, np.int64),
     }  # fmt: skip
     return arrays

@@ -1,10 +1,8 @@
 """What a run has consumed by a step: which sequences, which records and how often, how many tokens of which source.
 
-In: a plan, a step and the batch size; nothing of the run. For the order is the plan's and a step reads [0, step x batch) of it, the ledger is derived,
-never kept, and no log of it can be lost. `Seen` notes what streams really yielded, and `check` says where that differs: the proof that the one
-integer in a checkpoint is enough. `pipelines verify RUN` compares a run's account by source with it.
-
-    python -c "from mixtures.plan import Plan; from trainer.ledger import consumed; print(consumed(Plan.open('out/plan'), 1000, 512).tokens)"
+In: a plan, a step and the batch size; nothing of the run. Since the order is the plan's, and `step` steps read [0, step x batch) of it, the ledger
+is derived, never kept, and no log of it can be lost. `Seen` notes what streams really yielded, and `check` says where that differs: the proof that
+the one integer in a checkpoint is enough. `pipelines verify RUN` compares a run's account by source with it.
 """
 
 from __future__ import annotations

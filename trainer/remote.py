@@ -119,8 +119,11 @@ class Remote:
     # ---- one shard --------------------------------------------------------------------------------------------------------------------
 
     def _key(self, shard: Shard, kind: str) -> str:
-        path, _, digest = shard.place(kind)
-        return key_of(path, digest)
+        found = shard.keys.get(kind)
+        if found is None:
+            path, _, digest = shard.place(kind)
+            found = shard.keys[kind] = key_of(path, digest)
+        return found
 
     def _missing(self, shard: Shard, rows: np.ndarray) -> dict[str, list[tuple[int, int]]]:
         """By kind of file, the ranges of these rows that the cache lacks."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.format import codec, storage, verified
@@ -31,11 +32,12 @@ class Shard:
         self.dataset, self.shard, self.entry = dataset, shard, dataset.shards[shard]
         self.remote, self.verify = remote, verify
         named = [name for name in NAMED_BY if stones is not None and name not in ("id", "sha256")]
-        table = self._index(["id", "data", "segments", "sha256", *named])
+        table = self._index(["id", "h", "data", "segments", "sha256", *named])
         self.gone = forgotten(table, stones) if stones is not None else np.zeros(table.num_rows, np.bool_)
-        self.files: dict[str, memoryview] = {}
+        self.files: dict[str, memoryview] = {}  # local: mapped whole, by kind
+        self.keys: dict[str, str] = {}  # remote: names in the cache, by kind
         self.ids, self.data = table["id"].to_pylist(), table["data"].to_pylist()
-        self.sha256 = table["sha256"]
+        self.sha256, self.h = table["sha256"], table["h"].to_numpy()
         lists = table["segments"].combine_chunks()
         lists = lists.chunk(0) if hasattr(lists, "num_chunks") else lists
         self.offsets = lists.offsets.to_numpy()
@@ -45,7 +47,9 @@ class Shard:
         self.atom, self.turn, self.tokens = plain("atom"), plain("turn"), plain("tokens")
         self.offset, self.nbytes = (flat.field(n).fill_null(0).to_numpy(zero_copy_only=False) for n in ("offset", "nbytes"))
         self.shape = flat.field("shape").to_pylist()
-        self.is_tokens = np.array([kind == "tokens" for kind in self.kind], np.bool_)
+        self.is_tokens = np.asarray(pc.equal(flat.field("kind"), "tokens"))
+        names = [_codes(flat.field(name)) for name in ("kind", "role", "dtype")]
+        self._signed = np.ascontiguousarray(np.stack([*names, self.atom, self.turn, self.tokens], axis=1), np.int32)
 
     @property
     def local(self) -> bool:
@@ -59,10 +63,23 @@ class Shard:
         assert name is not None, f"shard {self.shard} of {self.dataset.path} has no file for {kind}"
         return storage.resolve(name, storage.absolute(self.dataset.path)), size, digest
 
+    def signature(self, row: int) -> bytes:
+        """What a layout depends on of this record: kinds, roles, types, atoms, turns and token counts of its segments."""
+        return self._signed[self.offsets[row] : self.offsets[row + 1]].tobytes()
+
+    def ids_at(self, i: int) -> np.ndarray:
+        """Token ids of the i-th segment of the index."""
+        return np.frombuffer(self.slice("tokens", int(self.offset[i]), int(self.nbytes[i])), self.dtype[i])
+
+    def latents_at(self, i: int) -> np.ndarray:
+        """Latents f32 [n, width] of the i-th segment, as stored."""
+        view = self.slice("data", int(self.offset[i]), int(self.nbytes[i]))
+        return codec.decode_latents(view, self.dtype[i], *self.shape[i])
+
     def array(self, segment: Segment) -> np.ndarray:
         """Token ids [n], or latents f32 [n, width] as stored."""
         assert segment.offset is not None and segment.nbytes is not None
-        view = self.slice(segment.kind, segment.offset, segment.nbytes)
+        view = self.slice("tokens" if segment.kind == "tokens" else "data", segment.offset, segment.nbytes)
         if segment.kind == "tokens":
             return np.frombuffer(view, segment.dtype)
         return codec.decode_latents(view, str(segment.dtype), *segment.shape)
@@ -107,6 +124,16 @@ class Shard:
             return pq.read_table(pa.BufferReader(pa.py_buffer(data)), columns=columns).combine_chunks()
         except (pa.ArrowInvalid, OSError) as e:
             raise VerifyError("the index cannot be read", where=path, found=e, next=f"pipelines verify {self.dataset.path} --deep") from e
+
+
+_CODE: dict[str | None, int] = {}  # of names of kinds, roles and types: the same in every shard of the process
+
+
+def _codes(names: pa.Array) -> np.ndarray:
+    """A number for each name."""
+    found = names.dictionary_encode()
+    codes = [_CODE.setdefault(name, len(_CODE)) for name in found.dictionary.to_pylist()]
+    return np.array([*codes, -1], np.int32)[found.indices.fill_null(len(codes)).to_numpy(zero_copy_only=False)]
 
 
 def hashes_agree(data: memoryview | bytes, sha256: str) -> bool:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from mixtures.layout import LATENT, TEXT, Layout, layout
+from mixtures.layout import Layout, layout
 from mixtures.span import Span
 from pipelines.format import storage
 from pipelines.format.cache import Cache
@@ -25,6 +25,7 @@ from pipelines.format.errors import InputError
 from pipelines.format.forgotten import tombstones
 from pipelines.format.record import Record
 from trainer.ahead import ahead
+from trainer.compose import Shape, Shapes, shape_of
 from trainer.document import IGNORED, Document, packed
 from trainer.horizon import Horizon
 from trainer.normalise import Normaliser
@@ -68,6 +69,7 @@ class Reader:
         stats = plan.latent_stats()
         self.normaliser = Normaliser(*stats[1:]) if stats is not None else None
         self.width = self.normaliser.width if self.normaliser else (plan.card["encoding"].get("image") or {}).get("width", 1)
+        self._shapes = Shapes()
         self.left_out = 0  # spans of forgotten records that were passed over
         self.shard = lru_cache(maxsize=SHARDS_KEPT)(self._open_shard)
         self._stones = lru_cache(maxsize=None)(lambda dataset: tombstones(plan.datasets[dataset]))
@@ -78,26 +80,35 @@ class Reader:
 
     def document(self, span: Span) -> Document:
         """The span laid out, tokens and latents read (latents as stored: `batch` normalises them)."""
-        record = self.record(span.dataset, span.shard, span.row)
-        return self.compose(record, layout(span, record, self.rules[span.source], self.plan.specials), span)
+        shard = self.shard(span.dataset, span.shard)
+        key = (
+            shard.signature(span.row), shard.data[span.row], span.first, span.count, span.caption, span.start, span.stop, span.image_first,
+            span.loss, span.source,
+        )  # fmt: skip
+        shape = self._shapes.get(key, lambda: self._shape(layout(span, shard.record(span.row), self.rules[span.source], self.plan.specials)))
+        return self._filled(shard, shape, span)
 
     def compose(self, record: Record, laid: Layout, span: Span) -> Document:
-        """A document from a layout of `record`; payloads come from the span's dataset and shard."""
-        shard, runs = self.shard(span.dataset, span.shard), _runs(laid)
-        tokens = laid.token.copy()
-        latents = []
-        for segment, where, offset in runs.text:
-            ids = shard.array(record.segments[segment])
-            tokens[where] = ids[offset : offset + where.stop - where.start]
-        for segment in laid.image_segment.tolist():
-            latents.append(shard.array(record.segments[segment]))
-        target = np.where(runs.predicted, np.append(tokens[1:], 0), IGNORED).astype(np.int32)
-        tokens[runs.latent] = self.plan.specials.pad
+        """A document from a layout of `record`, which stands at the span's dataset, shard and row."""
+        shard = self.shard(span.dataset, span.shard)
+        assert record.id == shard.ids[span.row], f"record {record.id} does not stand at row {span.row}"
+        return self._filled(shard, self._shape(laid), span)
+
+    def _shape(self, laid: Layout) -> Shape:
+        return shape_of(laid, self.plan.specials.pad, IGNORED)
+
+    def _filled(self, shard: Shard, shape: Shape, span: Span) -> Document:
+        """The bytes of the record at the span's row, in a shape."""
+        laid, first = shape.laid, int(shard.offsets[span.row])
+        tokens, target = shape.tokens.copy(), shape.target.copy()
+        for segment, start, stop, offset in shape.text:
+            tokens[start:stop] = shard.ids_at(first + segment)[offset : offset + stop - start]
+        target[shape.predictor] = tokens[shape.predicted]
+        latents = [shard.latents_at(first + segment) for segment in shape.images]
         return Document(
-            tokens=tokens, kind=laid.kind, turn=laid.turn, position=laid.position, condition=laid.condition, text_target=target,
-            image=laid.image, image_loss=laid.image_loss, image_hidden=laid.image_hidden, image_segment=laid.image_segment,
-            latents=np.concatenate(latents) if latents else np.zeros((0, self.width), np.float32),
-            source=span.source, h=record.h, epoch=span.epoch,
+            tokens, laid.kind, laid.turn, laid.position, laid.condition, target, laid.image, laid.image_loss, laid.image_hidden, laid.image_segment,
+            latents[0] if len(latents) == 1 else np.concatenate(latents) if latents else np.zeros((0, self.width), np.float32),
+            span.source, int(shard.h[span.row]), span.epoch,
         )  # fmt: skip
 
     def batch(self, rows: Sequence[Sequence[Document]], seq: Sequence[int] | None = None, length: int | None = None) -> Batch:
@@ -200,24 +211,3 @@ class Stream:
         numbers = lambda step: [n for rank in ranks for n in self.numbers(step, rank)]
         near = max(NEAR_STEPS, 2 * self.reading.workers, self.reading.depth)
         return Horizon(self.reader.plan, self.split, self.reader.shard, self.reader.remote, numbers, self.steps, near)
-
-
-class _Runs(NamedTuple):
-    """What composing needs of a layout, found once per shape: (segment, positions, payload offset) of text runs, latent slots, target mask."""
-
-    text: list[tuple[int, slice, int]]
-    latent: np.ndarray
-    predicted: np.ndarray
-
-
-@lru_cache(maxsize=1024)
-def _runs(laid: Layout) -> _Runs:
-    at = np.flatnonzero(laid.kind == TEXT)
-    breaks = np.flatnonzero((np.diff(laid.segment[at]) != 0) | (np.diff(at) != 1)) + 1
-    text = []
-    for run in np.split(at, breaks) if len(at) else []:
-        first = int(run[0])
-        text.append((int(laid.segment[first]), slice(first, first + len(run)), int(laid.offset[first])))
-    predicted = np.zeros(len(laid), np.bool_)
-    predicted[:-1] = laid.is_target[1:] & (laid.turn[1:] == laid.turn[:-1])
-    return _Runs(text, np.flatnonzero(laid.kind == LATENT), predicted)

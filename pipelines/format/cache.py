@@ -161,7 +161,7 @@ class Cache:
 
     def _open(self, key: str, haul: Haul) -> memoryview | None:
         """A whole haul, checked; None when it is gone, or was changed and is now removed."""
-        path = os.path.join(self.folder, key, haul.name)
+        path = f"{self.folder}/{key}/{haul.name}"
         with self._lock:
             held = self._maps.get(path)
             try:
@@ -188,7 +188,7 @@ class Cache:
         return view
 
     def _remove(self, key: str, name: str) -> None:
-        path = os.path.join(self.folder, key, name)
+        path = f"{self.folder}/{key}/{name}"
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
         self._maps.pop(path, None)

@@ -160,7 +160,9 @@ def test_bytes_that_the_store_itself_has_changed_are_never_trained_on(
     assert "/video" in str(caught.value.where)
 
 
-def test_a_cache_far_smaller_than_the_data_gives_the_same_batches(there: Plan, plain: list[Batch], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_far_smaller_than_the_data_gives_the_same_batches(
+    there: Plan, plain: list[Batch], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("pipelines.format.cache.LEAST", 120_000)
     made, stream = read(there, tmp_path, limit=120_000)
     assert all(same(a, b) for a, b in zip(made, plain, strict=True))

@@ -23,6 +23,7 @@ from trainer.stream import Reading, Stream
 from trainer.workers import Workers
 
 REPO = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="finds processes as Linux shows them")
 
 
 @pytest.fixture(scope="module")
