@@ -27,7 +27,7 @@ from pipelines.format.dataset import Dataset
 from pipelines.format.part import PartWriter
 from pipelines.format.record import Record, Segment
 from tests.toys import seal
-from trainer.stream import _Shard
+from trainer.shard import Shard
 
 TOKENS, WIDTH = 256, 1152
 READ_BAR, DECODE_BAR = 0.8, 0.05
@@ -63,7 +63,7 @@ def measure(images: int, runs: int) -> list[dict[str, Any]]:
 
 def sides(made: Dataset, folder: Path, name: str, n: int, runs: int) -> list[dict[str, Any]]:
     """Reading (bf16 alone) and decoding, against the copy."""
-    shard = _Shard(made, 0, None)
+    shard = Shard(made, 0)
     size = codec.nbytes(name, TOKENS, WIDTH)
     order = np.random.default_rng(1).permutation(n).tolist()
     path = folder / str(made.shards[0].data)

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from mixtures.plan import Plan
 from pipelines.format import storage
 from pipelines.format.document import sha256_hex
 from pipelines.format.errors import HeadwaterError
 from pipelines.format.manifest import parent_path, read_card
+from trainer import ledger
 
 Problem = dict[str, str]
 
@@ -56,15 +58,19 @@ def _parent(card: dict[str, Any], entry: dict[str, str]) -> Problem | None:
 
 
 def _tokens(path: str, card: dict[str, Any]) -> list[Problem]:
-    """Consumed payload tokens by source against the plan's, for runs that read the whole plan."""
+    """Consumed payload tokens by source against the plan's, up to the run's last step."""
     place = parent_path(card, card["parents"][0])
-    if card["recipe"].get("steps") is not None or not storage.exists(storage.join(place, "plan.json")):
+    if not storage.exists(storage.join(place, "plan.json")):
         return []
-    planned = read_card(place)["sources"]
+    plan = Plan.open(place)
+    if card["steps"] * card["recipe"]["batch"] >= plan.sequences():
+        planned = {name: int(source["tokens"]["all"]) for name, source in plan.card["sources"].items()}
+    else:
+        planned = ledger.tokens(plan, card["steps"], card["recipe"]["batch"])
     out = []
     for name, source in card["sources"].items():
-        consumed, wanted = int(source["tokens"]["all"]), int(planned.get(name, {}).get("tokens", {}).get("all", 0))
-        if consumed != wanted:
+        consumed, wanted = int(source["tokens"]["all"]), planned.get(name, 0)
+        if consumed != wanted and plan.rules(name).history != "clean_copy":  # there the run counts both copies of a frame
             out.append({"file": "run.json", "what": f"{name}: {consumed:,} tokens consumed, {wanted:,} planned"})
     return out
 

@@ -13,6 +13,7 @@ import math
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,7 +30,7 @@ from trainer.models.transfusion import TransfusionModel
 from trainer.optim import adamw, set_rate
 from trainer.parallel import World
 from trainer.run import Run
-from trainer.stream import Stream, ahead
+from trainer.stream import Reading, Stream, ahead
 
 Log = Callable[..., Any]
 VERSION = 1
@@ -117,7 +118,8 @@ def _begin(run: Run, root: str, identity: str, plan: Plan, where: World, say: Lo
     elif run.init:
         load.fill(model, load.read_weights(run.init), run.init)
     first = found.step if found is not None else 0
-    stream = Stream(plan, run.batch, where.rank, where.size, first, steps=run.steps)
+    reading = Reading(run.workers, max(run.prefetch or 0, 2 * run.workers), run.cache.dir, run.cache.bytes, run.verify, parallel.neighbours(where))
+    stream = Stream(plan, run.batch, where.rank, where.size, first, steps=run.steps, reading=reading)
     if not stream.total:
         raise BudgetError("the plan holds no training sequence", where=run.plan)
     account = metrics.Account(plan.sources, found.marker["consumed"] if found is not None else None)
@@ -132,26 +134,28 @@ def _steps(state: _State, root: str, identity: str, first: int, say: Log, stop: 
         root, done, state.model, state.optimizer, where, {"fingerprint": identity, "consumed": state.account.as_dict()}
     )
     clock = time.monotonic()
-    for prepared, done in ahead(((_prepare(state, batch), done) for batch, done in state.stream), depth):
-        waited = time.monotonic() - clock
-        line, stopping = _step(state, done - 1, prepared, bool(stop is not None and stop.is_set()))
-        now = time.monotonic()
-        if writer is not None:
-            spent = max(now - clock, 1e-9)
-            writer.add({**line, "tokens_per_s": round(line["step_tokens"] / spent, 1), "data_wait": round(waited / spent, 4)})
-        clock = now
-        last = done == steps
-        if stopping or (run.checkpoint_every and done % run.checkpoint_every == 0 and not last):
+    made = ahead(((_prepare(state, batch), done) for batch, done in state.stream), depth)
+    with closing(made):  # also when a step raises: the threads and processes that read end before this does
+        for prepared, done in made:
+            waited = time.monotonic() - clock
+            line, stopping = _step(state, done - 1, prepared, bool(stop is not None and stop.is_set()))
+            now = time.monotonic()
             if writer is not None:
-                writer.flush()
-            path = save(done)
-            say("checkpoint", step=done, path=path)
-            if where.rank == 0:
-                checkpoint.prune(root, run.keep)
-        if stopping and not last:
-            raise Stopped(f"stopped after step {done} of {steps}; a checkpoint is kept", where=root, signal=15, next="the same command goes on")
-        if done % max(steps // 20, 1) == 0:
-            say("step", step=done, of=steps, loss=round(line["loss"], 4), tokens=line["tokens"])
+                spent = max(now - clock, 1e-9)
+                writer.add({**line, "tokens_per_s": round(line["step_tokens"] / spent, 1), "data_wait": round(waited / spent, 4)})
+            clock = now
+            last = done == steps
+            if stopping or (run.checkpoint_every and done % run.checkpoint_every == 0 and not last):
+                if writer is not None:
+                    writer.flush()
+                path = save(done)
+                say("checkpoint", step=done, path=path)
+                if where.rank == 0:
+                    checkpoint.prune(root, run.keep)
+            if stopping and not last:
+                raise Stopped(f"stopped after step {done} of {steps}; a checkpoint is kept", where=root, signal=15, next="the same command goes on")
+            if done % max(steps // 20, 1) == 0:
+                say("step", step=done, of=steps, loss=round(line["loss"], 4), tokens=line["tokens"])
     if writer is not None:
         writer.flush()
 

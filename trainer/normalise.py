@@ -24,10 +24,13 @@ class Normaliser:
         """Values of a latent vector."""
         return int(self.mean.shape[-1])
 
-    def apply(self, latents: np.ndarray) -> np.ndarray:
-        """float32 [n, C] as stored -> normalised."""
-        z = self._images(latents)
-        return ((z - self.mean) / self.deviation).reshape(latents.shape)
+    def apply(self, latents: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """float32 [n, C] as stored -> normalised, in `out` if that is given."""
+        z, made = self._images(latents), np.empty_like(latents) if out is None else out
+        there = self._images(made)
+        np.subtract(z, self.mean, out=there)
+        np.divide(there, self.deviation, out=there)
+        return made
 
     def undo(self, latents: np.ndarray) -> np.ndarray:
         """float32 [n, C] of a model -> as they would be stored."""

@@ -52,6 +52,12 @@ class World:
         return out
 
 
+def neighbours(where: World) -> tuple[int, ...]:
+    """Ranks of this machine, as torchrun numbers them: LOCAL_WORLD_SIZE in a row, this one the LOCAL_RANK-th."""
+    first = where.rank - int(os.environ.get("LOCAL_RANK", 0))
+    return tuple(range(first, min(first + int(os.environ.get("LOCAL_WORLD_SIZE", 1)), where.size))) if first >= 0 else (where.rank,)
+
+
 @contextmanager
 def world(device: Device) -> Iterator[World]:
     """Join the process group that torchrun announces (RANK, WORLD_SIZE, LOCAL_RANK); none for one CPU process, one of size 1 on CUDA."""

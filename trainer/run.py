@@ -61,12 +61,22 @@ class Optim(Document):
         return self.lr * (self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * min(done, 1.0))))
 
 
+class Cache(Document):
+    """Where, and how much of, remote shards is kept on this machine. dir: shared by its processes (default: HEADWATER_CACHE, or a folder of this
+    user's in the temporary one); bytes: the most it may hold (default: half of what is free there, at most 64 GiB)."""
+
+    dir: str | None = None
+    bytes: Size | None = Field(None, ge=1 << 20)
+
+
 class Run(Document):
     """One training run over a plan.
 
     batch: sequences a step, over all ranks. micro_batch: sequences of a rank that go through the model at once (default: all of them).
     steps: stop, and end the schedule, after so many (default: the whole plan). init: a finished run or checkpoint whose weights are the start.
     checkpoint_every: steps between checkpoints (null: only when stopped); the newest `keep` stay. threads: torch's threads (null: as they are).
+    prefetch: steps made ready early (null: 2 on a GPU, 0 on a CPU). workers: processes that read and compose batches (0: this one). verify: check
+    local data files too, each once at first open (remote ones always are). None of the three changes a batch.
     """
 
     name: str | None = None
@@ -89,6 +99,9 @@ class Run(Document):
     threads: int | None = Field(None, ge=1)
     processes: int = Field(1, ge=1)
     prefetch: int | None = Field(None, ge=0)
+    workers: int = Field(0, ge=0, le=64)
+    cache: Cache = Cache()
+    verify: bool = False
     engine: Literal["ray", "local"] = "local"
     resources: dict[str, Any] | None = None
 
@@ -104,5 +117,6 @@ class Run(Document):
 
 # Keys that change where or how fast a run goes, not what comes out of it.
 PLACES = frozenset(
-    {"name", "plan", "init", "output", "checkpoint_every", "keep", "device", "threads", "processes", "prefetch", "engine", "resources"}
+    {"name", "plan", "init", "output", "checkpoint_every", "keep", "device", "threads", "processes", "engine", "resources"}
+    | {"prefetch", "workers", "cache", "verify"}
 )

@@ -28,6 +28,7 @@ from uuid import uuid4
 
 import fsspec
 
+from pipelines.format.again import again
 from pipelines.format.errors import InputError, told
 from pipelines.format.failpoint import failpoint, failpoint_steps
 from pipelines.format.paths import absolute, is_local, join, local, protocol, relative, resolve
@@ -62,14 +63,14 @@ def size(path: str) -> int:
 
 
 def read(path: str, start: int = 0, stop: int | None = None) -> bytes:
-    """The bytes [start, stop) of a file; all of it by default. Remote slices are ranged reads."""
+    """The bytes [start, stop) of a file; all of it by default. Remote slices are ranged reads, tried again after passing faults."""
     fs, p = _fs(path)
     with told(path):
         if is_local(path):
             with open(p, "rb") as f:
                 f.seek(start)
                 return f.read() if stop is None else f.read(stop - start)
-        return bytes(fs.cat_file(p, start=start or None, end=stop))
+        return again(path, lambda: bytes(fs.cat_file(p, start=start or None, end=stop)))
 
 
 def read_json(path: str) -> Any:
