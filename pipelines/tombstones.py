@@ -1,7 +1,7 @@
 """Adding tombstones to a dataset: what `pipelines forget` writes before anything else.
 
-In: ids, urls, hashes. Out: `tombstones-HASH.parquet` with the old rows first and the new ones after them, and a card that names it. A tombstone is never
-taken back and keeps its number, so that who reads them can tell which came later.
+In: ids, urls, hashes. Out: `tombstones-HASH.parquet` with the old rows first and the new ones after them, and a card that names it. A tombstone
+is never taken back and keeps its number, so that who reads them can tell which came later.
 """
 
 from __future__ import annotations
