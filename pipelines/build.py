@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipelines.format import storage
-from pipelines.format.document import Document, canon, fingerprint, sha256_hex
+from pipelines.format.document import Document, fingerprint, sha256_hex
 from pipelines.format.errors import ErrorBudgetSpent, Stopped
 from pipelines.format.manifest import card, dataset_fingerprint, file_entry, publish_card, refuse_other_recipe
 from pipelines.format.part import FORMAT, commit_path, net
@@ -158,7 +158,7 @@ def _committed(b: Build) -> set[int]:
     wanted = {p["part"]: p["fingerprint"] for p in b.parts}
     has = [n for n in wanted if f"parts/{n:05d}.json" in there]
     done = set()
-    for n, commit in zip(has, _read_commits(b.output, has), strict=True):
+    for n, commit in zip(has, read_commits(b.output, has), strict=True):
         if commit["fingerprint"] == wanted[n] and all(_intact(b, f, there) for f in commit["files"]):
             done.add(n)
         else:
@@ -172,7 +172,8 @@ def _intact(b: Build, file: dict[str, Any], there: dict[str, int]) -> bool:
     return not b.verify or sha256_hex(storage.read(join(b.output, file["path"]))) == file["sha256"]
 
 
-def _read_commits(root: str, parts: list[int]) -> Iterator[dict[str, Any]]:
+def read_commits(root: str, parts: list[int]) -> Iterator[dict[str, Any]]:
+    """The commit records of these parts, in that order."""
     with ThreadPoolExecutor(16) as pool:  # small files: latency, not bandwidth, is what an object store charges
         yield from pool.map(lambda n: storage.read_json(commit_path(root, n)), parts)
 
@@ -187,7 +188,7 @@ def seal(b: Build, changed: bool = True) -> str:
         return b.output
 
     def commits() -> Iterator[dict[str, Any]]:
-        return _read_commits(b.output, numbers)
+        return read_commits(b.output, numbers)
 
     totals, shards = _total(commits())
     extras = b.extras(commits) if b.extras else {}
@@ -206,13 +207,14 @@ def seal(b: Build, changed: bool = True) -> str:
         recipe_fingerprint=b.fingerprint,
         parts={"n": len(numbers), "fingerprint": wanted},
         shards={"file": name, "sha256": entry["sha256"], "n": len(shards)},
-        files=[entry, *files],
+        files=[entry, *files, *(e for e in (old or {}).get("files", []) if e["path"].startswith("tombstones-"))],
         **totals,
         **extras,
-        **({"tombstones": old["tombstones"]} if old and "tombstones" in old else {}),  # what was forgotten stays forgotten
+        **{key: old[key] for key in ("tombstones", "erased") if old and key in old},  # what was forgotten stays forgotten
     )
-    if old and old["fingerprint"] != whole["fingerprint"]:  # keep the snapshot that plans may have pinned
-        storage.publish(join(b.output, f"manifest-{old['fingerprint'][:16]}.json"), canon(old), scratch=b.output)
+    if old and old["fingerprint"] != whole["fingerprint"]:  # both are snapshots that plans may pin, today's and tomorrow's
+        for one in (old, whole):
+            publish_card(b.output, f"manifest-{one['fingerprint'][:16]}.json", one)
     publish_card(b.output, "manifest.json", whole, b.fingerprint)
     return b.output
 

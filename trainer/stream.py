@@ -19,6 +19,7 @@ import numpy as np
 
 from mixtures.layout import Layout, layout
 from mixtures.span import Span
+from mixtures.stand_ins import StandIns, stand_ins
 from pipelines.format import storage
 from pipelines.format.cache import Cache
 from pipelines.format.errors import InputError
@@ -70,13 +71,18 @@ class Reader:
         self.normaliser = Normaliser(*stats[1:]) if stats is not None else None
         self.width = self.normaliser.width if self.normaliser else (plan.card["encoding"].get("image") or {}).get("width", 1)
         self._shapes = Shapes()
-        self.left_out = 0  # spans of forgotten records that were passed over
+        self.left_out = 0  # places of forgotten records that were passed over, since nothing fitted
         self.shard = lru_cache(maxsize=SHARDS_KEPT)(self._open_shard)
         self._stones = lru_cache(maxsize=None)(lambda dataset: tombstones(plan.datasets[dataset]))
 
     def record(self, dataset: int, shard: int, row: int) -> Record:
         """The record at a row of a shard's index, with what a layout and a read need and nothing else."""
         return self.shard(dataset, shard).record(row)
+
+    @cached_property
+    def stand_ins(self) -> StandIns:
+        """What takes the places of records that were forgotten since the plan was made."""
+        return stand_ins(self.plan)
 
     def document(self, span: Span) -> Document:
         """The span laid out, tokens and latents read (latents as stored: `batch` normalises them)."""
@@ -122,8 +128,11 @@ class Reader:
         return packed(rows, seq, length or self.plan.sequence_length, self.plan.specials.pad, self.width, self.normaliser)
 
     def sequence(self, seq: int, split: str = "train") -> list[Document]:
-        """The documents of one packed row of the plan, without those of forgotten records."""
+        """The documents of one packed row of the plan, with others in the places of forgotten records where any fit."""
         spans = self.plan.row(seq, split).spans
+        if split == "train":
+            spans, empty = self.stand_ins.spans(seq, spans)
+            self.left_out += empty
         kept = [span for span in spans if not self.shard(span.dataset, span.shard).gone[span.row]]
         self.left_out += len(spans) - len(kept)
         return [self.document(span) for span in kept]

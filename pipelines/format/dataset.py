@@ -48,8 +48,15 @@ class Dataset:
         card = cls.of_card(path).card
         if fingerprint is not None and card["fingerprint"] != fingerprint:
             older = join(card["path"], f"manifest-{fingerprint[:16]}.json")
-            if not storage.exists(older):
-                raise InputError("the dataset has changed", where=path, found=card["fingerprint"], allowed=fingerprint)
+            erased = fingerprint in (card.get("erased") or [])
+            if erased or not storage.exists(older):
+                raise InputError(
+                    "this snapshot was erased with records that had to be forgotten" if erased else "the dataset has changed",
+                    where=path,
+                    found=card["fingerprint"],
+                    allowed=fingerprint,
+                    next="plan again: pipelines run mix with the same mixture and another output takes the newest snapshot",
+                )
             card = {**storage.read_json(older), "path": card["path"]}
         found = cls(card["path"], card)
         assert found.shards is not None  # read and checked at once

@@ -144,9 +144,10 @@ class ShardWriter:
         """Records written so far."""
         return self._index.rows
 
-    def add(self, record: Record) -> str:
-        """Append one record: its new payloads to the data files, its row to the index. Returns the sha256 of its segments, as the index says it."""
-        key = f"{self.part:05d}-{self.first_row + self.records:06d}"
+    def add(self, record: Record, key: str | None = None) -> str:
+        """Append one record: its new payloads to the data files, its row to the index, under the key that it has already or the next one. Returns
+        the sha256 of its segments, as the index says it."""
+        key = key or f"{self.part:05d}-{self.first_row + self.records:06d}"
         digest = sha256()
         for s in record.segments:
             digest.update(s.payload if s.payload is not None else (s.text or "").encode())

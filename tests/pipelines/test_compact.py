@@ -355,10 +355,9 @@ def test_damage_is_never_given_a_new_hash(tmp_path):
 
 
 def forget(root, **named):
-    from pipelines.commands.forget import _write
+    from pipelines.tombstones import add
 
-    keys = ("id", "url", "sha256", "phash")
-    _write(Dataset.open(str(root)), {k: [named[k]] if k in named else [] for k in keys}, "asked")
+    add(Dataset.open(str(root)), {k: [v] for k, v in named.items()}, "asked")
 
 
 def test_what_was_forgotten_is_left_out_counted_and_gone_from_the_bytes(tmp_path):

@@ -123,7 +123,7 @@ def test_a_reader_that_leaves_early_stops_the_thread() -> None:
     assert len(made) == count < 10
 
 
-def test_a_record_forgotten_after_planning_is_left_out(tmp_path: Path) -> None:
+def test_the_place_of_a_record_forgotten_after_planning_is_taken_or_left_empty(tmp_path: Path) -> None:
     plan = Plan.open(toyplan.make(tmp_path, tokens=300, n=30))
     span = plan.row(1).spans[0]
     victim, where = plan.record(span), plan.datasets[span.dataset].path
@@ -137,5 +137,6 @@ def test_a_record_forgotten_after_planning_is_left_out(tmp_path: Path) -> None:
     reader = Reader(Plan.open(plan.path))
     after = reader.sequence(1)
     gone = sum(plan.record(s).id == victim.id for s in plan.row(1).spans)
-    assert len(after) == len(before) - gone and reader.left_out == gone
-    assert victim.h not in [d.h for d in after]
+    taken = len({r.id for r in reader.stand_ins.replaced if r.seq == 1} - {None})
+    assert gone and len(after) == len(before) - gone + taken and reader.left_out == gone - taken
+    assert victim.h not in [d.h for d in after] and sum(len(d.tokens) for d in after) <= plan.sequence_length
