@@ -60,8 +60,8 @@ def compare(a: Plan, b: Plan) -> dict[str, Any]:
     """The same for opened plans."""
     drawn = [{split: drawn_by(plan, split) for split in ("train", "heldout")} for plan in (a, b)]
     paired = pairs(a, b)
-    sources = {name: beside(drawn[0]["train"].get(x), drawn[1]["train"].get(y)) for name, (x, y) in paired.items()}
-    held = {name: beside(drawn[0]["heldout"].get(x), drawn[1]["heldout"].get(y)) for name, (x, y) in paired.items()}
+    sources = {name: beside(drawn[0]["train"].get(x or ""), drawn[1]["train"].get(y or "")) for name, (x, y) in paired.items()}
+    held = {name: beside(drawn[0]["heldout"].get(x or ""), drawn[1]["heldout"].get(y or "")) for name, (x, y) in paired.items()}
     for name, (x, y) in paired.items():
         sources[name] |= {f"epochs_{k}": p.card["sources"][z]["epochs"] if z else None for k, p, z in (("a", a, x), ("b", b, y))}
     out: dict[str, Any] = {
