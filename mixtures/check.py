@@ -2,7 +2,8 @@
 
 In: the path of a plan and `{"deep": bool}`. Out: a row per problem. Shallow: files are there with the sizes said, datasets are the snapshots
 that were planned, and every figure of the card is counted again from the rows. Deep: hashes too, no text or record used twice in a pass, no
-training row from a held-out group (nor the other way round), and spans laid out anew, whose lengths must be the plan's.
+training row from a held-out group (nor the other way round), and spans laid out anew, whose lengths must be the plan's. A deep check also finds
+what is the same on both sides in any other way (`mixtures.leaks`) and leaves the figures in `options["facts"]`, where `verify` prints them.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ from typing import Any
 import numpy as np
 
 from mixtures.layout import layout
+from mixtures.leaks import leaks
 from mixtures.mixture import HeldOut, Where
 from mixtures.plan import Plan
-from mixtures.plan_file import ROWS_PER_FILE, SPLITS, RowFile, listed_files, row_path
+from mixtures.plan_file import SPLITS, listed_files
 from mixtures.table import read_table
+from mixtures.used import row_files
 from pipelines.format import storage
 from pipelines.format.document import sha256_hex
 from pipelines.format.errors import HeadwaterError
@@ -34,7 +37,7 @@ def check(path: str, options: dict[str, Any]) -> list[Problem]:
     if not problems:
         problems += _recount(plan)
     if not problems and deep:
-        problems += [*_repeats(plan), *_leaks(plan), *_lengths(plan)]
+        problems += [*_repeats(plan), *_groups(plan), *_lengths(plan), *_leaks(plan, options.get("facts"))]
     return problems
 
 
@@ -60,18 +63,12 @@ def _datasets(plan: Plan) -> Iterator[Problem]:
         yield {"file": "plan.json", "what": f"a dataset of the plan: {e.what} ({e.where})"}
 
 
-def _row_files(plan: Plan, split: str) -> Iterator[tuple[str, RowFile]]:
-    for start in range(0, plan.sequences(split), ROWS_PER_FILE):
-        path = row_path(plan.path, split, start)
-        yield path.rsplit("/", 1)[-1], plan.file(path)
-
-
 def _recount(plan: Plan) -> Iterator[Problem]:
     """Rows are numbered without gaps and fit; payload and structure add up to the card's figures, source by source."""
     for split in SPLITS:
         payload: Counter[str] = Counter()
         rows = length = 0
-        for name, file in _row_files(plan, split):
+        for name, file in row_files(plan, split):
             if not np.array_equal(file.rows["seq"], np.arange(rows, rows + len(file))):
                 yield {"file": name, "what": "its rows are not numbered one after another"}
             if (file.rows["length"] > plan.sequence_length).any():
@@ -98,7 +95,7 @@ def _repeats(plan: Plan) -> Iterator[Problem]:
     """Within one pass of a source no two spans hold the same part of the same record."""
     for split in SPLITS:
         columns: dict[str, list[Any]] = {}
-        for _, file in _row_files(plan, split):
+        for _, file in row_files(plan, split):
             for key in ("source", "epoch", "dataset", "shard", "row", "first", "start", "stop", "count"):
                 columns.setdefault(key, []).append(file.spans[key].astype(np.int64))
         if not columns:
@@ -115,14 +112,25 @@ def _repeats(plan: Plan) -> Iterator[Problem]:
             yield {"file": f"{SPLITS[split]}-*", "what": f"{n:,} spans repeat a part of a record within one pass"}
 
 
-def _leaks(plan: Plan) -> Iterator[Problem]:
+def _leaks(plan: Plan, facts: dict[str, Any] | None) -> Iterator[Problem]:
+    """One record in two datasets, on both sides; whatever else is the same is told and is no problem of the plan."""
+    found = leaks(plan)
+    if facts is not None:
+        facts["leaks"] = found
+    twice = found["ways"]["id"]
+    if twice["records"]:
+        ids = ", ".join(pair["train"] for pair in twice["examples"])
+        yield {"file": "sequences-*", "what": f"{twice['records']:,} records are held out in another source of the plan: {ids}"}
+
+
+def _groups(plan: Plan) -> Iterator[Problem]:
     """Groups stand on one side only."""
     rule = plan.card["mixture"].get("held_out")
     held = HeldOut(**rule) if rule else None
     kept = [read_table(d, held, Where()) for d in plan.datasets]
     starts = [np.cumsum([0, *(s.records for s in d.shards)]) for d in plan.datasets]
     for split in SPLITS:
-        for name, file in _row_files(plan, split):
+        for name, file in row_files(plan, split):
             wrong = 0
             for i, table in enumerate(kept):
                 mine = file.spans["dataset"] == i

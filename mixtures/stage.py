@@ -29,5 +29,17 @@ class Mix:
 
         return make_plan(config, job=job)
 
+    def diff(self, a: str, b: str) -> dict[str, Any]:
+        """`--diff A B`: what two plans, or two mixture YAMLs, have in common."""
+        from mixtures.diff import diff
+
+        return diff(a, b)
+
+    def count(self, path: str) -> dict[str, Any]:
+        """`stats`: what the rows of a plan say beyond its card, by stage and source."""
+        from mixtures.counted import count
+
+        return count(path)
+
 
 STAGE = Mix()

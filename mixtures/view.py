@@ -1,37 +1,105 @@
-"""A plan as a web page: what each source gives, and the first rows drawn to scale, spans coloured by source.
+"""A plan as a web page: the mixture as a table with bars, what happens over the run, what it costs, and the first rows drawn to scale.
 
-In: the path of a plan. Out: [(file name, HTML)], self-contained. Every text goes through `pipelines.format.page`, which escapes it.
+In: the path of a plan. Out: [(file name, HTML)], self-contained. Every text goes through `pipelines.format.page`, which escapes it. The figures over
+the run need one pass over the rows; where these are gone the page has the card's figures alone.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from mixtures.counted import Counted, counted
+from mixtures.drawn import costs, fill, hue, lengths, shares, swatch
 from mixtures.layout import LATENT, TEXT, Layout, layout
 from mixtures.plan import Plan
 from mixtures.span import Row, Span
-from pipelines.format.page import Html, esc, join, page, table, tag
+from pipelines.format.errors import HeadwaterError
+from pipelines.format.page import Html, join, page, table, tag
 
 ROWS_SHOWN = 48
-# Ten hues that stay apart for most colour-blind readers (after Okabe and Ito), then again with lower strength.
-_HUES = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8c6bb1", "#b8a800", "#7f7f7f", "#a6611a")
 
 
 def pages(path: str) -> list[tuple[str, str]]:
-    """One page: the card's table and the first rows of both splits."""
+    """One page."""
     plan = Plan.open(path)
     card = plan.card
+    try:
+        c = counted(plan)
+    except (HeadwaterError, OSError):
+        c = None
+    space = max(card["records"] * plan.sequence_length, 1)
     facts = [(k, card[k]) for k in ("records", "sequence_length", "count", "structure", "padding", "fill", "fingerprint")]
-    columns = ("wanted", "taken", "available", "epochs", "records", "spans", "loss_tokens", "structure", "continued")
-    rows = [[_swatch(i), name, *(card["sources"][name][c] for c in columns)] for i, name in enumerate(plan.sources)]
+    facts.insert(2, ("payload tokens", card["tokens"]["all"]))
+    parts = (("payload", card["tokens"]["all"]), ("structure", card["structure"]), ("padding", card["padding"]))
+    facts.append(("of all positions", ", ".join(f"{n / space:.1%} {name}" for name, n in parts)))
     blocks = [
         table(("", ""), facts),
         tag("h2", "Sources"),
-        table(("", "source", *columns), rows),
-        tag("p", "A row is one packed sequence; a box is one document, dark below as far as it takes loss; grey is padding.", class_="soft"),
-        *(_drawn(plan, split) for split in ("train", "heldout")),
+        _budgets(plan),
+        tag("h3", "What is in it, in tokens"),
+        _contents(plan, c),
+        *(_over_the_run(plan, c) if c is not None and plan.sequences() else ()),
+        *_held_out(plan),
     ]
-    return [("index.html", page(f"Plan {card['name']}", join(blocks)))]
+    note = "A row is one packed sequence; a box is one document, dark below as far as it takes loss; grey is padding."
+    drawn = [_drawn(plan, split) for split in ("train", "heldout")] if c is not None else []
+    return [("index.html", page(f"Plan {card['name']}", join([*blocks, tag("p", note, class_="soft") if drawn else "", *drawn])))]
+
+
+def _bar(share: float, colour: str) -> Html:
+    return tag("span", class_="bar", style=f"width:{max(160 * share, 1 if share else 0):.1f}px;background:{colour}")
+
+
+def _budgets(plan: Plan) -> Html:
+    sources = plan.card["sources"]
+    taken = max(sum(s["taken"] for s in sources.values()), 1)
+    rows = []
+    for i, name in enumerate(plan.sources):
+        s = sources[name]
+        share = s["taken"] / taken
+        figures = [s[k] for k in ("wanted", "taken", "available", "epochs", "records")]
+        rows.append([swatch(i), name, _bar(share, hue(i)), f"{share:.1%}", *figures])
+    return table(("", "source", "share of the mixture", "", "wanted", "taken", "available", "epochs", "records"), rows)
+
+
+def _contents(plan: Plan, c: Counted | None) -> Html:
+    rows = []
+    for i, name in enumerate(plan.sources):
+        s = plan.card["sources"][name]
+        t, total = s["tokens"], max(s["tokens"]["all"], 1)
+        lost = s["continued"] if c is None else int(c.lost[i])
+        share = t["loss"] / total
+        row = [swatch(i), name, t["text"], t["visual"], t["loss"], _bar(share, hue(i)), f"{share:.1%}", s["structure"], s["spans"]]
+        cut, drawn = c.cut(i) if c is not None else (0, 0)
+        rows.append([*row, round(t["all"] / max(s["spans"], 1), 1), f"{lost / total:.2%}", f"{cut / drawn:.2%}" if drawn else ""])
+    names = ("", "source", "text", "visual", "loss-bearing", "", "", "structure", "documents", "a document", "context lost", "records cut")
+    return table(names, rows)
+
+
+def _over_the_run(plan: Plan, c: Counted) -> list[Html]:
+    stages = [s["until"] for s in plan.card["mixture"].get("stages") or []]
+    soft = lambda said: tag("p", said, class_="soft")
+    titled = lambda title, drawn: tag("div", tag("h3", title), drawn)
+    return [
+        tag("h2", "Over the run"),
+        tag("h3", "Sources, as shares of payload tokens"),
+        shares(c, stages),
+        tag("h3", "Fill: positions that are not padding"),
+        fill(c, stages),
+        tag("div", titled("Predicted cost of a sequence", costs(c)), titled("Lengths of documents", lengths(c)), class_="side"),
+        soft(
+            "Cost is in sequence lengths: 1 is a sequence without attention, 2 one whole document. Where it spreads, steps of one batch differ. "
+            "Context is lost where a document goes on in another sequence: its second part does not see the first."
+        ),
+    ]
+
+
+def _held_out(plan: Plan) -> list[Html]:
+    rows = []
+    for i, name in enumerate(plan.sources):
+        if held := plan.card["sources"][name].get("heldout"):
+            rows.append([swatch(i), name, held["records"], *(held["tokens"][k] for k in ("all", "text", "visual", "loss"))])
+    return [tag("h2", "Held out"), table(("", "source", "records", "tokens", "text", "visual", "loss-bearing"), rows)] if rows else []
 
 
 def _drawn(plan: Plan, split: str) -> Html:
@@ -48,8 +116,7 @@ def _line(plan: Plan, row: Row) -> Html:
         laid = layout(span, plan.record(span), plan.rules(span.source), plan.specials)
         width = len(laid)
         words = f"{plan.sources[span.source]}: {_what(span)}, {laid.payload:,} payload + {width - laid.payload:,}"
-        colour = _HUES[span.source % len(_HUES)]
-        boxes.append(tag("rect", tag("title", words), x=at, y=0, width=max(width - 0.5, 0.5), height=height, fill=colour))
+        boxes.append(tag("rect", tag("title", words), x=at, y=0, width=max(width - 0.5, 0.5), height=height, fill=hue(span.source)))
         share = _trained(laid) / max(laid.payload, 1)
         boxes.append(tag("rect", x=at, y=height - 3, width=width * share, height=3, **{"fill-opacity": "0.45"}))
         at += width
@@ -64,11 +131,7 @@ def _trained(laid: Layout) -> int:
     return int((laid.is_target & (laid.kind == TEXT)).sum() + latents.sum())
 
 
-def _what(span: Span) -> str:
+def _what(span: Span) -> Any:
     if span.caption >= 0:
         return "image, then caption" if span.image_first else "caption, then image"
     return f"atoms {span.first} to {span.first + span.count - 1}, tokens {span.start:,} to {span.stop:,}, pass {span.epoch}"
-
-
-def _swatch(i: int) -> Any:
-    return tag("span", esc(" "), class_="bar", style=f"width:1rem;background:{_HUES[i % len(_HUES)]}")

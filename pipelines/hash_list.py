@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from pipelines.bounded import opened
 from pipelines.format.errors import InputError, Reject
-from pipelines.hamming import Near
+from pipelines.format.hamming import Near
 
 KINDS = {16: "phash", 32: "md5", 40: "sha1", 64: "sha256"}
 _LINE = re.compile(rb"\s*(?:(?:sha-?256|sha-?1|md5|phash)\s*[:=,]\s*)?([0-9a-fA-F]{16,64})(?=[\s,;]|\Z)", re.IGNORECASE)

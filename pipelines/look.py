@@ -6,10 +6,12 @@ for (where the dataset carries its tokenizer). Payload bytes never leave here.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from pipelines.format import storage
+from pipelines.format.chance import hash64
 from pipelines.format.dataset import Dataset
 from pipelines.format.errors import InputError
 from pipelines.format.record import Record, Segment
@@ -27,13 +29,17 @@ class Found(NamedTuple):
 
 
 def find(dataset: Dataset, id: str) -> Found | None:
-    """The record with this id. Reads one flat column per shard until it is found."""
-    import pyarrow.compute as pc
+    """The record with this id. Reads one flat column of whole numbers per shard until it is found: a quarter of the ids' bytes."""
+    import numpy as np
 
+    if not re.fullmatch(r"[0-9a-f]{32}", id):
+        return None
+    h = np.uint64(hash64(id))
     for i in range(len(dataset.shards)):
-        row = pc.index(dataset.index(i, ["id"])["id"], id).as_py()
-        if row >= 0:
-            return Found(i, row, at(dataset, i, row))
+        for row in np.flatnonzero(np.asarray(dataset.index(i, ["h"])["h"]) == h).tolist():
+            record = at(dataset, i, row)
+            if record.id == id:
+                return Found(i, row, record)
     return None
 
 

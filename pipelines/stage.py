@@ -222,7 +222,10 @@ class Job(Protocol):
 
 @runtime_checkable
 class Stage(Protocol):
-    """What an entry point of the group `pipelines.stages` names. Importing it loads neither ray nor torch."""
+    """What an entry point of the group `pipelines.stages` names. Importing it loads neither ray nor torch.
+
+    Two more methods may be there: `diff(a, b) → dict`, what two of its artifacts have in common (`run STAGE --diff A B`), and `count(path) → dict`,
+    what an artifact of it holds beyond its card (`stats`, which finds the stage by the card's `code.stages`)."""
 
     config: type[Any]
 

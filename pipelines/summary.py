@@ -8,22 +8,45 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipelines.format.errors import InputError
+from pipelines.format.errors import HeadwaterError, InputError
 from pipelines.format.manifest import parent_path, read_card
 from pipelines.terminal import count, figure, say, size, table
 
 _KEYS = ["kind", "data", "name", "fingerprint", "records", "bytes", "tokens", "sources", "in", "written", "filtered", "rejected"]
-_MORE = ["structure", "padding", "fill", "encoding", "figures"]  # a plan's, an encoded dataset's, and what whole-dataset stages report
+# A plan's, an encoded dataset's, and what whole-dataset stages report.
+_MORE = ["sequence_length", "count", "structure", "padding", "fill", "heldout", "encoding", "figures"]
+QUICK = 8 << 20  # bytes of rows that are counted without being asked: half a second
 
 
-def stats(path: str) -> dict[str, Any]:
-    """The `stats --json` object of an artifact."""
+def stats(path: str, deep: bool | None = None) -> dict[str, Any]:
+    """The `stats --json` object of an artifact. `deep` lets the stage that made it count what the card does not say (`counted`); by default where
+    that is done at once."""
     card = read_card(path)
     found = {key: card[key] for key in _KEYS if card.get(key) is not None}
     if isinstance(card.get("shards"), dict):
         found["shards"] = card["shards"]["n"]
     found |= {key: card[key] for key in _MORE if card.get(key) is not None}
+    if deep or (deep is None and card["kind"] == "plan" and card.get("bytes", QUICK) < QUICK):
+        found |= _counted(card, bool(deep))
     return found | {"lineage": lineage(path, card)}
+
+
+def _counted(card: dict[str, Any], asked: bool) -> dict[str, Any]:
+    """What the artifact's stage counts from its files. Not asked for, it must not hinder: a card can be read where its files are gone."""
+    from pipelines import plugins
+
+    names = [name for name in (card.get("code") or {}).get("stages") or {} if name in plugins.entries(plugins.STAGES)]
+    stage = next((s for s in (plugins.find(plugins.STAGES, name) for name in names) if hasattr(s, "count")), None)
+    if stage is None:
+        if asked:
+            raise InputError("nothing is counted beyond the card of such an artifact", where=card["path"], found=card["kind"])
+        return {}
+    try:
+        return {"counted": stage.count(card["path"])}
+    except (HeadwaterError, OSError):
+        if asked:
+            raise
+        return {}
 
 
 def lineage(path: str, card: dict[str, Any] | None = None) -> list[dict[str, Any]]:
@@ -57,6 +80,12 @@ def _parents(path: str, card: dict[str, Any]) -> list[tuple[str, str]]:
 
 def show_stats(found: dict[str, Any]) -> None:
     """The same for people."""
+    if found.get("kind") == "plan" and {"sequence_length", "count", "padding"} <= found.keys():
+        from pipelines import show_plan
+
+        show_plan.show(found)
+        _show_lineage(found)
+        return
     head = " · ".join(str(found[k]) for k in ("kind", "data", "name") if found.get(k))
     rows: list[list[Any]] = [[k, found[k]] for k in ("records", "shards") if k in found]
     if "bytes" in found:
@@ -72,6 +101,10 @@ def show_stats(found: dict[str, Any]) -> None:
         _show_sources(found["sources"])
     for name, figures in (found.get("figures") or {}).items():
         _show_figures(name, found, figures)
+    _show_lineage(found)
+
+
+def _show_lineage(found: dict[str, Any]) -> None:
     for parent in found.get("lineage") or []:
         note = {"yes": "", "missing": "  (no longer there)", "changed": "  (has changed since)"}[parent["found"]]
         say(f"from {parent.get('kind') or '?'} {parent['path']} {parent['fingerprint'][:16]}{note}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -67,8 +67,8 @@ def console(stderr: bool = False) -> Console:
     return Console(file=stream, highlight=False, markup=False, width=None if stream.isatty() else 160, soft_wrap=not stream.isatty())
 
 
-def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Print a table on stdout; whole numbers are set right, everything passes `clean`."""
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], right: Container[int] = ()) -> None:
+    """Print a table on stdout; whole numbers are set right, and so are the columns numbered in `right`; everything passes `clean`."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -76,7 +76,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> 
     body = [list(row) for row in rows]
     grid = Table(title=Text(clean(title), style="bold"), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for i, name in enumerate(columns):
-        numbers = any(isinstance(row[i], int | float) for row in body)
+        numbers = i in right or any(isinstance(row[i], int | float) for row in body)
         grid.add_column(name, justify="right" if numbers else "left", overflow="fold")
     for row in body:
         grid.add_row(*(Text(clean(count(cell))) for cell in row))

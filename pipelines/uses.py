@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.format import storage
+from pipelines.format.dataset import Dataset
 from pipelines.format.errors import HeadwaterError
 from pipelines.format.manifest import CARDS, parent_path, read_card
 from pipelines.summary import lineage
@@ -18,28 +19,93 @@ from pipelines.summary import lineage
 Place = tuple[int, int]  # shard and row
 
 
+_AT = ("dataset", "shard", "row")
+
+
 def spans(plan: dict[str, Any], dataset: int, places: Iterable[Place]) -> Iterator[dict[str, Any]]:
-    """The spans of a plan that lie in records at these places of its dataset number `dataset`: {split, seq, …the span}."""
+    """The spans of a plan that lie in records at these places of its dataset number `dataset`: {split, seq, …the span}.
+
+    Three leaves of the nested column are read; the rest of a file only where one of its spans is meant. A file whose statistics show that no span
+    lies in these shards is not read at all."""
     import numpy as np
+
+    wanted = np.array(sorted(shard << 32 | row for shard, row in places), dtype=np.int64)
+    for name, split in _row_files(plan):
+        file = _parquet(plan, name)
+        for group in range(file.num_row_groups):
+            if len(wanted) and _may_hold(file.metadata.row_group(group), dataset, int(wanted[0]) >> 32, int(wanted[-1]) >> 32):
+                yield from ({"split": split, **hit} for hit in _hits(file, group, dataset, wanted))
+
+
+def _row_files(plan: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """(name, split) of a plan's files of rows, also where the card names a table of them."""
     import pyarrow as pa
-    import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
-    wanted = np.array([shard << 32 | row for shard, row in places], dtype=np.int64)
-    for entry in plan["files"]:
-        name = entry["path"]
-        split = "train" if name.startswith("sequences-") else "heldout" if name.startswith("heldout-") else None
-        if split is None:
-            continue
-        data = pa.BufferReader(pa.py_buffer(storage.map_file(storage.join(plan["path"], name))))
-        table = pq.read_table(data, columns=["seq", "spans"])
-        column = table["spans"].combine_chunks()
-        flat = pc.list_flatten(column)
-        owner = pc.list_parent_indices(column).to_numpy(zero_copy_only=False)
-        key = flat.field("shard").to_numpy(zero_copy_only=False).astype(np.int64) << 32 | flat.field("row").to_numpy(zero_copy_only=False)
-        hit = (flat.field("dataset").to_numpy(zero_copy_only=False) == dataset) & np.isin(key, wanted)
-        for i in np.flatnonzero(hit):
-            yield {"split": split, "seq": table["seq"][int(owner[i])].as_py(), **flat[int(i)].as_py()}
+    more = plan.get("row_files")
+    listed = pq.read_table(pa.BufferReader(storage.read(storage.join(plan["path"], more["file"])))).to_pylist() if more else []
+    for entry in [*plan["files"], *listed]:
+        split = {"sequences": "train", "heldout": "heldout"}.get(entry["path"].partition("-")[0])
+        if split is not None and entry["path"].endswith(".parquet"):
+            yield entry["path"], split
+
+
+def _parquet(plan: dict[str, Any], name: str) -> Any:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    return pq.ParquetFile(pa.BufferReader(pa.py_buffer(storage.map_file(storage.join(plan["path"], name)))))
+
+
+def _may_hold(group: Any, dataset: int, first: int, last: int) -> bool:
+    """Whether the least and the largest dataset and shard number of a row group leave room for these shards."""
+    for k in range(group.num_columns):
+        column = group.column(k)
+        low, high = {"dataset": (dataset, dataset), "shard": (first, last)}.get(column.path_in_schema.rpartition(".")[2], (None, None))
+        known = column.statistics if low is not None else None
+        if known is not None and known.has_min_max and (known.min > high or known.max < low):
+            return False
+    return True
+
+
+def _hits(file: Any, group: int, dataset: int, wanted: Any) -> Iterator[dict[str, Any]]:
+    import numpy as np
+
+    column = file.read_row_group(group, columns=[f"spans.list.element.{k}" for k in _AT])["spans"].combine_chunks()
+    flat = column.flatten()
+    at = {k: np.asarray(flat.field(k)).astype(np.int64) for k in _AT}
+    hit = np.flatnonzero((at["dataset"] == dataset) & np.isin(at["shard"] << 32 | at["row"], wanted))
+    if len(hit):
+        whole = file.read_row_group(group, columns=["seq", "spans"])
+        owner = np.searchsorted(np.asarray(column.offsets), hit + int(column.offsets[0].as_py()), "right") - 1
+        items = whole["spans"].combine_chunks().flatten()
+        yield from ({"seq": whole["seq"][row].as_py(), **items[i].as_py()} for i, row in zip(hit.tolist(), owner.tolist(), strict=True))
+
+
+def sequences(plan: dict[str, Any], first: int, last: int, split: str = "train") -> Iterator[dict[str, Any]]:
+    """Rows [first, last) of a split, each span with the `id` of its record and the name of its source; files hold 4,096 rows (C8)."""
+    ids: dict[tuple[int, int], list[str]] = {}
+    stem = {"train": "sequences", "heldout": "heldout"}[split]
+    for number in range(first // 4096, -(-last // 4096)):
+        table = _parquet(plan, f"{stem}-{number:05d}.parquet").read()
+        begin = max(first - number * 4096, 0)
+        for row in table.slice(begin, min(last - number * 4096, table.num_rows) - begin).to_pylist():
+            for span in row["spans"]:
+                span |= {"id": _id(plan, span, ids), "source": sorted(plan["sources"])[span["source"]]}
+            yield row
+
+
+def _id(plan: dict[str, Any], span: dict[str, Any], known: dict[tuple[int, int], list[str]]) -> str | None:
+    """None where the dataset is gone: what a plan says of itself can still be read."""
+    place = (span["dataset"], span["shard"])
+    if place not in known:
+        entry = (plan.get("datasets") or plan["parents"])[span["dataset"]]
+        try:
+            dataset = Dataset.open(parent_path(plan, entry), entry["fingerprint"])
+            known[place] = dataset.index(span["shard"], ["id"])["id"].to_pylist()
+        except HeadwaterError:
+            known[place] = []
+    return known[place][span["row"]] if span["row"] < len(known[place]) else None
 
 
 def number_in(plan: dict[str, Any], path: str, fingerprint: str) -> int | None:

@@ -34,8 +34,8 @@ from pipelines.across.evaluation_pictures import sketch_of
 from pipelines.across.image_hash import EACH, FIRST, survivors
 from pipelines.format.chance import draw
 from pipelines.format.errors import RecipeError
+from pipelines.format.hamming import ALL, flat, masks, near_pairs, spread
 from pipelines.format.record import Record
-from pipelines.hamming import ALL, flat, masks, near_pairs, spread
 from pipelines.sketches import plain
 from pipelines.stage import Across, Map, Reduce, Row
 

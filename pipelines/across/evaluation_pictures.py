@@ -16,7 +16,7 @@ from pipelines.across.reference_images import ReferenceImages, image_files, is_d
 from pipelines.format import storage
 from pipelines.format.document import fingerprint
 from pipelines.format.errors import InputError, Reject
-from pipelines.hamming import flat
+from pipelines.format.hamming import flat
 from pipelines.hash_list import HashList, hash_list
 from pipelines.media import hashing
 from pipelines.sketches import Sketch, SketchIndex, plain

@@ -34,8 +34,8 @@ from pipelines.across.confirming import apart, carried, id_of, sides, wanted
 from pipelines.across.exact_text import folded
 from pipelines.format.chance import draw
 from pipelines.format.errors import RecipeError, Reject
+from pipelines.format.hamming import ALL, flat, masks, near_pairs, spread
 from pipelines.format.record import Record
-from pipelines.hamming import ALL, flat, masks, near_pairs, spread
 from pipelines.media import hashing
 from pipelines.sketches import GRID
 from pipelines.stage import Across, Map, Reduce, Row

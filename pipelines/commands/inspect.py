@@ -2,6 +2,8 @@
 
 pipelines inspect PATH [-n 5] [--skip 0] [--chars 160]
 pipelines inspect PATH --id ID
+pipelines inspect PLAN --seq 17 [--split heldout]      one sequence: its documents with their records and sources
+pipelines inspect RUN --step 120                       what an optimiser step of a run read: tokens by source, and its first N sequences
 pipelines inspect PATH --dropped [--reason gopher_quality] [-n 10]      some dropped for each reason, then some that stayed (keep_dropped: true)
 """
 
@@ -11,13 +13,14 @@ import argparse
 import json
 from typing import Any
 
-from pipelines import dropped, look
+from pipelines import dropped, look, uses
 from pipelines.entries import read_entries
 from pipelines.format import storage
 from pipelines.format.dataset import Dataset
 from pipelines.format.errors import InputError
 from pipelines.format.manifest import read_card
 from pipelines.look import per_frame
+from pipelines.summary import lineage
 from pipelines.terminal import count, say, short, table
 
 
@@ -26,6 +29,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--id", metavar="ID", help="this record of a dataset")
     parser.add_argument("-n", type=int, default=5, metavar="N", help="how many (default: 5)")
     parser.add_argument("--skip", type=int, default=0, metavar="K", help="pass over the first K")
+    parser.add_argument("--seq", type=int, metavar="K", help="this sequence of a plan")
+    parser.add_argument("--split", choices=("train", "heldout"), default="train", help="of the plan (default: train)")
+    parser.add_argument("--step", type=int, metavar="S", help="what this step of a run read")
     parser.add_argument("--chars", type=int, default=160, metavar="C", help="characters shown of a text (default: 160)")
     parser.add_argument("--dropped", action="store_true", help="what the recipe dropped, N for each reason, and N of what it kept")
     parser.add_argument("--reason", metavar="R", help="of that only this reason, or all those of a filter (`c4`, `c4.curly_bracket`)")
@@ -36,6 +42,8 @@ def answer(args: argparse.Namespace) -> dict[str, Any]:
     head = {"kind": card["kind"], "path": args.path}
     if args.id is not None and card["kind"] != "dataset":
         raise InputError("--id finds records of a dataset", where=args.path, found=card["kind"], next=f"pipelines trace {args.id} {args.path}")
+    if args.seq is not None or args.step is not None:
+        return head | _read_by(args, card)
     if args.dropped or args.reason is not None:
         return head | {"chars": args.chars, **_dropped(args, card)}
     if card["kind"] == "dataset":
@@ -49,6 +57,36 @@ def answer(args: argparse.Namespace) -> dict[str, Any]:
     if card["kind"] == "entries":
         return head | {"entries": read_entries(card["path"])[args.skip : args.skip + args.n]}
     return head | {"card": {key: value for key, value in card.items() if key not in ("path", "card_file")}}
+
+
+def _read_by(args: argparse.Namespace, card: dict[str, Any]) -> dict[str, Any]:
+    """One sequence of a plan, or those that a step of a run read (C8: with B sequences a step, step s reads [sB, (s+1)B))."""
+    option, kind = ("--seq", "plan") if args.seq is not None else ("--step", "run")
+    if card["kind"] != kind:
+        raise InputError(f"{option} is asked of a {kind}", where=args.path, found=card["kind"], next=f"give the path of a {kind}")
+    plan, batch, number = card, 1, args.seq
+    if kind == "run":
+        plan, batch, number = _plan_of(card), card["recipe"].get("batch"), args.step
+        if not isinstance(batch, int) or batch < 1:
+            raise InputError("the run does not say how many sequences a step reads", where=args.path, found=batch)
+    n = int(plan["records"] if args.split == "train" else (plan.get("heldout") or {}).get("records", 0))
+    steps = -(-n // batch)
+    if not 0 <= number < steps:
+        raise InputError(f"there is no such {'step' if kind == 'run' else 'sequence'}", where=args.path, found=number, allowed=f"0 to {steps - 1}")
+    rows = list(uses.sequences(plan, number * batch, min((number + 1) * batch, n), args.split))
+    by: dict[str, dict[str, int]] = {}
+    for span in (span for row in rows for span in row["spans"]):
+        counts = by.setdefault(span["source"], {"documents": 0, "tokens": 0})
+        counts["documents"], counts["tokens"] = counts["documents"] + 1, counts["tokens"] + span["stop"] - span["start"]
+    told = {"read": f"{'step' if kind == 'run' else 'sequence'} {number}", "n": len(rows), "by_source": dict(sorted(by.items()))}
+    return told | {"sequences": rows[args.skip : args.skip + args.n]}
+
+
+def _plan_of(card: dict[str, Any]) -> dict[str, Any]:
+    for parent in lineage(card["path"], card):
+        if parent.get("kind") == "plan" and parent["found"] == "yes":
+            return read_card(parent["path"])
+    raise InputError("the run's plan is no longer there", where=card["path"])
 
 
 def _records(args: argparse.Namespace) -> list[dict[str, Any]]:
@@ -114,6 +152,8 @@ def show(answer: dict[str, Any]) -> None:
     if answer["kind"] == "dataset":
         for record in answer["records"] if "records" in answer else answer["kept"]:
             _show_record(record, answer["chars"])
+    elif "read" in answer:
+        _show_read(answer)
     elif answer["kind"] == "plan":
         for row in answer["sequences"]:
             say(f"sequence {row['seq']}: {row['length']} positions, {row['payload']} payload tokens, {len(row['spans'])} spans")
@@ -128,6 +168,17 @@ def show(answer: dict[str, Any]) -> None:
         rows = answer.get("metrics") or answer.get("results") or []
         columns = list(dict.fromkeys(key for row in rows for key in row))
         table(answer["path"], columns, [[_figure(row.get(c)) for c in columns] for row in rows])
+
+
+def _show_read(answer: dict[str, Any]) -> None:
+    by = answer["by_source"]
+    table(f"{answer['read']}: {count(answer['n'])} sequences", ["source", "documents", "tokens"], [[n, *c.values()] for n, c in by.items()])
+    for row in answer["sequences"]:
+        spans = [[s["source"], s["id"], s["stop"] - s["start"], s["start"], s["epoch"]] for s in row["spans"]]
+        title = f"sequence {row['seq']}, stage {row['stage']}: {row['length']} positions, {row['payload']} tokens, cost {row['cost']:.0f}"
+        table(title, ["source", "record", "tokens", "from", "pass"], spans)
+    if answer["n"] > len(answer["sequences"]):
+        say(f"{len(answer['sequences'])} of {count(answer['n'])} sequences shown: -n and --skip show others")
 
 
 def _figure(x: Any) -> Any:

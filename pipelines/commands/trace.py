@@ -1,6 +1,7 @@
 """Follow one record from its file or URL to the training steps that saw it.
 
 pipelines trace RECORD_ID PATH         PATH: a dataset, a plan, a run or an ablation; the trail ends there
+pipelines inspect RUN --step 120       the other way round: which records were in this step; `inspect PLAN --seq 17`: in this sequence
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import argparse
 import re
 from typing import Any
 
-from pipelines import look, uses
+from pipelines import look, passage, uses
 from pipelines.format import storage
 from pipelines.format.dataset import Dataset
 from pipelines.format.errors import HeadwaterError, InputError
@@ -33,35 +34,60 @@ def answer(args: argparse.Namespace) -> dict[str, Any]:
     holders = []
     for entry in reversed([e for e in chain if e.get("kind") == "dataset"]):  # oldest first
         step = _in_dataset(entry, args.id)
-        if step is not None:
+        if step is not None and step["at"] == "dataset":
             holders.append((entry, step))
-            trail.append(step)
-    if not holders:
-        raise InputError("no dataset on the way to this artifact holds this record", where=args.path, found=args.id)
-    trail.insert(0, _source(holders[0][0], holders[0][1]))
+        trail += [step] if step is not None else []
+    if not trail:
+        raise InputError("no dataset on the way to this artifact holds this record or dropped it", where=args.path, found=args.id)
+    if holders:
+        trail = _derived_from(chain, holders[0][1]) + trail
+    origin = next(step for step in trail if step.get("origin"))
+    trail.insert(0, _source(next(e for e in chain if e["path"] == origin["path"]), origin))
     plans = [e for e in chain if e.get("kind") == "plan" and e["found"] == "yes"]
     runs = [e for e in chain if e.get("kind") == "run" and e["found"] == "yes"]
+    arms = _arms(card)
     for entry in plans:
         plan = read_card(entry["path"])
         hits = _in_plan(plan, holders)
-        trail.append({"at": "plan", "path": entry["path"], "spans": hits[:SHOWN], "n": len(hits)})
+        trail.append({"at": "plan", "path": entry["path"], "spans": hits[:SHOWN], "n": len(hits), **arms.get(storage.absolute(entry["path"]), {})})
         for run in runs:
-            trail += _in_run(run, entry, hits)
+            trail += [step | arms.get(storage.absolute(run["path"]), {}) for step in _in_run(run, entry, hits)]
     return {"id": args.id, "path": args.path, "trail": trail}
 
 
+def _arms(card: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Of an ablation: which plan and which run is whose, by place."""
+    here, out = storage.absolute(card["path"]), {}
+    for name, arm in (card.get("arms") or {}).items() if card["kind"] == "ablation" else ():
+        out[storage.resolve(arm["plan"], here)] = {"arm": name}
+        out |= {storage.resolve(place, here): {"arm": name, "seed": seed} for seed, place in arm["runs"].items()}
+    return out
+
+
 def _in_dataset(entry: dict[str, Any], id: str) -> dict[str, Any] | None:
+    """Where the record lies in a dataset and what it passed there, or where it was dropped; None when neither."""
     try:
         dataset = Dataset.open(entry["path"], entry["fingerprint"] or None)
     except HeadwaterError:
         return None
     found = look.find(dataset, id)
     if found is None:
-        return None
+        lost = passage.dropped(dataset.path, id)
+        return None if lost is None else {"at": "dropped", "path": entry["path"], "name": dataset.card["name"], **lost}
     r = found.record
     told = {"name": dataset.card["name"], "part": dataset.shards[found.shard].part, "shard": found.shard, "row": found.row}
     counts = {"tokens": sum(s.tokens for s in r.segments), "segments": len(r.segments)}
-    return {"at": "dataset", "path": entry["path"], **told, "origin": r.origin, "url": r.url, "group": r.group, **counts}
+    told |= {"origin": r.origin, "url": r.url, "group": r.group, "source": r.source, "through": passage.steps(dataset.card.get("recipe") or {})}
+    return {"at": "dataset", "path": entry["path"], **told, **counts}
+
+
+def _derived_from(chain: list[dict[str, Any]], step: dict[str, Any]) -> list[dict[str, Any]]:
+    """A record made of another (`~k` at the end of its origin) has an id of its own; the trail of the other one, where a dataset holds that."""
+    id = passage.before(step["source"], step["origin"])
+    if id is None:
+        return []
+    above = [_in_dataset(e, id) for e in reversed(chain) if e.get("kind") == "dataset" and e["path"] != step["path"]]
+    return [s | {"id": id} for s in above if s is not None and s["at"] == "dataset"]
 
 
 def _source(entry: dict[str, Any], step: dict[str, Any]) -> dict[str, Any]:
@@ -70,7 +96,7 @@ def _source(entry: dict[str, Any], step: dict[str, Any]) -> dict[str, Any]:
     source = recipe.get("source")
     kind, fields = next(iter(source.items())) if isinstance(source, dict) and source else (None, {})
     told: dict[str, Any] = {"at": "source", "kind": kind, "origin": step["origin"]}
-    if step["url"]:
+    if step.get("url"):
         told["url"] = step["url"]
     root = fields.get("path") if isinstance(fields, dict) else None
     if isinstance(root, str):
@@ -105,11 +131,23 @@ def show(answer: dict[str, Any]) -> None:
             gone = "  (no longer there)" if step.get("there") is False else ""
             say(f"source   {step['kind'] or '?'}: {short(where)}{gone}")
         elif step["at"] == "dataset":
-            say(f"dataset  {step['path']}: part {step['part']}, shard {step['shard']}, row {step['row']}, {step['tokens']} tokens")
+            other = f", as {step['id']}, which this record was made of" if "id" in step else ""
+            say(f"dataset  {step['path']}: part {step['part']}, shard {step['shard']}, row {step['row']}, {step['tokens']} tokens{other}")
+            if step["through"]:
+                say(f"           through {', '.join(step['through'])}")
+        elif step["at"] == "dropped":
+            why = f": {short(step['error'])}" if step["error"] else ""
+            say(f"dropped  {step['path']}: part {step['part']}, {step['outcome']} by {step['stage']} ({step['reason']}){why}")
         elif step["at"] == "plan":
-            say(f"plan     {step['path']}: {step['n']} spans" + ("" if step["spans"] else ", so it was not drawn"))
+            spans = "1 span" if step["n"] == 1 else f"{step['n']:,} spans" if step["n"] else "not drawn, or held out beyond what is kept"
+            say(f"plan     {_arm(step)}{step['path']}: {spans}")
             for hit in step["spans"]:
                 say(f"           {hit['split']} sequence {hit['seq']}, tokens {hit['start']}:{hit['stop']}, epoch {hit['epoch']}")
         else:
             named = ", ".join(map(str, step["steps"]))
-            say(f"run      {step['path']}: " + (f"{step['n']} steps saw it ({named})" if step["n"] else "no step saw it"))
+            say(f"run      {_arm(step)}{step['path']}: " + (f"{step['n']:,} steps saw it ({named})" if step["n"] else "no step saw it"))
+
+
+def _arm(step: dict[str, Any]) -> str:
+    seed = f", seed {step['seed']}" if "seed" in step else ""
+    return f"arm {step['arm']}{seed}: " if "arm" in step else ""

@@ -18,8 +18,8 @@ from hashlib import new
 from pydantic import Field
 
 from pipelines.format import storage
+from pipelines.format.hamming import flat
 from pipelines.format.record import Record
-from pipelines.hamming import flat
 from pipelines.hash_list import HashList, hash_list
 from pipelines.media import hashing
 from pipelines.stage import Filter

@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pytest
 
-from pipelines.hamming import Near, blocks, flat, masks, near_pairs
+from pipelines.format.hamming import Near, blocks, flat, masks, near_pairs
 
 ALL = (1 << 64) - 1
 
@@ -75,3 +75,22 @@ def test_a_list_is_asked_for_its_nearest_hash(distance):
 
 def test_flat_hashes_are_those_with_few_bits():
     assert flat(1 << 63) and flat((1 << 24) - 1) and not flat((1 << 25) - 1) and not flat(0x5555555555555555)
+
+
+@pytest.mark.parametrize("distance", [0, 2, 4, 8])
+def test_many_hashes_are_answered_as_one_after_another_would_be(distance):
+    listed, asked = near_copies(60), near_copies(60, seed=2) + near_copies(60)[::7]
+    near = Near(np.array(listed, np.uint64), distance)
+    best, at = near.of_many(np.array(asked, np.uint64))
+    assert [None if b > distance else b for b in best.tolist()] == [near.nearest(h) for h in asked]
+    found = [(h ^ int(near.hashes[i])).bit_count() for h, i, b in zip(asked, at.tolist(), best.tolist(), strict=True) if b <= distance]
+    assert found == best[best <= distance].tolist() and len(found) >= 1
+
+
+def test_many_hashes_beside_many_equal_ones_are_compared_in_pieces(monkeypatch):
+    monkeypatch.setattr("pipelines.format.hamming._CHUNK", 50)
+    listed = np.arange(40, dtype=np.uint64) << np.uint64(3)
+    near = Near(listed, 1)
+    asked = np.arange(300, dtype=np.uint64)
+    best, _ = near.of_many(asked)
+    assert [None if b > 1 else b for b in best.tolist()] == [near.nearest(int(h)) for h in asked]

@@ -18,8 +18,8 @@ from pipelines.format.chance import draw
 from pipelines.format.dataset import Dataset
 from pipelines.format.document import canon, parse
 from pipelines.format.errors import RecipeError
+from pipelines.format.hamming import flat
 from pipelines.format.record import Image, Record, Text
-from pipelines.hamming import flat
 from pipelines.media import hashing, images
 from pipelines.recipe import Recipe
 

@@ -243,3 +243,55 @@ def test_attributes_and_cells_are_escaped() -> None:
     assert tag("i", "<b>", title='a"b') == '<i title="a&quot;b">&lt;b&gt;</i>'
     assert "<td>&lt;x&gt;</td>" in table(["c"], [["<x>"]])
     assert page("<t>").count("<t>") == 0
+
+
+# ---- trace of what fell out, was derived, or belongs to an arm; and the other way round -----------------------------------------------------
+
+
+def test_a_dropped_record_is_traced_to_where_it_fell_out_and_why(shelf: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    lost = toys.record("image-text", 1001)
+    code, said = tell(capfd, "trace", lost.id, str(shelf / "run"))
+    assert code == 0 and [step["at"] for step in said["trail"]] == ["source", "dropped", "plan", "run"]
+    fell = said["trail"][1]
+    assert (fell["part"], fell["outcome"], fell["stage"], fell["reason"]) == (1, "filtered", "toy_filter", "toy_filter")
+    assert said["trail"][0]["file"] == "toys/file1001.dat" and said["trail"][2]["n"] == 0
+    assert main(["trace", lost.id, str(shelf / "set")]) == 0
+    assert "filtered by toy_filter" in capfd.readouterr().out
+
+
+def test_a_derived_record_is_traced_through_the_one_it_was_made_of(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    a = toys.curated(str(tmp_path / "a"), "text")
+    first, made = toys.record("text", 2), Record.make("toy", "file2.dat~1", "text", [Text("one half")])
+    with PartWriter(str(tmp_path / "b"), 0, fingerprint="f" * 64) as w:
+        w.emit()
+        w.add(made)
+        commit = w.commit()
+    recipe = {"filters": [{"text_length": {}}], "transforms": ["halve"], "across": [{"exact_text": {}}]}
+    toys.seal(str(tmp_path / "b"), "halves", "text", [commit], recipe, parents=[parent(a, str(tmp_path / "b"), read_card(a)["fingerprint"])])
+    _, said = tell(capfd, "trace", made.id, str(tmp_path / "b"))
+    assert [(step["at"], step.get("id")) for step in said["trail"]] == [("source", None), ("dataset", first.id), ("dataset", None)]
+    assert said["trail"][2]["through"] == ["filter text_length", "transform halve", "across exact_text"]
+    assert main(["trace", made.id, str(tmp_path / "b")]) == 0 and "which this record was made of" in capfd.readouterr().out
+
+
+def test_an_ablation_names_the_arm_and_seed_of_each_plan_and_run(shelf: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    root = str(shelf / "ablation")
+    arms = {"small": {"plan": "../plan", "runs": {"0": "../run"}}}
+    above = [parent(str(shelf / "run"), root, "f" * 64)]
+    publish_card(root, "ablation.json", card("ablation", "toy", "e" * 64, {}, parents=above, arms=arms, files=[]))
+    id = tell(capfd, "inspect", str(shelf / "set"), "-n", "1")[1]["records"][0]["id"]
+    trail = {step["at"]: step for step in tell(capfd, "trace", id, root)[1]["trail"]}
+    assert trail["plan"]["arm"] == "small" and (trail["run"]["arm"], trail["run"]["seed"], trail["run"]["n"]) == ("small", "0", 1)
+
+
+def test_a_step_of_a_run_and_a_sequence_of_a_plan_name_their_records(shelf: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    ids = [r["id"] for r in tell(capfd, "inspect", str(shelf / "set"), "-n", "6")[1]["records"]]
+    _, step = tell(capfd, "inspect", str(shelf / "run"), "--step", "1")
+    assert [s["id"] for row in step["sequences"] for s in row["spans"]] == ids[2:4] and step["by_source"]["toy"] == {"documents": 2, "tokens": 14}
+    for id in ids[2:4]:
+        assert tell(capfd, "trace", id, str(shelf / "run"))[1]["trail"][-1]["steps"] == [1]
+    _, seq = tell(capfd, "inspect", str(shelf / "plan"), "--seq", "5")
+    assert [s["id"] for s in seq["sequences"][0]["spans"]] == ids[5:] and seq["n"] == 1
+    assert main(["inspect", str(shelf / "run"), "--step", "1"]) == 0 and ids[3] in capfd.readouterr().out
+    for words in (["plan", "--seq", "6"], ["run", "--step", "3"], ["run", "--seq", "0"], ["set", "--step", "0"]):
+        assert tell(capfd, "inspect", str(shelf / words[0]), *words[1:])[0] == 2

@@ -91,6 +91,29 @@ class Near:
         return best if best <= self.distance else None
 
 
+    def of_many(self, hashes: U64) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """For each of `hashes` the least distance of a listed one (distance + 1 where none is within the distance) and the place of one such in
+        `self.hashes`. Column by column instead of hash by hash; memory is bounded by pieces in which a million pairs are compared."""
+        best, at = np.full(len(hashes), self.distance + 1, np.int64), np.zeros(len(hashes), np.int64)
+        for mask, values, order in self._tables:
+            asked = _part(hashes, mask)
+            first, last = np.searchsorted(values, asked), np.searchsorted(values, asked, "right")
+            met = np.flatnonzero(last > first)
+            ends = np.cumsum(last[met] - first[met])
+            for k in range(int(-(-ends[-1] // _CHUNK)) if len(ends) else 0):
+                piece = met[np.searchsorted(ends, k * _CHUNK, "right") : np.searchsorted(ends, (k + 1) * _CHUNK, "right")]
+                n = last[piece] - first[piece]
+                owner = np.repeat(piece, n)
+                place = order[np.arange(n.sum()) - np.repeat(np.cumsum(n) - n, n) + np.repeat(first[piece], n)]
+                bits = np.bitwise_count(self.hashes[place] ^ hashes[owner]).astype(np.int64)
+                rank = np.lexsort((place, bits, owner))
+                owner, place, bits = owner[rank], place[rank], bits[rank]
+                lead = np.flatnonzero(np.diff(owner, prepend=-1))
+                nearer = lead[bits[lead] < best[owner[lead]]]
+                best[owner[nearer]], at[owner[nearer]] = bits[nearer], place[nearer]
+        return best, at
+
+
 def _part(hashes: U64, mask: int) -> NDArray[Any]:
     """The bits under a mask of neighbouring bits, as small numbers."""
     values = (hashes & np.uint64(mask)) >> np.uint64((mask & -mask).bit_length() - 1)
