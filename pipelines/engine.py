@@ -99,6 +99,11 @@ class EngineJob:
                 if self.stop.is_set():
                     raise Stopped("stopped before the job was complete")
 
+    def build(self, fn: Callable[..., dict[str, Any]], kwargs: dict[str, Any], **asked: Any) -> str:
+        """See `Job.build`."""
+        from pipelines.build import Build, build
+        return build(self, Build(chain=[Step(fn, kwargs)], **asked))
+
     def _on_ray(self, chain: list[Step], items: list[dict[str, Any]]) -> Iterator[Any]:
         ray = self._start_ray()
         machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
@@ -195,7 +200,6 @@ class EngineJob:
         shutil.rmtree(self.scratch, ignore_errors=True)
         if self._started_ray:
             import ray
-
             ray.shutdown()
 
 
@@ -292,5 +296,4 @@ def _value(row: dict[str, Any]) -> Any:
 
 def _store_bytes() -> int:
     """A tenth of memory, within 300 MiB and 8 GiB: parts are small and never live long in the object store."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return max(300 << 20, min(memory // 10, 8 << 30))
+    return max(300 << 20, min(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 10, 8 << 30))
