@@ -104,7 +104,7 @@ def _bytes(config: Materialise, plan: Plan, file: RowFile) -> NDArray[np.float64
     source = file.spans["source"]
     row = np.repeat(np.arange(len(file)), np.diff(file.start))
     held = np.bincount(row, weights=payload * each[source] * copies[source], minlength=len(file))
-    return held + (_POSITION_BYTES * plan.sequence_length + _MEMBER_BYTES if config.form == "webdataset" else 0)
+    return np.asarray(held, np.float64) + (_POSITION_BYTES * plan.sequence_length + _MEMBER_BYTES if config.form == "webdataset" else 0)
 
 
 class Gone:

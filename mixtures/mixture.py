@@ -139,6 +139,7 @@ class Mixture(Document):
     normalise: Literal["channel", "position", "none"] | FixedStats = "channel"
     engine: Literal["ray", "local"] = "local"
     output: str | None = None
+    materialize: bool | Literal["ours", "webdataset"] = Field(False, exclude=True)  # files beside the plan, which is the same plan without them
 
     @model_serializer(mode="wrap")
     def _as_written_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:

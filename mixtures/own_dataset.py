@@ -66,7 +66,7 @@ def make(config: Materialise, job: Any) -> str:
 def _extras(plan: Plan, root: str) -> dict[str, Any]:
     """How the dataset is encoded, and the tokenizer where there is one. `repeats`: a record stands here once for each span that uses it."""
     encoding = {k: v for k, v in plan.card["encoding"].items() if k in ("text", "image")}
-    files = []
+    files: list[dict[str, Any]] = []
     for dataset in plan.datasets:
         for entry in dataset.card.get("files") or []:
             if entry["path"] == "tokenizer.json" and not files:

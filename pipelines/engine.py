@@ -34,7 +34,7 @@ from pipelines import attempts, in_process
 from pipelines.format.errors import HeadwaterError, InputError, Stopped
 from pipelines.lifted import lift, lower
 from pipelines.places import fitting
-from pipelines.stage import Step
+from pipelines.stage import Job, Step
 
 WINDOW = 10_000  # items handed to Ray at a time: beyond that its bookkeeping, not the work, takes the time
 BLOCKS_PER_CPU = 4  # Ray's own default makes 200 blocks of anything, and minutes of scheduling out of seconds of work
@@ -102,7 +102,7 @@ class EngineJob:
     def build(self, fn: Callable[..., dict[str, Any]], kwargs: dict[str, Any], **asked: Any) -> str:
         """See `Job.build`."""
         from pipelines.build import Build, build
-        return build(self, Build(chain=[Step(fn, kwargs)], **asked))
+        return build(cast(Job, self), Build(chain=[Step(fn, kwargs)], **asked))
 
     def _on_ray(self, chain: list[Step], items: list[dict[str, Any]]) -> Iterator[Any]:
         ray = self._start_ray()

@@ -7,15 +7,17 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from sets import mixed, mixture
 
+from mixtures.check import check as check_plan
 from mixtures.materialise import Materialise
 from mixtures.own_dataset import make
 from mixtures.plan import Plan, make_plan
+from pipelines.check_dataset import check as check_dataset
 from pipelines.engine import open_job
+from pipelines.format.dataset import Dataset
 from trainer.batch import Batch
 from trainer.stream import Stream
 
@@ -53,3 +55,22 @@ def test_batches_are_the_same_bit_for_bit_without_the_datasets(tmp_path: Path, p
     assert [(r.seq, r.stage, r.length, r.payload, r.cost) for r in map(again.row, range(len(rows)))] == [
         (r.seq, r.stage, r.length, r.payload, r.cost) for r in rows
     ]
+
+
+def test_every_check_passes_and_the_records_are_the_plan_in_its_order(tmp_path: Path, plan: str) -> None:
+    made = ours(plan, tmp_path / "files", shard_bytes=4000)
+    assert check_plan(made, {"deep": True}) == []
+    assert check_dataset(made + "/spans", {"deep": True}) == []
+    first, spans = Plan.open(plan), Dataset.open(made + "/spans")
+    wanted = [
+        (first.record(span).id, span.payload)
+        for split in ("train", "heldout")
+        for i in range(first.sequences(split))
+        for span in first.row(i, split).spans
+    ]
+    found = [(r.id, sum(s.tokens for s in r.segments)) for i in range(len(spans.shards)) for r in spans.records(i)]
+    assert found == wanted
+    assert len(spans.shards) > 10
+    assert Plan.open(made).card["sources"].keys() == first.card["sources"].keys()
+    for key in ("tokens", "structure", "padding", "fill", "records", "heldout"):
+        assert Plan.open(made).card[key] == first.card[key]
