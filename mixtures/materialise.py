@@ -36,7 +36,7 @@ _MEMBER_BYTES = 18 * 1024  # headers and padding of a sample's members in a tar
 
 
 class Materialise(Document):
-    """`shard_bytes` is what a part's payload comes to at most, estimated from above. `latents` is for tars: float32 as a batch has them, or rounded."""
+    """`shard_bytes` is what a part's payload comes to at most, estimated from above. `latents` is for tars: float32 as in a batch, or rounded."""
 
     plan: str
     output: str
