@@ -146,6 +146,7 @@ class Mixture(Document):
     balance: Annotated[int, Field(ge=2)] | None = None
     engine: Literal["ray", "local"] = "local"
     output: str | None = None
+    materialize: bool | Literal["ours", "webdataset"] = Field(False, exclude=True)  # files beside the plan, which is the same plan without them
 
     @model_serializer(mode="wrap")
     def _as_written_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
 from mixtures.mixture import Mixture
+from pipelines.format import storage
 from pipelines.format.estimate import Estimate
 
 if TYPE_CHECKING:
@@ -27,7 +29,19 @@ class Mix:
         """Write the plan to `output` and return that path."""
         from mixtures.plan import make_plan
 
-        return make_plan(config, job=job)
+        path = make_plan(config, job=job)
+        if config.materialize:
+            _materialise(path, "ours" if config.materialize is True else config.materialize, config.engine, job)
+        return path
+
+
+def _materialise(plan: str, form: str, engine: str, job: Job | Any) -> None:
+    """The plan's files, in a folder of the form's name in the plan's own. The stage that makes them stands on a higher floor, so it is found by its
+    entry point, as the command line finds it."""
+    (entry,) = entry_points(group="pipelines.stages", name="materialize")
+    stage = entry.load()
+    output = storage.join(plan, form)
+    job.log("materialize", form=form, output=stage.run(stage.config(plan=plan, output=output, form=form, engine=engine), job))
 
     def diff(self, a: str, b: str) -> dict[str, Any]:
         """`--diff A B`: what two plans, or two mixture YAMLs, have in common."""

@@ -80,6 +80,7 @@ def part_fingerprint(recipe: str, spec: dict[str, Any], inputs: list[Any]) -> st
 @dataclass(frozen=True)
 class Build:
     """One dataset to be made. `parts` are items for the chain, each with "part" and "fingerprint"; its last step returns the commit record.
+    An artifact of another `kind` has no shard table: what `extras` gives says its files and its `fingerprint`.
 
     A chain that must look at the cluster first is a function, called when there is work. `extras(commits)` gives the card what only the finished
     whole knows (encoding, statistics); it may publish files of its own.
@@ -96,6 +97,7 @@ class Build:
     versions: dict[str, int] = field(default_factory=dict)
     extras: Callable[[Callable[[], Iterator[dict[str, Any]]]], dict[str, Any]] | None = None
     verify: bool = False
+    kind: str = "dataset"
     beside: tuple[Build, ...] = ()  # other datasets that the same chain writes, part by part: a part is done when it is done in all of them
 
 
@@ -192,22 +194,18 @@ def seal(b: Build, changed: bool = True) -> str:
 
     totals, shards = _total(commits())
     extras = b.extras(commits) if b.extras else {}
-    files = list(extras.pop("files", []))
-    table = shard_table(shards)
-    name = f"shards-{sha256_hex(table)[:16]}.parquet"
-    entry = file_entry(b.output, name, table)
+    extras = _with_shards(b.output, shards, extras) if b.kind == "dataset" else extras
+    extras["files"] = [*extras.get("files", []), *(e for e in (old or {}).get("files", []) if e["path"].startswith("tombstones-"))]
     whole = card(
-        "dataset",
+        b.kind,
         b.name,
-        dataset_fingerprint(extras.get("encoding"), shards),
+        extras.pop("fingerprint"),
         b.recipe,
         parents=b.parents,
         stages=b.versions,
         data=b.data,
         recipe_fingerprint=b.fingerprint,
         parts={"n": len(numbers), "fingerprint": wanted},
-        shards={"file": name, "sha256": entry["sha256"], "n": len(shards)},
-        files=[entry, *files, *(e for e in (old or {}).get("files", []) if e["path"].startswith("tombstones-"))],
         **totals,
         **extras,
         **{key: old[key] for key in ("tombstones", "erased") if old and key in old},  # what was forgotten stays forgotten
@@ -217,6 +215,15 @@ def seal(b: Build, changed: bool = True) -> str:
             publish_card(b.output, f"manifest-{one['fingerprint'][:16]}.json", one)
     publish_card(b.output, "manifest.json", whole, b.fingerprint)
     return b.output
+
+
+def _with_shards(root: str, shards: list[Shard], extras: dict[str, Any]) -> dict[str, Any]:
+    """The extras of a dataset's card, with its shard table and its fingerprint."""
+    table = shard_table(shards)
+    entry = file_entry(root, f"shards-{sha256_hex(table)[:16]}.parquet", table)
+    named = {"file": entry["path"], "sha256": entry["sha256"], "n": len(shards)}
+    print_ = dataset_fingerprint(extras.get("encoding"), shards)
+    return {**extras, "fingerprint": print_, "shards": named, "files": [entry, *extras.get("files", [])]}
 
 
 def _total(commits: Iterator[dict[str, Any]]) -> tuple[dict[str, Any], list[Shard]]:

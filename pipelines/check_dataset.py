@@ -54,7 +54,7 @@ def _problems(path: str, deep: bool) -> Iterator[Problem]:
             damaged.add(name)
             yield problem
     if deep:
-        yield from _records(path, shards, damaged)
+        yield from _records(path, shards, damaged, bool(card.get("repeats")))
 
 
 def file_problems(root: str, name: str, size: int | None, digest: str | None, deep: bool) -> Iterator[Problem]:
@@ -182,8 +182,9 @@ def _files(card: dict[str, Any], shards: list[Shard]) -> Iterator[tuple[str, int
         yield name, size, digest
 
 
-def _records(path: str, shards: list[Shard], damaged: set[str]) -> Iterator[Problem]:
-    """Index rows against what they point at. Shards with a damaged file are left out: their problem is known already."""
+def _records(path: str, shards: list[Shard], damaged: set[str], repeats: bool = False) -> Iterator[Problem]:
+    """Index rows against what they point at. Shards with a damaged file are left out: their problem is known already. A dataset that `repeats`
+    holds a record once for each span of a plan that uses it."""
     dataset = Dataset.open(path)
     seen: Counter[str] = Counter()
     for i, shard in enumerate(shards):
@@ -202,7 +203,7 @@ def _records(path: str, shards: list[Shard], damaged: set[str]) -> Iterator[Prob
             yield _problem(shard.index, f"has {visual:,} visual tokens, the shard table says {shard.visual_tokens:,}")
         yield from _rows(dataset, i)
     for id, times in seen.items():
-        if times > 1:
+        if times > 1 and not repeats:
             yield _problem(f"record {id}", f"is there {times} times")
 
 

@@ -34,7 +34,7 @@ from pipelines import attempts, in_process
 from pipelines.format.errors import HeadwaterError, InputError, Stopped
 from pipelines.lifted import lift, lower
 from pipelines.places import fitting
-from pipelines.stage import Step
+from pipelines.stage import Job, Step
 
 WINDOW = 10_000  # items handed to Ray at a time: beyond that its bookkeeping, not the work, takes the time
 BLOCKS_PER_CPU = 4  # Ray's own default makes 200 blocks of anything, and minutes of scheduling out of seconds of work
@@ -100,6 +100,11 @@ class EngineJob:
                 yield result
                 if self.stop.is_set():
                     raise Stopped("stopped before the job was complete")
+
+    def build(self, fn: Callable[..., dict[str, Any]], kwargs: dict[str, Any], **asked: Any) -> str:
+        """See `Job.build`."""
+        from pipelines.build import Build, build
+        return build(cast(Job, self), Build(chain=[Step(fn, kwargs)], **asked))
 
     def _on_ray(self, chain: list[Step], items: list[dict[str, Any]]) -> Iterator[Any]:
         ray = self._start_ray()
@@ -197,7 +202,6 @@ class EngineJob:
         shutil.rmtree(self.scratch, ignore_errors=True)
         if self._started_ray:
             import ray
-
             ray.shutdown()
 
 
@@ -294,5 +298,4 @@ def _value(row: dict[str, Any]) -> Any:
 
 def _store_bytes() -> int:
     """A tenth of memory, within 300 MiB and 8 GiB: parts are small and never live long in the object store."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return max(300 << 20, min(memory // 10, 8 << 30))
+    return max(300 << 20, min(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 10, 8 << 30))

@@ -211,6 +211,11 @@ class Job(Protocol):
         """Run every item through the chain; results come in no particular order. A bare function is a step that needs one processor."""
         ...
 
+    def build(self, fn: Callable[..., dict[str, Any]], kwargs: dict[str, Any], **asked: Any) -> str:
+        """Make an artifact part by part: `fn(part, **kwargs)` commits one and returns its record; `asked` are the fields of `pipelines.build.Build`
+        beside its chain. So a package that may not import the builder has parts, resume and card like all others. Returns the path."""
+        ...
+
     def launch(self, argv: list[str], processes: int = 1, where: str = "local", env: dict[str, str] | None = None) -> int:
         """Run a Python module or script (argv after `python`) as that many processes that find one another; returns the exit status."""
         ...
