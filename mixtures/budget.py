@@ -122,7 +122,8 @@ def _taken(mixture: Mixture, passes: dict[str, Passes], others: dict[str, Chosen
     if others is None:
         refuse_over_share(mixture, asked)
     if short:
-        raise refusal(mixture, short, {name: p.available for name, p in passes.items()}, sum(asked.values()))
+        enough = {name: passes[name].enough(n) for name, (n, _) in short.items()}
+        raise refusal(mixture, short, {name: p.available for name, p in passes.items()}, sum(asked.values()), enough)
     return taken, asked
 
 
@@ -148,10 +149,10 @@ def budgets(mixture: Mixture, holds: dict[str, Callable[[Fraction], Fraction]]) 
         for stage in mixture.stages:
             stretch = (exact(stage.until) - last) * total
             last = exact(stage.until)
-            out.append(_whole({name: exact(stage.share.get(name, 0)) * stretch for name in mixture.sources}))
+            out.append(_whole({name: exact(stage.share.get(name, 0)) * stretch for name in sorted(mixture.sources)}))
         return out
     exactly = {}
-    for name, s in mixture.sources.items():
+    for name, s in sorted(mixture.sources.items()):  # equal remainders are rounded by name
         if s.epochs is not None:  # a pool is scaled already
             exactly[name] = holds[name](exact(s.epochs) * (1 if s.pool is not None else scale))
         else:
@@ -217,14 +218,17 @@ def refuse_over_share(mixture: Mixture, asked: dict[str, int]) -> None:
         )
 
 
-def refusal(mixture: Mixture, short: dict[str, tuple[int, int]], available: dict[str, int], total: int) -> BudgetError:
-    """From {source: (asked, reachable)}: the source that limits most, the best reachable size, two ways out (after OLMo-core's error)."""
+def refusal(
+    mixture: Mixture, short: dict[str, tuple[int, int]], available: dict[str, int], total: int, enough: dict[str, int] | None = None
+) -> BudgetError:
+    """From {source: (asked, reachable)}: the source that limits most, the best reachable size, two ways out (after OLMo-core's error). `enough`:
+    passes that hold what is asked, where they were counted and not all alike."""
     name, (asked, reached) = min(short.items(), key=lambda item: Fraction(item[1][1], item[1][0]))
     source, unit = mixture.sources[name], "records" if mixture.count == "records" else "tokens"
     unit = unit if mixture.count in ("all", "records") else f"{mixture.count} tokens"
     share, has = Fraction(reached, asked), available[name]
     times = f"{source.max_epochs:g} epoch" + ("s" if source.max_epochs != 1 else "")
-    first = f"set sources.{name}.max_epochs={math.ceil(asked / has)}" if has else f"add data to {source.main}"
+    first = f"set sources.{name}.max_epochs={(enough or {}).get(name) or math.ceil(asked / has)}" if has else f"add data to {source.main}"
     down = math.floor(exact(mixture.scale) * share * 10**6) / 10**6
     second = f"scale={down:g}" if source.pool is None else f"raise sources.{name}.pool"  # a pool shrinks with the scale
     return BudgetError(

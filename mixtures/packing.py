@@ -9,7 +9,7 @@ row holds more than `row` positions. In each window of 16,384 units (a 32nd of a
     3  the rest is placed by best-fit-decreasing
     4  each gap left takes the *head* of a reserved text, cut to fit: the head loses no context, and its rest is placed whole in the next
        window, having lost only as much context as the gap was long
-    5  the worst-filled rows are dissolved, and their units join the next window
+    5  the worst-filled rows are dissolved, and their units join the next window, once: no unit is carried over two windows
 
 Best fit runs over distinct sizes, not units: a bit set of the capacities that open rows still have finds the tightest in one step, and units
 of equal size are placed together. Measured on one core, rows of 4,096, a million units of the field's synthetic mix (a quarter each of texts,
@@ -75,13 +75,13 @@ def pack_windows(windows: Iterable[tuple[NDArray[Any], Bool]], row: int) -> Iter
         assert not len(length) or int(np.where(cut, 0, length).max(initial=0)) <= row, "a unit that may not be cut is longer than a row"
         n, size = len(length), length.astype(np.int64)
         fresh = _Loose(np.arange(first, first + n), np.zeros(n, np.int64), size, size, cut)
+        done, carry = _round(carry.plus(fresh), row, first)
         first += n
-        done, carry = _round(carry.plus(fresh), row, settle=False)
         if len(done):
             yield done, carry.unit
     for left in range(_SETTLE, -1, -1):
         if len(carry.unit):
-            done, carry = _round(carry, row, settle=left == 0)
+            done, carry = _round(carry, row, 0 if left else None)
             if len(done):
                 yield done, carry.unit
     assert not len(carry.unit)
@@ -112,13 +112,13 @@ class _Loose:
         return replace(self, start=start, stop=stop)
 
 
-def _round(loose: _Loose, row: int, settle: bool) -> tuple[Pieces, _Loose]:
-    """One window: the rows it completes, and what is carried on. With `settle` nothing is carried."""
+def _round(loose: _Loose, row: int, fresh: int | None) -> tuple[Pieces, _Loose]:
+    """One window: the rows it completes, and what is carried on: only units from number `fresh` on, so that none is carried twice; None: nothing."""
     shortest = shortest_piece(row)
     full, loose = _full_rows(loose, row, shortest)
     reserve = np.zeros(0, np.int64)
-    if not settle:
-        whole = np.flatnonzero(loose.cut & (loose.size == loose.whole) & (loose.size >= 2 * shortest))
+    if fresh is not None:
+        whole = np.flatnonzero(loose.cut & (loose.size == loose.whole) & (loose.size >= 2 * shortest) & (loose.unit >= fresh))
         rows = int(loose.size.sum()) // row
         reserve = whole[:: max(len(whole) // max(rows, 1), 1)]
     placed = np.ones(len(loose.unit), np.bool_)
@@ -129,8 +129,9 @@ def _round(loose: _Loose, row: int, settle: bool) -> tuple[Pieces, _Loose]:
     body, kept = loose[at], loose[reserve]
     gap = row - np.bincount(bins, weights=body.size, minlength=count).astype(np.int64)
     carry = kept[:0]
-    if not settle:
-        drop = _worst(gap, row)
+    if fresh is not None:
+        again = np.bincount(bins[body.unit < fresh], minlength=count) > 0
+        drop = _worst(np.where(again, 0, gap), row)
         carry, body, bins = body[drop[bins]], body[~drop[bins]], bins[~drop[bins]]
         gap[drop] = 0
     heads, head_bins, rests = _fill(kept, gap, shortest)

@@ -11,6 +11,7 @@ that every run of shards can be asked with.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from itertools import accumulate
@@ -64,6 +65,16 @@ class Passes:
         whole = int(epochs)
         parts = [(epoch, Fraction(1)) for epoch in range(whole)] + ([(whole, epochs - whole)] if epochs > whole else [])
         return sum((part * self._holds(e).holds for e, part in parts), Fraction(0))
+
+    def enough(self, asked: int) -> int:
+        """Passes that hold so much. They differ where captions are drawn anew in each; beyond 16 the smallest of those stands for the rest."""
+        held, least = 0, self.available
+        for epoch in range(16):
+            if held >= asked:
+                return epoch
+            held += (one := self._holds(epoch).holds if self.first.data == "image-text" else self.available)
+            least = min(least, one)
+        return 16 + (math.ceil((asked - held) / least) if least else 0) if held < asked else 16
 
     def take(self, asked: list[int]) -> tuple[list[Taken], int]:
         """Prefixes of successive passes that hold what the stages ask for, and how much could be had when `max_epochs` is not enough."""

@@ -36,7 +36,7 @@ from pipelines.format.part import FORMAT
 from pipelines.format.record import Record
 
 __all__ = ["Layout", "Plan", "Row", "SourceRules", "Span", "Specials", "layout", "make_plan"]
-VERSION = 1  # of the planner: a change of what a mixture comes to takes a new number
+VERSION = 2  # of the planner (2: no unit is carried over two packing windows): a change of what a mixture comes to takes a new number
 
 
 def make_plan(

@@ -87,8 +87,7 @@ class EngineJob:
         return float(self._start_ray().cluster_resources().get("GPU", 0.0))
 
     def map(self, chain: Sequence[Step | Callable[[Any], Any]], items: list[dict[str, Any]]) -> Iterator[Any]:
-        """Run every item through the chain; results come in no particular order. Stops between items when `stop` is set. A bare function is a
-        step that needs a processor and nothing else: so floors below this one, which know no steps, hand over their work."""
+        """Run every item through the chain; results in no particular order. Stops between items when `stop` is set. A bare function is a step."""
         if not items:
             return
         steps = [s if isinstance(s, Step) else Step(s) for s in chain]
