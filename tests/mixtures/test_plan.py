@@ -302,7 +302,7 @@ def test_a_dry_run_of_datasets_too_large_to_count_expects_about_what_the_plan_th
 def test_a_plan_of_many_files_names_them_in_a_table_that_is_checked_too(tmp_path, sets, monkeypatch):
     monkeypatch.setattr("mixtures.plan_file.FILES_IN_CARD", 2)
     monkeypatch.setattr("mixtures.plan_file.ROWS_PER_FILE", 16)
-    for module in ("plan", "check"):
+    for module in ("plan", "used"):
         monkeypatch.setattr(f"mixtures.{module}.ROWS_PER_FILE", 16)
     path = make_plan(mixture({"text": {"dataset": sets["text"], "tokens": 9000}}, tmp_path / "p"))
     plan = Plan.open(path)
