@@ -73,7 +73,7 @@ def counted(plan: Plan) -> Counted:
         "over": (STRETCHES, sources + 2),
         "lengths": (sources, LENGTHS),
     }
-    sums: dict[str, NDArray[Any]] = {name: np.zeros(shape, np.int64) for name, shape in shapes.items()}
+    sums: dict[str, Any] = {name: np.zeros(shape, np.int64) for name, shape in shapes.items()}
     c = Counted(plan=plan, total_cost=np.zeros(stages), **sums)
     starts = [shard_starts(d) for d in plan.datasets]
     for _, file in row_files(plan):
