@@ -65,17 +65,16 @@ class Counted:
 def counted(plan: Plan) -> Counted:
     """Read all training rows once."""
     stages, sources = len(plan.card["mixture"].get("stages") or [1]), len(plan.sources)
-    table = lambda *shape: np.zeros(shape, np.int64)
-    c = Counted(
-        plan,
-        *(table(stages, sources) for _ in range(3)),
-        *(table(stages) for _ in range(2)),
-        table(sources),
-        table(stages, STEPS + 1),
-        np.zeros(stages),
-        table(STRETCHES, sources + 2),
-        table(sources, LENGTHS),
-    )
+    shapes: dict[str, tuple[int, ...]] = {
+        **dict.fromkeys(("payload", "spans", "sequences"), (stages, sources)),
+        **dict.fromkeys(("rows", "length"), (stages,)),
+        "lost": (sources,),
+        "cost": (stages, STEPS + 1),
+        "over": (STRETCHES, sources + 2),
+        "lengths": (sources, LENGTHS),
+    }
+    sums: dict[str, Any] = {name: np.zeros(shape, np.int64) for name, shape in shapes.items()}
+    c = Counted(plan=plan, total_cost=np.zeros(stages), **sums)
     starts = [shard_starts(d) for d in plan.datasets]
     for _, file in row_files(plan):
         _add(c, file, starts)

@@ -106,10 +106,11 @@ class Near:
                 owner = np.repeat(piece, n)
                 place = order[np.arange(n.sum()) - np.repeat(np.cumsum(n) - n, n) + np.repeat(first[piece], n)]
                 bits = np.bitwise_count(self.hashes[place] ^ hashes[owner]).astype(np.int64)
+                close = np.flatnonzero(bits < best[owner])  # nearly nothing: what follows sorts
+                owner, place, bits = owner[close], place[close], bits[close]
                 rank = np.lexsort((place, bits, owner))
                 owner, place, bits = owner[rank], place[rank], bits[rank]
-                lead = np.flatnonzero(np.diff(owner, prepend=-1))
-                nearer = lead[bits[lead] < best[owner[lead]]]
+                nearer = np.flatnonzero(np.diff(owner, prepend=-1))
                 best[owner[nearer]], at[owner[nearer]] = bits[nearer], place[nearer]
         return best, at
 
