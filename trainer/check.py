@@ -11,6 +11,7 @@ from pipelines.format import storage
 from pipelines.format.document import sha256_hex
 from pipelines.format.errors import HeadwaterError
 from pipelines.format.manifest import parent_path, read_card
+from trainer.stood_in import noted
 
 Problem = dict[str, str]
 
@@ -58,7 +59,7 @@ def _parent(card: dict[str, Any], entry: dict[str, str]) -> Problem | None:
 def _tokens(path: str, card: dict[str, Any]) -> list[Problem]:
     """Consumed payload tokens by source against the plan's, for runs that read the whole plan."""
     place = parent_path(card, card["parents"][0])
-    if card["recipe"].get("steps") is not None or not storage.exists(storage.join(place, "plan.json")):
+    if card["recipe"].get("steps") is not None or not storage.exists(storage.join(place, "plan.json")) or noted(path):
         return []
     planned = read_card(place)["sources"]
     out = []
