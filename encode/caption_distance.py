@@ -27,6 +27,7 @@ from pipelines.format.dataset import Dataset
 from pipelines.format.document import Document, PartOf, Size, canon, dump, fingerprint
 from pipelines.format.errors import InputError, Stopped
 from pipelines.format.estimate import Estimate
+from pipelines.format.forgotten import known_as, living_rows
 from pipelines.format.manifest import card, file_entry, parent, publish_card, refuse_other_recipe
 from pipelines.format.part import FORMAT
 from pipelines.stage import Job
@@ -67,7 +68,7 @@ class CaptionDistanceStage:
         captions, text, output = opened(config.captions), opened(config.text), storage.absolute(config.output)
         settings = {k: v for k, v in dump(config).items() if k not in ("name", "captions", "text", "output", "engine")}
         asked = {"format": FORMAT, "stage": "caption-distance", "version": VERSION, **settings, "vectors_are": config.vectors.identity()}
-        recipe = fingerprint({**asked, "captions": [d.fingerprint for d in captions], "text": [d.fingerprint for d in text]})
+        recipe = fingerprint({**asked, "captions": [known_as(d) for d in captions], "text": [known_as(d) for d in text]})
         refuse_other_recipe(output, "manifest.json", recipe)
         if storage.exists(storage.join(output, "manifest.json")):
             return output
@@ -185,7 +186,7 @@ def directions(config: CaptionDistance, dataset: Dataset, job: Job) -> dict[str,
 
 def sampled(dataset: Dataset, i: int, share: float, seed: int) -> Iterator[tuple[str, int, str]]:
     """(caption's name, part, text) of the records of a shard that the draw takes."""
-    table = dataset.index(i, ["h", "segments"])
+    table = living_rows(dataset, i, ["h", "segments"])
     h = table["h"].to_numpy()
     taken = np.ones(len(h), bool) if share >= 1 else chance.uniform(chance.draw(h, seed, "order", 0)) < share
     part = (chance.draw(h, seed, "order", 1) % np.uint64(PARTS)).astype(np.int64)

@@ -25,6 +25,7 @@ from encode.part_moments import commit_stats
 from pipelines.format import storage
 from pipelines.format.dataset import Dataset, open_cached
 from pipelines.format.errors import Reject
+from pipelines.format.forgotten import REASON
 from pipelines.format.index import record_of
 from pipelines.format.part import PartWriter
 from pipelines.format.record import Record, Segment
@@ -48,9 +49,12 @@ def load(
     parent's image files instead (`storage: none`). In both cases `foreign` is the data file meant, and there are no pictures.
     """
     parent = open_cached(*dataset)
-    records = rows(parent, item["shard"], item["first"], item["rows"])
+    every = rows(parent, item["shard"], item["first"], item["rows"])
+    gone = frozenset(item.get("gone", ()))
+    records = [r for n, r in enumerate(every) if n not in gone]
     lost: list[Lost] = []
     out = {"part": item["part"], "fingerprint": item["fingerprint"], "foreign": None, "slots": {}, "pictures": None}
+    out["forgotten"] = [replace(r, segments=()) for n, r in enumerate(every) if n in gone]
     if other is not None:
         reused = open_cached(*other)
         records, lost = pointed(records, reused, item["other"])
@@ -110,7 +114,9 @@ def write(item: dict[str, Any], root: str, codec_name: str, shard_bytes: int, sh
     foreign = None if item["foreign"] is None else Foreign(storage.relative(item["foreign"], storage.absolute(root)))
     kept: dict[str, Any] = {"encoded": True, "shard_bytes": shard_bytes, "foreign_data": foreign, "ends": item.get("ends")}
     with PartWriter(root, item["part"], fingerprint=item["fingerprint"], **kept) as writer:
-        writer.emit(len(item["records"]) + len(item["lost"]))
+        writer.emit(len(item["records"]) + len(item["lost"]) + len(item["forgotten"]))
+        for record in item["forgotten"]:
+            writer.drop(record, "encode", REASON)
         for origin, id, reason, detail in item["lost"]:
             writer.reject(origin, "encode", reason, detail, id=id)
         for record in item["records"]:

@@ -28,6 +28,7 @@ from pipelines.format.dataset import Dataset, open_cached
 from pipelines.format.document import Document, PartOf, Size, dump, fingerprint
 from pipelines.format.errors import InputError
 from pipelines.format.estimate import Estimate
+from pipelines.format.forgotten import REASON, forgotten_rows
 from pipelines.format.manifest import file_entry, parent, read_card
 from pipelines.format.part import FORMAT, SHARD_BYTES, PartWriter
 from pipelines.format.record import Record, Segment
@@ -170,11 +171,13 @@ def decode_parts(config: DecodeRecipe, dataset: Dataset) -> list[dict[str, Any]]
     """One part per shard, up to the wanted number of records."""
     left = dataset.card["records"] if config.records is None else config.records
     parts: list[dict[str, Any]] = []
+    forgotten = forgotten_rows(dataset)
     for i, shard in enumerate(dataset.shards):
         rows = min(shard.records, left)
         left -= rows
         if rows:
-            parts.append({"part": len(parts), "shard": i, "rows": rows})
+            gone = [row for row in forgotten.get(i, ()) if row < rows]
+            parts.append({"part": len(parts), "shard": i, "rows": rows, **({"gone": gone} if gone else {})})
     return parts
 
 
@@ -199,11 +202,15 @@ class DecodePart:
         self.decoding = Decoding(decoder, self.encoder, device) if decoder is not None and self.encoder is not None else None
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
-        records = [r for r, _ in zip(self.dataset.records(item["shard"]), range(item["rows"]), strict=False)]
+        every = [r for r, _ in zip(self.dataset.records(item["shard"]), range(item["rows"]), strict=False)]
+        gone = frozenset(item.get("gone", ()))
+        records = [r for n, r in enumerate(every) if n not in gone]
         shown = self.payloads(item["shard"], records)
         with PartWriter(self.root, item["part"], fingerprint=item["fingerprint"], shard_bytes=self.shard_bytes) as writer:
+            writer.emit(len(every))
+            for n in sorted(gone):
+                writer.drop(every[n], "decode", REASON)
             for record in records:
-                writer.emit()
                 segments = tuple(self.segment(item["shard"], s, shown) for s in record.segments)
                 writer.add(replace(record, segments=segments))
             return writer.commit()

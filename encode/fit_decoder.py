@@ -24,6 +24,7 @@ from pipelines.format import storage
 from pipelines.format.document import dump, fingerprint
 from pipelines.format.errors import InputError, Stopped
 from pipelines.format.estimate import Estimate
+from pipelines.format.forgotten import known_as
 from pipelines.format.manifest import refuse_other_recipe
 from pipelines.format.part import FORMAT
 from pipelines.stage import Job
@@ -107,7 +108,7 @@ def identity(config: FitDecoder, frames: Frames) -> str:
     """What is being fitted, to what: hashes and settings, and no path."""
     settings = {k: v for k, v in dump(config).items() if k not in UNHASHED}
     asked: dict[str, Any] = {"format": FORMAT, "stage": "fit-decoder", "version": VERSION, **settings}
-    asked |= {"frames": frames.curated.fingerprint, "encoder": frames.encoder.identity(), "steps": config.total(frames.grid.tokens)}
+    asked |= {"frames": known_as(frames.curated), "encoder": frames.encoder.identity(), "steps": config.total(frames.grid.tokens)}
     asked["latents"] = frames.encoded.fingerprint if frames.encoded is not None else None
     if (p := config.perceptual) is not None:
         asked["perceptual"] = [file_hash(p.features), file_hash(p.linear), p.weight]

@@ -21,6 +21,7 @@ from pipelines.format.dataset import Dataset
 from pipelines.format.document import Document, Size, dump, fingerprint
 from pipelines.format.errors import InputError, Stopped
 from pipelines.format.estimate import Estimate
+from pipelines.format.forgotten import known_as, living_rows
 from pipelines.format.manifest import card, file_entry, parent, publish_card, refuse_other_recipe
 from pipelines.format.part import FORMAT
 from pipelines.stage import Job
@@ -62,7 +63,7 @@ class FitTokenizerStage:
         """Fit, unless the output already holds this very tokenizer. Returns the folder."""
         datasets, output = opened(config), storage.absolute(config.output)
         settings = {k: v for k, v in dump(config).items() if k not in ("name", "datasets", "output", "engine")}
-        asked = {"format": FORMAT, "stage": "fit-tokenizer", "version": VERSION, **settings, "datasets": [d.fingerprint for d in datasets]}
+        asked = {"format": FORMAT, "stage": "fit-tokenizer", "version": VERSION, **settings, "datasets": [known_as(d) for d in datasets]}
         recipe = fingerprint(asked)
         refuse_other_recipe(output, "manifest.json", recipe)
         if storage.exists(storage.join(output, "manifest.json")):
@@ -114,8 +115,8 @@ def opened(config: FitTokenizer) -> list[Dataset]:
 
 
 def shard_texts(dataset: Dataset, i: int) -> tuple[list[str], np.ndarray]:
-    """All texts of a shard in order, and for each the h of its record."""
-    table = dataset.index(i, ["h", "segments"])
+    """All texts of a shard in order, but for forgotten ones, and for each the h of its record."""
+    table = living_rows(dataset, i, ["h", "segments"])
     segments = table["segments"].combine_chunks()
     flat = pc.list_flatten(segments)
     chosen = pc.is_valid(pc.struct_field(flat, "text"))

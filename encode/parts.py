@@ -23,6 +23,7 @@ from pipelines.format import codec
 from pipelines.format.dataset import Dataset
 from pipelines.format.document import fingerprint
 from pipelines.format.errors import InputError
+from pipelines.format.forgotten import forgotten_rows
 from pipelines.format.part import FORMAT
 
 VERSION = 1
@@ -90,15 +91,23 @@ def encode_parts(recipe: EncodeRecipe, dataset: Dataset) -> list[dict[str, Any]]
     else:
         limit = image_limit(recipe.images.grid(), recipe.storage, recipe.images.batch) if recipe.images else MAX_IMAGES
         placed = [(i, None, run) for i in range(len(dataset.shards)) for run in shard_runs(dataset, i, limit)]
-    identity = encoding_identity(recipe)
+    identity, forgotten = encoding_identity(recipe), forgotten_rows(dataset)
     out = []
     for part, (i, other, run) in enumerate(placed):
         shard = dataset.shards[i]
         spec = {"shard": i, "first": run.first, "rows": run.rows, "other": other}
         inputs = [[shard.index_bytes, shard.index_sha256], [shard.data_bytes, shard.data_sha256]]
-        said = {"format": FORMAT, "stage": "encode", "version": VERSION, **identity, "spec": spec, "inputs": inputs}
-        out.append({"part": part, "fingerprint": fingerprint(said), **spec, "images": run.images, "references": run.references})
+        gone = left_out(forgotten, i, run)
+        said = {"format": FORMAT, "stage": "encode", "version": VERSION, **identity, "spec": {**spec, **gone}, "inputs": inputs}
+        out.append({"part": part, "fingerprint": fingerprint(said), **spec, **gone, "images": run.images, "references": run.references})
     return out
+
+
+def left_out(forgotten: dict[int, list[int]], i: int, run: Run) -> dict[str, list[int]]:
+    """{gone: rows of a run of shard i, counted from its first, that tombstones name}; nothing without, so that a later tombstone makes anew only the
+    parts that hold what it names."""
+    gone = [row - run.first for row in forgotten.get(i, ()) if run.first <= row < run.first + run.rows]
+    return {"gone": gone} if gone else {}
 
 
 def encoding_identity(recipe: EncodeRecipe) -> dict[str, Any]:

@@ -183,6 +183,7 @@ def read_commits(root: str, parts: list[int]) -> Iterator[dict[str, Any]]:
 def seal(b: Build, changed: bool = True) -> str:
     """Write the shard table and, last, the card. With nothing changed and the card there, nothing is written."""
     numbers = [p["part"] for p in b.parts]
+    _clear(b.output, set(numbers))
     wanted = fingerprint([p["fingerprint"] for p in b.parts])
     path = join(b.output, "manifest.json")
     old = storage.read_json(path) if storage.exists(path) else None
@@ -224,6 +225,14 @@ def _with_shards(root: str, shards: list[Shard], extras: dict[str, Any]) -> dict
     named = {"file": entry["path"], "sha256": entry["sha256"], "n": len(shards)}
     print_ = dataset_fingerprint(extras.get("encoding"), shards)
     return {**extras, "fingerprint": print_, "shards": named, "files": [entry, *extras.get("files", [])]}
+
+
+def _clear(output: str, numbers: set[int]) -> None:
+    """Remove commit records of parts that the source has no more; what they name stays while a snapshot does."""
+    folder = join(output, "parts")
+    there = storage.listing(folder, (".json",)) if storage.exists(folder) else []
+    for number in sorted({int(name.removesuffix(".json")) for name, _, _ in there} - numbers):
+        storage.delete(commit_path(output, number))
 
 
 def _total(commits: Iterator[dict[str, Any]]) -> tuple[dict[str, Any], list[Shard]]:

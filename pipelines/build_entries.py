@@ -35,6 +35,7 @@ from pipelines.format.dataset import Dataset
 from pipelines.format.document import Document, Percent, Size, canon, dump, fingerprint, sha256_hex
 from pipelines.format.errors import InputError, Stopped
 from pipelines.format.estimate import Estimate
+from pipelines.format.forgotten import known_as, living
 from pipelines.format.manifest import card, file_entry, parent, publish_card, refuse_other_recipe
 from pipelines.format.part import FORMAT
 from pipelines.format.shard import parquet_bytes
@@ -87,7 +88,7 @@ class BuildEntriesStage:
         paths = [*(("include", p) for p in config.include), *(("wordnet", p) for p in config.wordnet), *(("counted", c.path) for c in config.counted)]
         others = [[kind, sha256_hex(storage.map_file(entry_file(path)))] for kind, path in paths]
         asked = {"format": FORMAT, "stage": "build-entries", "version": VERSION, **settings, "lists": others}
-        recipe = fingerprint({**asked, "datasets": [d.fingerprint for d in datasets]})
+        recipe = fingerprint({**asked, "datasets": [known_as(d) for d in datasets]})
         refuse_other_recipe(output, "manifest.json", recipe)
         if storage.exists(join(output, "manifest.json")):
             return output
@@ -176,7 +177,7 @@ def _run(job: Job, step: Step, items: list[dict[str, Any]]) -> None:
 def count_shard(item: dict[str, Any], vocabulary: list[str]) -> dict[str, Any]:
     """Words (with their number under ""), or pairs of words of the vocabulary, of one shard."""
     dataset = Dataset.open(item["dataset"])
-    texts = (s.text for r in dataset.records(item["shard"]) for s in r.segments if s.text)
+    texts = (s.text for r in living(dataset, item["shard"]) for s in r.segments if s.text)
     seen: Counter[str] = Counter()
     if vocabulary:
         kept = _vocabulary(tuple(vocabulary))

@@ -20,6 +20,7 @@ from pipelines.format.chance import held_out
 from pipelines.format.dataset import Dataset
 from pipelines.format.document import Document
 from pipelines.format.errors import InputError, Reject
+from pipelines.format.forgotten import living
 from pipelines.listing import Input, list_files, place
 from pipelines.row_groups import group_runs, numbered_rows
 from pipelines.sources.image_parquet import image_bytes
@@ -97,7 +98,7 @@ def _tables(path: str) -> list[Input]:
 def _of_dataset(reference: ReferenceQuestions) -> Iterator[Asked]:
     dataset, side = Dataset.open(reference.path), reference.held_out
     for i in range(len(dataset.shards)):
-        for record in dataset.records(i):
+        for record in living(dataset, i):
             if side is not None and not held_out(record.group, side.fraction, side.seed):
                 continue
             pictures = [s for s in record.segments if s.kind == "image"]

@@ -20,6 +20,7 @@ from pipelines.format.estimate import Estimate
 from pipelines.format.manifest import card, file_entry, parent, publish_card, read_card
 from trainer.ablation import VERSION, Ablation, ArmRun, arm_runs, identity, mixture_of, plan_paths
 from trainer.run import Run
+from trainer.stood_in import noted
 
 LEAST_STEPS, FEW_STEPS = 10, 300
 SCHEMA = (("arm", "string"), ("seed", "int64"), ("metric", "string"), ("split", "string"), ("value", "double"), ("n", "int64"), ("chance", "double"))
@@ -196,8 +197,8 @@ def planned_tokens(plan_card: dict[str, Any]) -> dict[str, int]:
 
 
 def _same_tokens(item: ArmRun, run_card: dict[str, Any], plan_card: dict[str, Any]) -> None:
-    if item.run.steps is not None:
-        return  # a run cut short by its own key consumes a prefix, and says so
+    if item.run.steps is not None or noted(item.output):
+        return  # a run cut short by its own key consumes a prefix, and says so; one in which others stood in for forgotten records says which
     planned = planned_tokens(plan_card)
     consumed = {name: int(s["tokens"]["all"]) for name, s in run_card["sources"].items()}
     for name in sorted({*planned, *consumed}):

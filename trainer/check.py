@@ -13,6 +13,7 @@ from pipelines.format.document import sha256_hex
 from pipelines.format.errors import HeadwaterError
 from pipelines.format.manifest import parent_path, read_card
 from trainer import ledger
+from trainer.stood_in import noted
 
 Problem = dict[str, str]
 
@@ -60,7 +61,7 @@ def _parent(card: dict[str, Any], entry: dict[str, str]) -> Problem | None:
 def _tokens(path: str, card: dict[str, Any]) -> list[Problem]:
     """Consumed payload tokens by source against the plan's, up to the run's last step."""
     place = parent_path(card, card["parents"][0])
-    if not storage.exists(storage.join(place, "plan.json")):
+    if not storage.exists(storage.join(place, "plan.json")) or noted(path):  # stand-ins may hold fewer tokens than what they stand for
         return []
     plan = Plan.open(place)
     if card["steps"] * card["recipe"]["batch"] >= plan.sequences():

@@ -22,7 +22,7 @@ import torch
 from mixtures.plan import Plan
 from pipelines.format import manifest, storage
 from pipelines.format.errors import BudgetError, ConflictError, HeadwaterError, Stopped
-from trainer import checkpoint, losses, metrics, parallel
+from trainer import checkpoint, losses, metrics, parallel, stood_in
 from trainer.batch import Batch
 from trainer.flow import Noised, noised
 from trainer.models import load
@@ -78,9 +78,12 @@ def train(run: Run, output: str | None = None, log: Log | None = None, stop: thr
         torch.set_num_threads(run.threads)
     with parallel.world(run.device) as where:
         state, first = _begin(run, root, identity, plan, where, say)
+        if where.rank == 0 and (event := stood_in.note(root, state.stream.reader.stand_ins)) is not None:
+            _log(root, event)
+            say("others stand in for forgotten records", **{k: v for k, v in event.items() if k != "event"})
         _steps(state, root, identity, first, say, stop)
         if state.stream.reader.left_out:
-            say("forgotten records were left out", spans=state.stream.reader.left_out)
+            say("places of forgotten records stayed empty", spans=state.stream.reader.left_out)
         weights = checkpoint.full_weights(state.model)
         if where.rank == 0:
             _card(state, root, identity, plan, weights)

@@ -20,6 +20,7 @@ from encode.encoder import Grid, ImageEncoder, ImageEncoding, opened
 from pipelines.format import chance, codec, storage
 from pipelines.format.dataset import Dataset
 from pipelines.format.errors import InputError, Reject
+from pipelines.format.forgotten import living_rows
 from pipelines.format.manifest import parent_path
 from pipelines.media import images
 
@@ -165,7 +166,7 @@ def _curated(dataset: Dataset, encoder: ImageEncoder) -> Frames:
 def _paired(encoded: Dataset, curated: Dataset, encoder: ImageEncoder) -> Frames:
     """The k-th latents of a record are of the k-th image of the curated record with its id."""
     ours, our_ids, groups = segments(encoded, "latents")
-    theirs, their_ids, _ = segments(curated, "image")
+    theirs, their_ids, _ = segments(curated, "image", living=False)  # a match for each that is left of ours
     where = pc.index_in(pa.array(our_ids, pa.string()), value_set=pa.array(their_ids, pa.string()))
     lost = where.null_count
     counts, there = np.bincount(ours.record, minlength=len(our_ids)), np.bincount(theirs.record, minlength=len(their_ids))
@@ -181,25 +182,26 @@ def _paired(encoded: Dataset, curated: Dataset, encoder: ImageEncoder) -> Frames
     return Frames(curated, encoder, pixels, groups, our_ids, encoded, taken(ours, kept))
 
 
-def segments(dataset: Dataset, kind: str) -> tuple[Segments, list[str], list[str]]:
-    """(segments of a kind, id of each record, group of each record) over all shards."""
-    columns: list[list[np.ndarray]] = [[], [], [], []]
+def segments(dataset: Dataset, kind: str, living: bool = True) -> tuple[Segments, list[str], list[str]]:
+    """(segments of a kind, id of each record, group of each record) over all shards; with `living`, without forgotten records."""
+    columns = ["id", "group", "segments"]
+    found: list[list[np.ndarray]] = [[], [], [], []]
     ids: list[str] = []
     groups: list[str] = []
     for i in range(len(dataset.shards)):
-        table = dataset.index(i, ["id", "group", "segments"])
+        table = living_rows(dataset, i, columns) if living else dataset.index(i, columns)
         lists = table["segments"].combine_chunks()
         flat = pc.list_flatten(lists)
         chosen = pc.equal(pc.struct_field(flat, "kind"), kind)
         rows = pc.list_parent_indices(lists).filter(chosen).to_numpy(zero_copy_only=False) + len(ids)
         offset, nbytes = (pc.struct_field(flat, name).filter(chosen).to_numpy(zero_copy_only=False) for name in ("offset", "nbytes"))
-        for column, values in zip(columns, (np.full(len(rows), i), rows, offset, nbytes), strict=True):
+        for column, values in zip(found, (np.full(len(rows), i), rows, offset, nbytes), strict=True):
             column.append(np.asarray(values, np.int64))
         ids += table["id"].to_pylist()
         groups += table["group"].to_pylist()
-    if not sum(map(len, columns[0])):
+    if not sum(map(len, found[0])):
         raise InputError("this dataset has no images", where=dataset.path, allowed="a dataset with frames")
-    return Segments(*(np.concatenate(c) for c in columns)), ids, groups
+    return Segments(*(np.concatenate(c) for c in found)), ids, groups
 
 
 def distinct(at: Segments) -> Ints:

@@ -24,6 +24,8 @@ from pipelines.format import storage
 from pipelines.format.dataset import open_cached
 from pipelines.format.document import part_name
 from pipelines.format.errors import InputError, Reject
+from pipelines.format.forgotten import REASON
+from pipelines.format.index import record_of
 from pipelines.format.part import PartWriter
 from pipelines.format.record import Record
 from pipelines.format.shard import Foreign
@@ -51,7 +53,11 @@ def load(item: dict[str, Any], dataset: tuple[str, str], scorers: Scorers) -> di
     texts: dict[str, int] = {}
     pairs: dict[tuple[int, int], int] = {}
     asked, looked = [], 0
-    for record in rows(parent, item["shard"], item["first"], item["rows"]):
+    gone = frozenset(item.get("gone", ()))
+    for n, record in enumerate(rows(parent, item["shard"], item["first"], item["rows"])):
+        if n in gone:
+            asked.append(Asked((), (), (REASON, "")))
+            continue
         for s in (s for s in record.segments if s.kind == "image" and place(s) not in slots):
             try:
                 pixels = images.decode(bytes(parent.payload(item["shard"], s)))
@@ -137,6 +143,9 @@ def write(item: dict[str, Any], dataset: tuple[str, str], root: str, scorers: Sc
     with PartWriter(root, item["part"], fingerprint=item["fingerprint"], foreign_data=foreign) as writer:
         for row, asked in zip(kept, item["asked"], strict=True):
             writer.emit()
+            if asked.lost is not None and asked.lost[0] == REASON:
+                writer.drop(record_of(row), "score", REASON)
+                continue
             new = {k: v for name, s in scorers.items() for k, v in record_scores(name, s, asked, item["values"][name], numbers).items()}
             lost = asked.lost or next((("not_finite", f"{k} is {v}") for k, v in new.items() if not np.isfinite(v)), None)
             if lost is not None:

@@ -11,13 +11,14 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from encode.parts import MAX_BYTES, MAX_IMAGES, shard_runs
+from encode.parts import MAX_BYTES, MAX_IMAGES, left_out, shard_runs
 from encode.scoring.recipe import ScoreRecipe
 from pipelines.captions import column
 from pipelines.format import storage
 from pipelines.format.dataset import Dataset
 from pipelines.format.document import fingerprint
 from pipelines.format.errors import InputError, RecipeError
+from pipelines.format.forgotten import forgotten_rows
 from pipelines.format.part import FORMAT
 
 VERSION = 1
@@ -27,10 +28,11 @@ def score_parts(recipe: ScoreRecipe, dataset: Dataset) -> list[dict[str, Any]]:
     """All parts of a score job, numbered from 0."""
     limit, identity = image_limit(recipe), scores_identity(recipe)
     out: list[dict[str, Any]] = []
+    forgotten = forgotten_rows(dataset)
     for i, shard in enumerate(dataset.shards):
         inputs = [[shard.index_bytes, shard.index_sha256], [shard.data_bytes, shard.data_sha256]]
         for run in shard_runs(dataset, i, limit):
-            spec = {"shard": i, "first": run.first, "rows": run.rows}
+            spec = {"shard": i, "first": run.first, "rows": run.rows, **left_out(forgotten, i, run)}
             said = {"format": FORMAT, "stage": "score", "version": VERSION, "scores": identity, "spec": spec, "inputs": inputs}
             out.append({"part": len(out), "fingerprint": fingerprint(said), **spec, "images": run.images, "references": run.references})
     return out

@@ -19,6 +19,7 @@ from pipelines.format.chance import held_out
 from pipelines.format.dataset import Dataset
 from pipelines.format.document import Document
 from pipelines.format.errors import InputError, Reject
+from pipelines.format.forgotten import living
 from pipelines.listing import Input, list_files, place
 from pipelines.pictures import SUFFIXES as IMAGES
 from pipelines.row_groups import group_runs, numbered_rows
@@ -82,7 +83,7 @@ def _tables(reference: ReferenceImages) -> tuple[str, ...]:
 def _of_dataset(reference: ReferenceImages) -> Iterator[tuple[str, bytes]]:
     dataset, side, seen = Dataset.open(reference.path), reference.held_out, set[tuple[int, int | None]]()
     for i in range(len(dataset.shards)):
-        for record in dataset.records(i):
+        for record in living(dataset, i):
             if side is not None and not held_out(record.group, side.fraction, side.seed):
                 continue
             pictures = [s for s in record.segments if s.kind == "image"]

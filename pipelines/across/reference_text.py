@@ -9,6 +9,7 @@ from pipelines.format import storage
 from pipelines.format.chance import held_out
 from pipelines.format.dataset import Dataset
 from pipelines.format.errors import InputError, Reject
+from pipelines.format.forgotten import living
 from pipelines.json_list import parse
 from pipelines.listing import list_files, place
 from pipelines.row_groups import group_runs, numbered_rows
@@ -66,6 +67,6 @@ def _jsonl(where: str, fields: tuple[str, ...]) -> Iterator[str]:
 def _dataset(path: str, side: tuple[float, int] | None) -> Iterator[str]:
     dataset = Dataset.open(path)
     for i in range(len(dataset.shards)):
-        for record in dataset.records(i):
+        for record in living(dataset, i):
             if side is None or held_out(record.group, *side):
                 yield from (s.text for s in record.segments if s.text)

@@ -35,7 +35,8 @@ def answer(args: argparse.Namespace) -> dict[str, Any]:
     if not storage.exists(args.path):
         raise InputError("nothing is here", where=args.path)
     files = storage.listing(args.path)
-    dropped = snapshots(args.path) if args.snapshots and storage.exists(join(args.path, "manifest.json")) else []
+    asked = getattr(args, "snapshots", False)
+    dropped = snapshots(args.path) if asked and storage.exists(join(args.path, "manifest.json")) else []
     old = frozenset(card["card_file"] for card in dropped)
     kept = committed(args.path, [name for name, _, _ in files], old)
     now = time.time()
@@ -58,7 +59,7 @@ def answer(args: argparse.Namespace) -> dict[str, Any]:
             storage.sweep(join(args.path, folder))
     total = sum(row["bytes"] for row in removed)
     told = {"path": args.path, "dry_run": args.dry_run, "removed": removed, "bytes": total, "too_young": young}
-    return told | ({"snapshots": _told(dropped, args.within)} if args.snapshots else {})
+    return told | ({"snapshots": _told(dropped, args.within)} if asked else {})
 
 
 def _told(dropped: list[dict[str, Any]], within: str) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ the first one that names a record says when it was forgotten, for good.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from pipelines.format import storage
 from pipelines.format.chance import hash64
 from pipelines.format.dataset import Dataset
 from pipelines.format.manifest import read_card
+from pipelines.format.record import Record
 
 NAMED_BY = ("id", "url", "sha256", "phash")
 REASON = "tombstone"  # what such a record is counted as where a dataset is made of another
@@ -94,3 +96,30 @@ def forgotten_rows(dataset: Dataset) -> dict[int, list[int]]:
         if len(rows):
             out[i] = rows.tolist()
     return out
+
+
+def living(dataset: Dataset, i: int) -> Iterator[Record]:
+    """The records of shard i that no tombstone names, in written order, without payloads."""
+    keep = kept(dataset, i)
+    return (record for record, stays in zip(dataset.records(i), keep, strict=True) if stays)
+
+
+def kept(dataset: Dataset, i: int) -> np.ndarray:
+    """bool per row of shard i: named by no tombstone. Without tombstones no index is opened."""
+    stones = tombstones(dataset)
+    out = np.ones(dataset.shards[i].records, np.bool_)
+    if stones is not None and len(stones):
+        out[rows_named(dataset, i, stones)[0]] = False
+    return out
+
+
+def known_as(dataset: Dataset) -> str | list[str]:
+    """What says which records of a dataset are used by whoever leaves forgotten ones out: its fingerprint, and its tombstones where there are any."""
+    entry = tombstone_entry(dataset)
+    return dataset.fingerprint if entry is None else [dataset.fingerprint, entry["sha256"]]
+
+
+def living_rows(dataset: Dataset, i: int, columns: list[str]) -> pa.Table:
+    """Columns of the index of shard i, without the rows that tombstones name."""
+    table, keep = dataset.index(i, columns), kept(dataset, i)
+    return table if keep.all() else table.filter(pa.array(keep))

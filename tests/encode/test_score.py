@@ -443,3 +443,16 @@ def test_the_entry_point_loads_neither_torch_nor_ray():
 def test_the_recipe_that_ships_is_valid():
     made = load(ScoreRecipe, str(Path(__file__).parents[2] / "encode/recipes/scores.yaml"))
     assert made.output.startswith("out/") and "clip" in made.scores
+
+
+def test_what_the_parent_forgot_gets_no_score_and_is_counted(world, tmp_path):
+    from pipelines.check_dataset import check as problems
+    from pipelines.tombstones import add
+
+    place = curated(tmp_path / "photos", some_records())
+    make = lambda: score(world, tmp_path / "out", NSFW(world), dataset=place)
+    before = [r.id for r in records(make())]
+    add(Dataset.open(place), {"id": [before[2]]}, "asked")
+    after = make()
+    assert [r.id for r in records(after)] == [i for i in before if i != before[2]]
+    assert after.card["filtered"] == {"tombstone": 1} and after.card["in"] == len(before) and problems(after.path, {"deep": True}) == []

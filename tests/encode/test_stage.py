@@ -342,3 +342,45 @@ def test_a_changed_byte_of_a_tokenizer_is_found(world, tmp_path):
     file = tmp_path / "t" / "tokenizer.json"
     file.write_bytes(file.read_bytes().replace(b"BPE", b"BPF"))
     assert check(str(tmp_path / "t"), {}) == [{"file": "tokenizer.json", "what": "differs from its card"}]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_the_parent_forgot_is_left_out_counted_and_costs_one_part(world, tmp_path, kind):
+    from pipelines.check_dataset import check
+    from pipelines.tombstones import add
+
+    place = toys.curated(str(tmp_path / "curated"), kind, n=6)
+    before = encode(world, tmp_path / "out", kind, dataset=place, images=None if kind == "text" else PIXELS)
+    rows = [r for i in range(2) for r in before.index(i, ["id", "sha256"]).to_pylist()]
+    commits = {p.name: p.read_bytes() for p in (tmp_path / "out" / "parts").iterdir()}
+    add(Dataset.open(place), {"id": [rows[1]["id"]]}, "asked")
+    after = encode(world, tmp_path / "out", kind, dataset=place, images=None if kind == "text" else PIXELS)
+    assert [r for i in range(2) for r in after.index(i, ["id", "sha256"]).to_pylist()] == [r for r in rows if r != rows[1]]
+    assert after.card["in"] == 6 and after.card["filtered"] == {"tombstone": 1} and check(after.path, {"deep": True}) == []
+    assert [name for name, data in commits.items() if (tmp_path / "out" / "parts" / name).read_bytes() != data] == ["00000.json"]
+    back = Dataset.open(run(DECODE, DecodeRecipe, dataset=before.path, output=str(tmp_path / "back")))
+    assert back.card["records"] == 5
+    add(after, {"id": [rows[4]["id"]]}, "asked")
+    decoded = Dataset.open(run(DECODE, DecodeRecipe, dataset=after.path, output=str(tmp_path / "back")))
+    assert decoded.card["records"] == 4 and decoded.card["filtered"] == {"tombstone": 1} and check(decoded.path, {"deep": True}) == []
+
+
+def test_a_part_of_which_everything_is_forgotten_is_done_all_the_same(world, tmp_path):
+    from pipelines.check_dataset import check
+    from pipelines.tombstones import add
+
+    place = toys.curated(str(tmp_path / "curated"), "image-text", n=6)
+    found = Dataset.open(place)
+    add(found, {"id": found.index(0, ["id"])["id"].to_pylist()}, "asked")
+    after = encode(world, tmp_path / "out", "image-text", dataset=place)
+    assert after.card["records"] == 3 and after.card["filtered"] == {"tombstone": 3} and check(after.path, {"deep": True}) == []
+
+
+def test_a_tokenizer_is_fitted_without_what_was_forgotten(tmp_path):
+    from pipelines.tombstones import add
+
+    fit = lambda data, out: Path(run(FIT, FitTokenizer, datasets=[data], vocab=300, output=str(tmp_path / out)), "tokenizer.json").read_bytes()
+    all_, few = toys.curated(str(tmp_path / "all"), "text", n=6), toys.curated(str(tmp_path / "few"), "text", n=5, parts=1)
+    last = Dataset.open(all_).index(1, ["id"])["id"].to_pylist()[-1]
+    add(Dataset.open(all_), {"id": [last]}, "asked")
+    assert fit(all_, "a") == fit(few, "b")

@@ -222,3 +222,28 @@ def test_a_finished_run_is_loaded_with_its_weights_and_its_plan(whole: dict) -> 
     target = batch.text_target.reshape(-1)[out.at].long()
     loss = torch.nn.functional.cross_entropy(out.logits, target)
     assert run.batch == 4 and not model.training and float(loss) < 3.2  # log 55 = 4.0 untrained
+
+
+def test_a_run_says_who_stood_in_for_the_forgotten_and_consumes_no_forgotten_record(tmp_path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    from pipelines.tombstones import add
+    from trainer.check import check
+
+    plan = Plan.open(toyplan.make(tmp_path, tokens=300, n=30))
+    spans = {i: plan.row(i).spans for i in range(plan.sequences())}
+    victims = {s.dataset: plan.record(s).id for row in spans.values() for s in row}
+    for dataset, id in victims.items():
+        add(plan.datasets[dataset], {"id": [id]}, "asked")
+    root = tmp_path / "run"
+    train(toyplan.run(plan.path, root))
+    notes = [n for n in root.iterdir() if n.name.startswith("stand-ins-")]
+    rows = pq.read_table(notes[0]).to_pylist()
+    said = [json.loads(line) for line in (root / "log.jsonl").read_text().splitlines()]
+    event = next(e for e in said if e["event"] == "stand-ins")
+    assert event["file"] == notes[0].name and event["forgotten"] == len({r["forgotten"] for r in rows}) == len(victims)
+    gone = {seq for seq, row in spans.items() for s in row if plan.record(s).id in victims.values()}
+    assert {r["seq"] for r in rows} == gone
+    read = {d.h for seq in gone for d in Reader(Plan.open(plan.path)).sequence(seq)}
+    assert not read & {plan.record(s).h for row in spans.values() for s in row if plan.record(s).id in victims.values()}
+    assert check(str(root), {}) == [], "about as many tokens as planned are as good as planned"
