@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -168,6 +169,16 @@ def test_a_cache_far_smaller_than_the_data_gives_the_same_batches(
     assert all(same(a, b) for a, b in zip(made, plain, strict=True))
     assert stream.reader.remote.cache.room.used() <= 120_000
     assert stream.reader.remote.got > 120_000
+
+
+def test_a_cache_that_is_deleted_under_a_running_stream_is_filled_again(there: Plan, plain: list[Batch], tmp_path: Path) -> None:
+    stream = Stream(Plan(there.path, there.card), BATCH, reading=Reading(cache_dir=str(tmp_path / "cache"), cache_bytes=1 << 30))
+    for step in range(stream.steps):
+        assert same(stream.at(step), plain[step])
+        if step in (1, 4):
+            stream.close()  # nobody is in the middle of writing
+            while (tmp_path / "cache").exists():
+                shutil.rmtree(tmp_path / "cache", ignore_errors=True)
 
 
 def test_several_streams_share_a_cache_and_fetch_once(there: Plan, plain: list[Batch], tmp_path: Path) -> None:
