@@ -51,6 +51,7 @@ class Horizon:
         self._far = min(FAR_BYTES, remote.cache.limit // 4)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="horizon")  # opening a shard takes a round trip or two; a step should not wait
         self._looking: Future[None] | None = None
+        self._sent: dict[tuple[int, int], Future[None]] = {}  # fetches under way, the newest of each shard
         self._restart(0)
 
     def _restart(self, step: int) -> None:
@@ -66,13 +67,16 @@ class Horizon:
             self._look(step)
         elif self._looking is None or self._looking.done():
             self._looking = self._thread.submit(self._look, step)  # what fails there fails again, aloud, when it is read
-        wanted = [(self._shard(*place), rows) for place, rows in rows_of(self._plan, self._split, sequences).items()]
+        mine = rows_of(self._plan, self._split, sequences)
+        wait([self._sent.pop(place) for place in list(mine) if place in self._sent])  # else its beginning would be fetched twice
+        wanted = [(self._shard(*place), rows) for place, rows in mine.items()]
         self._remote.bring_all([(shard, rows) for shard, rows in wanted if not shard.local])
 
     def close(self) -> None:
         """Look no further."""
         self._settle()
         self._thread.shutdown()
+        self._sent.clear()  # those that wait will be cancelled
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="horizon")
 
     def _settle(self) -> None:
@@ -88,7 +92,7 @@ class Horizon:
         self._note()
         for place in [p for p, noted in self._noted.items() if noted[0][0] <= step + self._near]:
             rows = np.unique(np.concatenate([rows for _, rows in self._noted.pop(place)]))
-            self._remote.soon(self._shard(*place), rows)
+            self._sent[place] = self._remote.soon(self._shard(*place), rows)
 
     def _note(self) -> None:
         """Look further, until enough is known."""
