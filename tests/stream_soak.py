@@ -1,9 +1,10 @@
 """Random kills and changes of world over the stream: `python -m tests.stream_soak --trials 100`.
 
 A plan is read once undisturbed, one rank, no workers. Each trial reads it again in two or three runs of random world size (1, 2, 3, 4, 8), workers
-(0 to 4) and depth: every run but the last is stopped at a random step by dropping its streams, or by kill -9 where ranks are processes of their own, and the
-next goes on from a checkpoint at or before that step. While a run goes, its worker processes are killed at random. In the end the global sequence
-of sample ids must be the undisturbed one, every row the same to the byte, the ledger without a difference, and no process left. The seed is printed.
+(0 to 4) and depth. Every run but the last is stopped at a random step, by dropping its streams or, where ranks are processes of their own, by
+kill -9; the next goes on from a checkpoint at or before that step. While a run goes, its worker processes are killed at random. In the end the
+global sequence of sample ids must be the undisturbed one, every row the same to the byte, the ledger without a difference, and no process left.
+The seed is printed.
 """
 
 from __future__ import annotations

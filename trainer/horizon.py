@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from mixtures.plan_file import ROWS_PER_FILE, row_path
 from trainer.remote import Remote, segments_of
 from trainer.shard import Shard
 
-FAR_BYTES = 512 << 20
+FAR_BYTES, FAR_SEQUENCES = 512 << 20, 1 << 16
 Rows = dict[tuple[int, int], np.ndarray]  # by (dataset, shard): rows of its index
 
 
@@ -48,6 +49,9 @@ class Horizon:
         self._plan, self._split, self._shard, self._remote = plan, split, shard, remote
         self._numbers, self._steps, self._near = numbers, steps, near
         self._far = min(FAR_BYTES, remote.cache.limit // 4)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="horizon")  # opening a shard takes a round trip or two; a step should not wait
+        self._looking: Future[None] | None = None
+        self._sent: dict[tuple[int, int], Future[None]] = {}  # fetches under way, the newest of each shard
         self._restart(0)
 
     def _restart(self, step: int) -> None:
@@ -57,22 +61,47 @@ class Horizon:
 
     def reach(self, step: int, sequences: list[int]) -> None:
         """Have what these sequences of a step need in the cache, and what follows them under way."""
-        if not self._at <= step <= self._known:
+        if not self._at <= step < self._known:  # the first step, or a jump
+            self._settle()
             self._restart(step)
+            self._look(step)
+        elif self._looking is None or self._looking.done():
+            self._looking = self._thread.submit(self._look, step)  # what fails there fails again, aloud, when it is read
+        mine = rows_of(self._plan, self._split, sequences)
+        wait([self._sent.pop(place) for place in list(mine) if place in self._sent])  # else its beginning would be fetched twice
+        wanted = [(self._shard(*place), rows) for place, rows in mine.items()]
+        self._remote.bring_all([(shard, rows) for shard, rows in wanted if not shard.local])
+
+    def close(self) -> None:
+        """Look no further."""
+        self._settle()
+        self._thread.shutdown()
+        self._sent.clear()  # those that wait will be cancelled
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="horizon")
+
+    def _settle(self) -> None:
+        if self._looking is not None:
+            wait([self._looking])
+            self._looking = None
+
+    def _look(self, step: int) -> None:
+        """Note what has come into sight from a step, and fetch what has come near."""
         self._at = step
         while self._sizes and self._sizes[0][0] < step:
             self._sizes.popleft()
         self._note()
-        self._send(step + self._near)
-        wanted = [(self._shard(*place), rows) for place, rows in rows_of(self._plan, self._split, sequences).items()]
-        self._remote.bring_all([(shard, rows) for shard, rows in wanted if not shard.local])
+        for place in [p for p, noted in self._noted.items() if noted[0][0] <= step + self._near]:
+            rows = np.unique(np.concatenate([rows for _, rows in self._noted.pop(place)]))
+            self._sent[place] = self._remote.soon(self._shard(*place), rows)
 
     def _note(self) -> None:
         """Look further, until enough is known."""
         held = sum(size for _, size in self._sizes)
         while self._known < self._steps and (held < self._far or self._known <= self._at + self._near):
-            size = 0
-            for place, rows in rows_of(self._plan, self._split, self._numbers(self._known)).items():
+            numbers, size = self._numbers(self._known), 0
+            if (self._known - self._at) * len(numbers) > FAR_SEQUENCES and self._known > self._at + self._near:
+                break
+            for place, rows in rows_of(self._plan, self._split, numbers).items():
                 shard = self._shard(*place)
                 if not shard.local:
                     self._noted.setdefault(place, []).append((self._known, rows))
@@ -80,9 +109,3 @@ class Horizon:
             self._sizes.append((self._known, size))
             held += size
             self._known += 1
-
-    def _send(self, until: int) -> None:
-        """Fetch all that is noted of the shards that the steps up to `until` need."""
-        for place in [p for p, noted in self._noted.items() if noted[0][0] <= until]:
-            rows = np.unique(np.concatenate([rows for _, rows in self._noted.pop(place)]))
-            self._remote.soon(self._shard(*place), rows)  # what fails here fails again, aloud, when it is read

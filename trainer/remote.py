@@ -45,9 +45,10 @@ class Remote:
 
     @property
     def _pool(self) -> ThreadPoolExecutor:
-        if self._made is None:
-            self._made = ThreadPoolExecutor(self._threads, thread_name_prefix="fetch")
-        return self._made
+        with self._count:
+            if self._made is None:
+                self._made = ThreadPoolExecutor(self._threads, thread_name_prefix="fetch")
+            return self._made
 
     def close(self) -> None:
         """Let go of the threads; what waits is not begun."""

@@ -195,6 +195,8 @@ class Stream:
 
     def close(self) -> None:
         """Let go of the threads that fetch; what waits is not fetched. A stream may be used again afterwards."""
+        if self.__dict__.get("_horizon") is not None:
+            self.__dict__["_horizon"].close()
         if "remote" in self.reader.__dict__:
             self.reader.remote.close()
 

@@ -105,6 +105,7 @@ class Cache:
         home, scratch = os.path.join(self.folder, key), os.path.join(self.folder, f"tmp-{uuid4().hex}")
         size = sum(len(part) for part in parts)
         with told(self.folder):
+            os.makedirs(self.folder, 0o700, exist_ok=True)  # somebody may have tidied up
             try:
                 self._write(scratch, parts)
                 with self.room.booked(size) as evicted:

@@ -68,9 +68,8 @@ def test_rules_of_a_source_are_part_of_a_shape(tmp_path: Path, changes: dict[str
     """Two sources of one dataset, under different rules: a shape met in the one is not the other's."""
     videos = toyplan.dataset(str(tmp_path / "video"), "video", 60)
     texts = toyplan.dataset(str(tmp_path / "text"), "text", 60)
-    sources = {
-        "as_is": {"dataset": videos, "tokens": 300}, "changed": {"dataset": videos, "tokens": 300, **changes}, "words": {"dataset": texts, "tokens": 300},
-    }  # fmt: skip
+    sources = {"as_is": {"dataset": videos}, "changed": {"dataset": videos, **changes}, "words": {"dataset": texts}}
+    sources = {name: {**source, "tokens": 300} for name, source in sources.items()}
     mixture = Mixture.model_validate({"sequence_length": 64, "sources": sources})
     assert_documents_are_plain(Plan.open(make_plan(mixture, str(tmp_path / "plan"))))
 

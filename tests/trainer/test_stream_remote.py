@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -170,6 +171,16 @@ def test_a_cache_far_smaller_than_the_data_gives_the_same_batches(
     assert stream.reader.remote.got > 120_000
 
 
+def test_a_cache_that_is_deleted_under_a_running_stream_is_filled_again(there: Plan, plain: list[Batch], tmp_path: Path) -> None:
+    stream = Stream(Plan(there.path, there.card), BATCH, reading=Reading(cache_dir=str(tmp_path / "cache"), cache_bytes=1 << 30))
+    for step in range(stream.steps):
+        assert same(stream.at(step), plain[step])
+        if step in (1, 4):
+            stream.close()  # nobody is in the middle of writing
+            while (tmp_path / "cache").exists():
+                shutil.rmtree(tmp_path / "cache", ignore_errors=True)
+
+
 def test_several_streams_share_a_cache_and_fetch_once(there: Plan, plain: list[Batch], tmp_path: Path) -> None:
     """Three ranks of one node, each with the others' records in view."""
     from concurrent.futures import ThreadPoolExecutor
@@ -185,7 +196,7 @@ def test_several_streams_share_a_cache_and_fetch_once(there: Plan, plain: list[B
     for step, batch in enumerate(plain):
         assert sorted(n for made, _ in found for n in made[step] if n >= 0) == sorted(n for n in batch.seq.tolist() if n >= 0)
     alone = read(there, tmp_path.with_name("alone"))[1].reader.remote.got
-    assert alone <= sum(got for _, got in found) <= 1.5 * alone  # a run that spans what a neighbour has just brought is read in one go
+    assert sum(got for _, got in found) == alone
 
 
 def test_a_run_on_a_plan_in_a_store_has_the_weights_of_the_local_one(folder: Path, there: Plan, tmp_path: Path) -> None:
