@@ -21,7 +21,7 @@ from pipelines.format.dataset import Dataset
 from pipelines.format.errors import InputError
 from pipelines.format.forgotten import NAMED_BY, forgotten, tombstones
 from pipelines.format.rows import ROW_GROUP
-from pipelines.format.verified import verify_once
+from pipelines.format.verified import once
 
 KEPT_ROWS = 500_000  # records whose columns stay in memory: some 60 MB
 VIEWED_AS = {"uint16": "<u2", "uint32": "<u4", "bf16": "<u2", "f32": "<f4"}  # everything else is bytes
@@ -112,7 +112,7 @@ class Arrays:
             owner, entry = self.datasets[dataset], self.datasets[dataset].shards[shard]
             path = storage.join(owner.path, entry.index)
             if self.verify:
-                verify_once(path, entry.index_bytes, entry.index_sha256)
+                once(path, entry.index_sha256, entry.index_bytes)
             found = self._index[dataset, shard] = pq.ParquetFile(pa.BufferReader(pa.py_buffer(storage.map_file(path))))
             while len(self._index) > KEPT_ROWS // ROW_GROUP:
                 self._index.popitem(last=False)
@@ -179,7 +179,7 @@ class Arrays:
             if name is not None:
                 path = storage.resolve(name, storage.absolute(owner.path))
                 if self.verify and digest is not None:  # a file of another dataset is vouched for there
-                    verify_once(path, nbytes or 0, digest)
+                    once(path, digest, nbytes)
                 mapped = storage.map_file(path)
             size = np.dtype(view).itemsize
             self._file_of[key] = len(self.files)

@@ -75,6 +75,7 @@ class Samples:
     def __init__(self, path: str, split: str = "train", verify: bool = True) -> None:
         card = read_card(path)
         self.path, self.split, self.verify = path, split, verify
+        self.fingerprint = str(card["fingerprint"])
         self.plan: Plan | None = None
         if card["kind"] == "plan":
             self.plan = Plan(card["path"], card)

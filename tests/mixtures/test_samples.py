@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import subprocess
 import sys
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +24,10 @@ from pipelines.format.errors import InputError, VerifyError
 from pipelines.format.manifest import file_entry, publish_card
 from pipelines.format.part import PartWriter
 from pipelines.format.record import Record, Segment
-from pipelines.format.verified import verify_once
+from pipelines.format.verified import once
 from tests.toys import curated, seal
 
 SPECIALS = {"bos": 1000, "eos": 1001, "boi": 1002, "eoi": 1003, "pad": 1004}
-
-
-@pytest.fixture(autouse=True)
-def _cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HEADWATER_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
 
 
 def ids(n: int, rng: np.random.Generator, **how: Any) -> Segment:
@@ -203,23 +199,23 @@ def test_a_file_is_hashed_once_a_machine_and_again_when_it_was_written(tmp_path:
 
     file, cache, hashed = tmp_path / "x.bin", tmp_path / "cache", []
     file.write_bytes(b"abc")
-    right, real = verified._sha256(str(file)), verified._sha256
+    right, real = sha256(b"abc").hexdigest(), storage.map_file
     monkeypatch.setenv("HEADWATER_CACHE", str(cache))
-    monkeypatch.setattr(verified, "_sha256", lambda path: hashed.append(path) or real(path))
+    monkeypatch.setattr(storage, "map_file", lambda path: hashed.append(path) or real(path))
     for _ in range(2):
         verified._seen.clear()  # another process
-        verify_once(str(file), 3, right)
-        verify_once(str(file), 3, right)
+        once(str(file), right)
+        once(str(file), right)
     assert len(hashed) == 1
     verified._seen.clear()
     file.write_bytes(b"abd")
     with pytest.raises(VerifyError, match="differs"):
-        verify_once(str(file), 3, right)
+        once(str(file), right)
     cache_is_a_file = tmp_path / "file"
     cache_is_a_file.write_text("")
     monkeypatch.setenv("HEADWATER_CACHE", str(cache_is_a_file))
     file.write_bytes(b"abc")
-    verify_once(str(file), 3, right)  # no note can be written: that costs time and nothing else
+    once(str(file), right)  # no note can be written: that costs time and nothing else
 
 
 def test_what_cannot_be_mapped_is_refused(tmp_path: Path, plan: Plan) -> None:
