@@ -78,6 +78,7 @@ class Arrays:
         self.datasets, self.verify = datasets, verify
         self.files: list[NDArray[Any]] = []
         self.forms: list[Form] = []
+        self.shaped: list[int] = []  # per form, the width of views that are shown as [n, width]; 0 for flat ones
         self._stones: list[pa.Table | None] = [tombstones(d) for d in datasets]
         self._file_of: dict[tuple[int, int, str, str], int] = {}
         self._form_of: dict[Form, int] = {}
@@ -160,6 +161,7 @@ class Arrays:
             form.append(self._form_of.setdefault(made, len(self._form_of)))
             if form[-1] == len(self.forms):
                 self.forms.append(made)
+                self.shaped.append(made.width if made.kind == "latents" and made.dtype in _PLAIN else 0)
             itemsize.append(self.files[file[-1]].itemsize)
         pick = lambda values: np.array(values, np.int64)[which] if values else np.zeros(0, np.int64)
         return pick(file), pick(form), pick(itemsize), is_text
@@ -185,7 +187,3 @@ class Arrays:
             self._file_of[key] = len(self.files)
             self.files.append(np.frombuffer(mapped[: len(mapped) // size * size], view))
         return self._file_of[key]
-
-    def shaped(self) -> list[int]:
-        """Per form, the width of views that are shown as [n, width]; 0 for flat ones."""
-        return [f.width if f.kind == "latents" and f.dtype in _PLAIN else 0 for f in self.forms]

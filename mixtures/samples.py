@@ -19,8 +19,10 @@ array, 0.3 µs each more. A file is hashed at its first use on a machine (`verif
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,7 +37,8 @@ from pipelines.format.manifest import read_card
 
 __all__ = ["Form", "Sample", "Samples", "decode", "position_of"]
 SPANS = 1 << 20  # places of one sequence in a position; a sequence has at most 2^20 positions and a span at least one
-FIRST, LARGEST = 64, 4096  # samples gathered at a time: few before the first one, then eight times as many each time
+FIRST, LARGEST = 64, 32_768  # samples whose columns are gathered at a time: few before the first one, then eight times as many each time
+RUN = 512  # samples that exist at a time: their views stay in the processor's cache
 
 
 class Sample(NamedTuple):
@@ -55,16 +58,23 @@ def position_of(sequence: int) -> int:
     return sequence * SPANS
 
 
-class _Pieces(NamedTuple):
-    """Columns over samples: source names, ids and number of arrays; and over their arrays: file, first element, last element, form."""
+@dataclass(frozen=True, slots=True, eq=False)
+class _Pieces:
+    """Columns over samples: source names and ids (objects), first array (one more); and over arrays: file, first element, last element, form."""
 
-    sources: list[str]
-    ids: list[str]
-    arrays: I64
+    sources: NDArray[Any]
+    ids: NDArray[Any]
+    first: I64
     file: I64
     begin: I64
     end: I64
     form: I64
+
+    def run(self, start: int, stop: int) -> _Pieces:
+        """Those of samples start:stop."""
+        first = self.first[start : stop + 1]
+        of = slice(int(first[0]), int(first[-1]))
+        return _Pieces(self.sources[start:stop], self.ids[start:stop], first - first[0], self.file[of], self.begin[of], self.end[of], self.form[of])
 
 
 class Samples:
@@ -84,6 +94,7 @@ class Samples:
         elif card["kind"] != "dataset":
             raise InputError("samples are those of a plan or a dataset", where=path, found=card["kind"])
         self.arrays = Arrays(self.plan.datasets if self.plan else [Dataset(card["path"], card)], verify)
+        self._named = np.array(self.plan.sources if self.plan else [], object)
         shards = self.arrays.datasets[0].shards
         self._first = np.cumsum([0, *(s.records for s in shards)]) if not self.plan else np.zeros(1, np.int64)
 
@@ -101,18 +112,17 @@ class Samples:
             yield from zip(samples, positions, strict=True)
 
     def runs(self, position: int = 0, rank: int = 0, world: int = 1, batch: int | None = None) -> Iterator[tuple[list[Sample], list[int]]]:
-        """The same in lists of up to 4,096."""
+        """The same in lists of up to 512."""
         size, gathered = batch or world, FIRST
         if not 0 <= rank < world or size < 1 or position < 0:
             raise InputError("no such rank or position", where=self.path, found=f"rank {rank} of {world}, batch {batch}, position {position}")
         for places, pieces_of in self._spans(position, rank, world, size) if self.plan else self._records(position, rank, world, size):
             at = 0
             while at < len(places):
-                here = slice(at, at + gathered)
-                kept, pieces = pieces_of(np.arange(*here.indices(len(places))))
-                samples, after = self._cut(pieces), (places[kept] + 1).tolist()
-                if samples:
-                    yield samples, after
+                kept, pieces = pieces_of(np.arange(at, min(at + gathered, len(places))))
+                after = places[kept] + 1
+                for start in range(0, len(kept), RUN):
+                    yield self._cut(pieces.run(start, start + RUN)), after[start : start + RUN].tolist()
                 at, gathered = at + gathered, min(8 * gathered, LARGEST)
 
     def sequence(self, i: int) -> list[Sample]:
@@ -129,21 +139,25 @@ class Samples:
 
     def _cut(self, p: _Pieces) -> list[Sample]:
         """Samples of pieces: the only thing here that is done sample by sample."""
-        files, forms, shaped = self.arrays.files, self.arrays.forms, self.arrays.shaped()
-        cuts = zip(p.file.tolist(), p.begin.tolist(), p.end.tolist(), strict=True)
-        numbers = p.form.tolist()
+        files, forms, shaped = self.arrays.files, self.arrays.forms, self.arrays.shaped
+        begin, end, numbers = p.begin.tolist(), p.end.tolist(), p.form.tolist()
         if any(shaped):
-            widths = [shaped[n] for n in numbers]
-            views = [files[f][a:b].reshape(-1, w) if w else files[f][a:b] for (f, a, b), w in zip(cuts, widths, strict=True)]
+            cuts = zip(p.file.tolist(), begin, end, [shaped[n] for n in numbers], strict=True)
+            views = [files[f][a:b].reshape(-1, w) if w else files[f][a:b] for f, a, b, w in cuts]
+        elif len(numbers) and (p.file == p.file[0]).all():
+            whole = files[int(p.file[0])]
+            views = [whole[a:b] for a, b in zip(begin, end, strict=True)]
         else:
-            views = [files[f][a:b] for f, a, b in cuts]
-        if (p.arrays == 1).all():
+            views = [files[f][a:b] for f, a, b in zip(p.file.tolist(), begin, end, strict=True)]
+        arrays: Iterable[tuple[Any, ...]]
+        named: Iterable[tuple[Form, ...]]
+        if len(numbers) == len(p.ids) and (np.diff(p.first) == 1).all():
             alone = [(form,) for form in forms]
-            return list(map(_made, zip(p.sources, p.ids, zip(views), [alone[n] for n in numbers], strict=True)))
-        ends = np.cumsum(p.arrays).tolist()
-        bounds = list(zip([0, *ends], ends, strict=False))
-        named = [forms[n] for n in numbers]
-        return list(map(_made, zip(p.sources, p.ids, [tuple(views[a:b]) for a, b in bounds], [tuple(named[a:b]) for a, b in bounds], strict=True)))
+            arrays, named = zip(views), [alone[n] for n in numbers]
+        else:
+            each, bounds = [forms[n] for n in numbers], list(pairwise(p.first.tolist()))
+            arrays, named = [tuple(views[a:b]) for a, b in bounds], [tuple(each[a:b]) for a, b in bounds]
+        return list(map(_made, zip(p.sources.tolist(), p.ids.tolist(), arrays, named, strict=True)))
 
     # ---- datasets: records in written order ------------------------------------------------------------------------------------------------
 
@@ -186,7 +200,7 @@ class Samples:
                 here = mine[number == group]
                 parts.append(_chosen(self.arrays.group(dataset, shard, group), {name: column[here] for name, column in c.items()}))
                 owners.append(here)
-        return _in_order(parts, owners, which, [self.plan.sources[s] for s in c["source"].tolist()])
+        return _in_order(parts, owners, which, self._named[c["source"]])
 
 
 def _whole(group: Group, all_rows: I64, which: I64) -> tuple[I64, _Pieces]:
@@ -197,19 +211,21 @@ def _whole(group: Group, all_rows: I64, which: I64) -> tuple[I64, _Pieces]:
     start, count = group.start[rows], group.start[rows + 1] - group.start[rows]
     at = _expand(start, count)
     columns = (group.file[at], group.begin[at], group.end[at], group.form[at])
-    return which[kept], _Pieces(group.sources[rows].tolist(), group.ids[rows].tolist(), count, *columns)
+    return which[kept], _Pieces(group.sources[rows], group.ids[rows], _counted(count), *columns)
 
 
 def _chosen(g: Group, c: dict[str, I64]) -> tuple[NDArray[Any], NDArray[np.bool_], I64, I64, I64, I64, I64]:
     """Of spans into one row group: ids, whether forgotten, and per span the number of its arrays; of these file, begin, end, form."""
     row = c["row"] - g.first
     pair = c["caption"] >= 0
+    pairs = bool(pair.any())
     atom = g.atom[row] + c["first"]
-    start = np.where(pair, g.start[row], g.atom_start[atom])
-    count = np.where(pair, g.start[row + 1], g.atom_start[atom + np.where(pair, 0, c["count"])]) - start
+    start, stop = g.atom_start[atom], g.atom_start[atom + (np.where(pair, 0, c["count"]) if pairs else c["count"])]
+    if pairs:
+        start, stop = np.where(pair, g.start[row], start), np.where(pair, g.start[row + 1], stop)
+    count = stop - start
     at = _expand(start, count)
-    begin, end = g.begin[at], g.end[at]
-    if pair.any():
+    if pairs:
         # Of a pair: its images and the one caption, in the order in which the plan shows them.
         owner = np.repeat(np.arange(len(row)), count)
         text = g.is_text[at]
@@ -217,32 +233,37 @@ def _chosen(g: Group, c: dict[str, I64]) -> tuple[NDArray[Any], NDArray[np.bool_
         late = text == c["image_first"][owner].astype(np.bool_)
         order = np.lexsort((np.arange(len(at)), late & pair[owner], owner))
         order = order[shown[order]]
-        at, begin, end, count = at[order], begin[order], end[order], np.bincount(owner[order], minlength=len(row))
-    if len(at) == len(row):  # only then can a text stand alone everywhere; in mixed company it is found by its count
-        cut = g.may_be_cut[at] & ~pair & (c["count"] == 1)
-        end = np.where(cut, begin + c["stop"], end)
-        begin = np.where(cut, begin + c["start"], begin)
-    else:
-        lead = np.cumsum(count) - count
-        alone = np.flatnonzero((count == 1) & (c["count"] == 1) & ~pair)
-        alone = alone[g.may_be_cut[at[lead[alone]]]]
-        end[lead[alone]] = begin[lead[alone]] + c["stop"][alone]
-        begin[lead[alone]] += c["start"][alone]
+        at, count = at[order], np.bincount(owner[order], minlength=len(row))
+    begin, end = g.begin[at], g.end[at]
+    lead = np.arange(len(row)) if len(at) == len(row) and (count == 1).all() else np.cumsum(count) - count
+    alone = np.flatnonzero((count == 1) & (c["count"] == 1) & ~pair)
+    alone = alone[g.may_be_cut[at[lead[alone]]]]
+    lead = lead[alone]
+    end[lead] = begin[lead] + c["stop"][alone]
+    begin[lead] += c["start"][alone]
     return g.ids[row], g.gone[row], count, g.file[at], begin, end, g.form[at]
 
 
-def _in_order(parts: list[Any], owners: list[I64], which: I64, sources: list[str]) -> tuple[I64, _Pieces]:
+def _in_order(parts: list[Any], owners: list[I64], which: I64, sources: NDArray[Any]) -> tuple[I64, _Pieces]:
     """Parts of several row groups, put in the order of spans; forgotten ones left out."""
+    if len(parts) == 1 and not parts[0][1].any():
+        ids, _, count, *arrays = parts[0]
+        return which, _Pieces(sources, ids, _counted(count), *arrays)
     joined = [np.concatenate(columns) for columns in zip(*parts, strict=True)] if parts else [np.zeros(0, np.int64)] * 7
     owner = np.concatenate(owners) if owners else np.zeros(0, np.int64)
     ids, gone, count, *arrays = joined
     order = np.argsort(owner, kind="stable")
-    order = order[~gone[order]] if len(order) else order
-    begins = np.cumsum(count) - count
-    at = _expand(begins[order], count[order])
+    order = order[gone[order] == 0]
+    at = _expand((np.cumsum(count) - count)[order], count[order])
     kept = owner[order]
-    names = [sources[k] for k in kept.tolist()]
-    return which[kept], _Pieces(names, ids[order].tolist(), count[order], *(column[at] for column in arrays))
+    return which[kept], _Pieces(sources[kept], ids[order], _counted(count[order]), *(column[at] for column in arrays))
+
+
+def _counted(count: I64) -> I64:
+    """Where each begins, and where the last one ends."""
+    out = np.zeros(len(count) + 1, np.int64)
+    np.cumsum(count, out=out[1:])
+    return out
 
 
 def _expand(start: I64, count: I64) -> I64:
