@@ -63,6 +63,7 @@ class Group:
     form: I64  # of Arrays.forms
     is_text: NDArray[np.bool_]
     may_be_cut: NDArray[np.bool_]
+    plain: bool  # every record is one array
 
 
 class Arrays:
@@ -139,7 +140,7 @@ class Arrays:
         words = lambda name: table[name].to_numpy()
         return Group(
             int(self.bounds(dataset, shard)[group]), words("id"), words("source"), gone, start, np.searchsorted(atom_start[:-1], start),
-            atom_start, file, begin, end, form, is_text, (atom < 0) & is_text,
+            atom_start, file, begin, end, form, is_text, (atom < 0) & is_text, bool((np.diff(start) == 1).all()),
         )  # fmt: skip
 
     def _typed(self, dataset: int, shard: int, of: dict[str, Any]) -> tuple[I64, I64, I64, NDArray[np.bool_]]:

@@ -38,7 +38,7 @@ from pipelines.format.manifest import read_card
 __all__ = ["Form", "Sample", "Samples", "decode", "position_of"]
 SPANS = 1 << 20  # places of one sequence in a position; a sequence has at most 2^20 positions and a span at least one
 FIRST, LARGEST = 64, 32_768  # samples whose columns are gathered at a time: few before the first one, then eight times as many each time
-RUN = 512  # samples that exist at a time: their views stay in the processor's cache
+RUN = 128  # samples that exist at a time: their views stay in the processor's cache
 
 
 class Sample(NamedTuple):
@@ -112,7 +112,7 @@ class Samples:
             yield from zip(samples, positions, strict=True)
 
     def runs(self, position: int = 0, rank: int = 0, world: int = 1, batch: int | None = None) -> Iterator[tuple[list[Sample], list[int]]]:
-        """The same in lists of up to 512."""
+        """The same in lists of up to 128."""
         size, gathered = batch or world, FIRST
         if not 0 <= rank < world or size < 1 or position < 0:
             raise InputError("no such rank or position", where=self.path, found=f"rank {rank} of {world}, batch {batch}, position {position}")
@@ -134,7 +134,7 @@ class Samples:
             return self._cut(pieces_of(np.arange(1))[1])
         file: RowFile = self.plan.file(row_path(self.plan.path, self.split, i))
         spans = slice(*file.start[i % ROWS_PER_FILE : i % ROWS_PER_FILE + 2].tolist())
-        columns = {name: column[spans].astype(np.int64) for name, column in file.spans.items()}
+        columns = {name: column[spans] for name, column in file.spans.items()}
         return self._cut(self._taken(columns, np.arange(spans.stop - spans.start))[1])
 
     def _cut(self, p: _Pieces) -> list[Sample]:
@@ -182,14 +182,15 @@ class Samples:
             file: RowFile = self.plan.file(row_path(self.plan.path, self.split, first))
             seq = first + np.repeat(np.arange(len(file)), np.diff(file.start))
             places = seq * SPANS + np.arange(len(seq)) - file.start[seq - first]
-            chosen = np.flatnonzero((places >= position) & (seq % size % world == rank))
-            columns = {name: column[chosen].astype(np.int64) for name, column in file.spans.items()}
-            yield places[chosen], partial(self._taken, columns)
+            chosen: Any = slice(int(np.searchsorted(places, position)), None)
+            if world > 1:
+                chosen = np.flatnonzero((places >= position) & (seq % size % world == rank))
+            yield places[chosen], partial(self._taken, {name: column[chosen] for name, column in file.spans.items() if name != "epoch"})
 
     def _taken(self, columns: dict[str, I64], which: I64) -> tuple[I64, _Pieces]:
         """Pieces of some spans of a file: (which of them are not forgotten, pieces). Spans of one row group of one index go together."""
         assert self.plan is not None
-        c = {name: column[which] for name, column in columns.items()}
+        c = {name: column[which].astype(np.int64) for name, column in columns.items()}
         key = c["dataset"] << 32 | c["shard"]
         parts, owners = [], []
         for code in np.unique(key).tolist():
@@ -217,6 +218,11 @@ def _whole(group: Group, all_rows: I64, which: I64) -> tuple[I64, _Pieces]:
 def _chosen(g: Group, c: dict[str, I64]) -> tuple[NDArray[Any], NDArray[np.bool_], I64, I64, I64, I64, I64]:
     """Of spans into one row group: ids, whether forgotten, and per span the number of its arrays; of these file, begin, end, form."""
     row = c["row"] - g.first
+    if g.plain and (c["caption"] < 0).all():  # every record is one array
+        begin = g.begin[row]
+        cut = g.may_be_cut[row]
+        end = np.where(cut, begin + c["stop"], g.end[row])
+        return g.ids[row], g.gone[row], np.ones(len(row), np.int64), g.file[row], np.where(cut, begin + c["start"], begin), end, g.form[row]
     pair = c["caption"] >= 0
     pairs = bool(pair.any())
     atom = g.atom[row] + c["first"]
@@ -246,17 +252,26 @@ def _chosen(g: Group, c: dict[str, I64]) -> tuple[NDArray[Any], NDArray[np.bool_
 
 def _in_order(parts: list[Any], owners: list[I64], which: I64, sources: NDArray[Any]) -> tuple[I64, _Pieces]:
     """Parts of several row groups, put in the order of spans; forgotten ones left out."""
-    if len(parts) == 1 and not parts[0][1].any():
-        ids, _, count, *arrays = parts[0]
-        return which, _Pieces(sources, ids, _counted(count), *arrays)
-    joined = [np.concatenate(columns) for columns in zip(*parts, strict=True)] if parts else [np.zeros(0, np.int64)] * 7
-    owner = np.concatenate(owners) if owners else np.zeros(0, np.int64)
-    ids, gone, count, *arrays = joined
-    order = np.argsort(owner, kind="stable")
-    order = order[gone[order] == 0]
-    at = _expand((np.cumsum(count) - count)[order], count[order])
-    kept = owner[order]
-    return which[kept], _Pieces(sources[kept], ids[order], _counted(count[order]), *(column[at] for column in arrays))
+    gone, count = _placed(parts, owners, 1, np.zeros(len(which), np.bool_)), _placed(parts, owners, 2, np.zeros(len(which), np.int64))
+    ids = _placed(parts, owners, 0, np.empty(len(which), object))
+    if (count == 1).all():
+        placed = [_placed(parts, owners, k, np.empty(len(which), np.int64)) for k in range(3, 7)]
+    else:
+        first = _counted(count)
+        runs = [_expand(first[owner], part[2]) for owner, part in zip(owners, parts, strict=True)]
+        placed = [_placed(parts, runs, k, np.empty(int(first[-1]), np.int64)) for k in range(3, 7)]
+    if not gone.any():
+        return which, _Pieces(sources, ids, _counted(count), *placed)
+    kept = np.flatnonzero(~gone)
+    at = _expand(_counted(count)[kept], count[kept])
+    return which[kept], _Pieces(sources[kept], ids[kept], _counted(count[kept]), *(column[at] for column in placed))
+
+
+def _placed(parts: list[Any], owners: list[I64], k: int, out: NDArray[Any]) -> NDArray[Any]:
+    """Column k of the parts, each value where its owner says."""
+    for part, owner in zip(parts, owners, strict=True):
+        out[owner] = part[k]
+    return out
 
 
 def _counted(count: I64) -> I64:
