@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from pipelines.format import codec, storage
 from pipelines.format.dataset import Dataset
 from pipelines.format.errors import InputError
+from pipelines.format.flat import flat
 from pipelines.format.forgotten import NAMED_BY, forgotten, tombstones
 from pipelines.format.rows import ROW_GROUP
 from pipelines.format.verified import once
@@ -128,27 +129,28 @@ class Arrays:
         gone = forgotten(table, stones) if stones is not None else np.zeros(table.num_rows, np.bool_)
         lists = table["segments"].combine_chunks()
         lists = lists.chunk(0) if hasattr(lists, "num_chunks") else lists
-        start = np.asarray(lists.offsets).astype(np.int64)
+        start = flat(lists.offsets).astype(np.int64)
         of = {name: lists.values.field(name) for name in _FIELDS}
-        atom = of["atom"].to_numpy(zero_copy_only=False)
+        atom = flat(of["atom"], -1)
         opens = (atom < 0) | (np.diff(atom, prepend=-1) != 0)
         opens[start[:-1][start[:-1] < len(opens)]] = True
-        atom_start = np.append(np.flatnonzero(opens), len(opens))
+        atom_start: I64 = np.append(np.flatnonzero(opens), len(opens)).astype(np.int64)
         file, form, itemsize, is_text = self._typed(dataset, shard, of)
-        begin = of["offset"].fill_null(0).to_numpy(zero_copy_only=False) // itemsize
-        end = begin + of["nbytes"].fill_null(0).to_numpy(zero_copy_only=False) // itemsize
-        words = lambda name: table[name].to_numpy()
+        begin: I64 = flat(of["offset"], 0) // itemsize
+        end: I64 = begin + flat(of["nbytes"], 0) // itemsize
+        words = lambda name: np.array(table[name].to_pylist(), object)
+        atoms: I64 = np.searchsorted(atom_start[:-1], start)
         return Group(
-            int(self.bounds(dataset, shard)[group]), words("id"), words("source"), gone, start, np.searchsorted(atom_start[:-1], start),
+            int(self.bounds(dataset, shard)[group]), words("id"), words("source"), gone, start, atoms,
             atom_start, file, begin, end, form, is_text, (atom < 0) & is_text, bool((np.diff(start) == 1).all()),
         )  # fmt: skip
 
     def _typed(self, dataset: int, shard: int, of: dict[str, Any]) -> tuple[I64, I64, I64, NDArray[np.bool_]]:
         """Per segment: its file, its form, bytes an element, and whether it is tokens. Forms are few, so each is made once a row group."""
-        kind, dtype = (of[name].fill_null("").dictionary_encode() for name in ("kind", "dtype"))
-        kinds, dtypes = kind.dictionary.to_pylist(), dtype.dictionary.to_pylist()
-        kind_of, dtype_of = (np.asarray(x.indices).astype(np.int64) for x in (kind, dtype))
-        edges, sizes = np.asarray(of["shape"].offsets).astype(np.int64), np.append(np.asarray(of["shape"].values), 0).astype(np.int64)
+        kind, dtype = of["kind"].dictionary_encode(), of["dtype"].dictionary_encode()
+        kinds, dtypes = kind.dictionary.to_pylist(), [*dtype.dictionary.to_pylist(), ""]
+        kind_of, dtype_of = flat(kind.indices).astype(np.int64), flat(dtype.indices, len(dtypes) - 1).astype(np.int64)
+        edges, sizes = flat(of["shape"].offsets).astype(np.int64), np.append(flat(of["shape"].values), 0).astype(np.int64)
         is_text = np.isin(kind_of, [i for i, k in enumerate(kinds) if k == "tokens"])
         is_latents = np.isin(kind_of, [i for i, k in enumerate(kinds) if k == "latents"]) & (np.diff(edges) == 2)
         n, width = (np.where(is_latents, sizes[np.minimum(edges[:-1] + k, len(sizes) - 1)], 0) for k in (0, 1))

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from pipelines.format import storage
 from pipelines.format.dataset import Dataset
+from pipelines.format.flat import flat
 from pipelines.format.manifest import read_card
 
 NAMED_BY = ("id", "url", "sha256", "phash")
@@ -33,7 +34,7 @@ def tombstones(dataset: Dataset) -> pa.Table | None:
     found = tombstone_entry(dataset)
     if found is None:
         return None
-    return pq.read_table(pa.BufferReader(storage.read(storage.join(dataset.path, found["file"]))))
+    return pq.ParquetFile(pa.BufferReader(storage.read(storage.join(dataset.path, found["file"])))).read()
 
 
 def forgotten(index: pa.Table, stones: pa.Table) -> np.ndarray:
@@ -42,7 +43,7 @@ def forgotten(index: pa.Table, stones: pa.Table) -> np.ndarray:
     for name in NAMED_BY:
         if name in stones.column_names and stones[name].null_count < len(stones):
             named = stones[name].drop_null().cast(index[name].type).combine_chunks()
-            gone |= np.asarray(pc.is_in(index[name], value_set=named))
+            gone |= flat(pc.is_in(index[name], value_set=named).combine_chunks())
     return gone
 
 

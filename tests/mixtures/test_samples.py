@@ -228,3 +228,8 @@ def test_what_cannot_be_mapped_is_refused(tmp_path: Path, plan: Plan) -> None:
 def test_reading_samples_loads_neither_torch_nor_ray() -> None:
     code = "import mixtures.samples, sys; print([m for m in ('torch', 'ray', 'fsspec.implementations.s3') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def test_the_first_sample_costs_no_import_of_pandas(plan: Plan) -> None:
+    code = f"import sys; from mixtures.samples import Samples; next(Samples({plan.path!r}).read(1 << 20)); print('pandas' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"
