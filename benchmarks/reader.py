@@ -58,7 +58,7 @@ class Comparison:
         cache = str(self.data.parent / "cache")
         env = {**os.environ, "HEADWATER_CACHE": cache, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
         env |= {"PYTHONPATH": str(ROOT)} if side in ("ours", "limit") else {}
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env, timeout=600)
+        done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=600)
         if done.returncode:
             raise SystemExit(f"{' '.join(command)}\n{done.stderr[-3000:]}")
         return dict(json.loads(done.stdout or "{}"))
@@ -150,7 +150,8 @@ def main() -> None:
         return
     for r in found:
         facts = {k: v for k, v in r["facts"].items() if k in ("best", "rates", "shares", "milliseconds")}
-        print(f"{r['name']}: {r['ours']:,} · peer {r['peer']:,} {r['unit']} · ratio {r['ratio']} · bar {r['bar']} · {'ok' if r['ok'] else 'MISSED'} · {facts}")
+        met = "ok" if r["ok"] else "MISSED"
+        print(f"{r['name']}: {r['ours']:,} · peer {r['peer']:,} {r['unit']} · ratio {r['ratio']} · bar {r['bar']} · {met} · {facts}")
 
 
 if __name__ == "__main__":

@@ -136,8 +136,8 @@ class Arrays:
         opens[start[:-1][start[:-1] < len(opens)]] = True
         atom_start: I64 = np.append(np.flatnonzero(opens), len(opens)).astype(np.int64)
         file, form, itemsize, is_text = self._typed(dataset, shard, of)
-        begin: I64 = flat(of["offset"], 0) // itemsize
-        end: I64 = begin + flat(of["nbytes"], 0) // itemsize
+        begin: I64 = flat(of["offset"], 0).astype(np.int64) // itemsize
+        end: I64 = begin + flat(of["nbytes"], 0).astype(np.int64) // itemsize
         words = lambda name: np.array(table[name].to_pylist(), object)
         atoms: I64 = np.searchsorted(atom_start[:-1], start)
         return Group(
