@@ -27,6 +27,12 @@ os.environ.setdefault("NO_COLOR", "1")
 REPO = Path(__file__).resolve().parents[1]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Nothing of a test is left in the user's cache; processes that tests start take it over."""
+    os.environ["HEADWATER_CACHE"] = str(tmp_path_factory.getbasetemp() / "cache")
+
+
 @pytest.fixture(scope="session")
 def s3_bucket() -> Iterator[str]:
     """`s3://bucket` on a moto server that lives as long as the test process."""

@@ -38,7 +38,7 @@ def tombstones(dataset: Dataset) -> pa.Table | None:
     found = tombstone_entry(dataset)
     if found is None:
         return None
-    return pq.read_table(pa.BufferReader(storage.read(storage.join(dataset.path, found["file"]))))
+    return pq.ParquetFile(pa.BufferReader(storage.read(storage.join(dataset.path, found["file"])))).read()
 
 
 def named_by(index: pa.Table, stones: pa.Table) -> np.ndarray:

@@ -91,7 +91,7 @@ def shard_table(shards: list[Shard]) -> bytes:
 
 def read_shard_table(data: bytes) -> list[Shard]:
     """The inverse of `shard_table`."""
-    return [Shard(**row) for row in pq.read_table(pa.BufferReader(data)).to_pylist()]
+    return [Shard(**row) for row in pq.ParquetFile(pa.BufferReader(data)).read().to_pylist()]  # read_table imports pandas: 0.3 s
 
 
 def parquet_bytes(table: pa.Table) -> bytes:
