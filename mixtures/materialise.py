@@ -38,7 +38,7 @@ _MEMBER_BYTES = 18 * 1024  # headers and padding of a sample's members in a tar
 
 
 class Materialise(Document):
-    """`shard_bytes` is what a part's payload comes to at most, estimated from above. `latents` is for tars: float32 as in a batch, or rounded."""
+    """`shard_bytes` is about what a part's payload comes to. `latents` is for tars: float32 as in a batch, or rounded."""
 
     plan: str
     output: str
@@ -133,10 +133,11 @@ def _span(values: list[Any]) -> Span:
 
 
 def _bytes(config: Materialise, plan: Plan, file: RowFile) -> NDArray[np.float64]:
-    """Bytes of each row's payload, from above: a span of a source with images counts as latents whole."""
+    """About how many bytes each row's payload has: of a source's tokens as many are latents as the plan's card says, spread evenly."""
     image = plan.card["encoding"].get("image") or {}
     latent = image.get("width", 1) * (4.0 if config.form == "webdataset" else _VALUE_BYTES.get(image.get("codec", "f32"), 1.2))
-    each = np.array([_TOKEN_BYTES if plan.card["sources"][n]["data"] == "text" else latent for n in plan.sources])
+    tokens = [plan.card["sources"][n]["tokens"] for n in plan.sources]
+    each = np.array([(t["text"] * _TOKEN_BYTES + t["visual"] * latent) / max(t["all"], 1) for t in tokens])
     copies = np.array([2 if config.form == "webdataset" and plan.rules(n).history == "clean_copy" else 1 for n in plan.sources])
     payload = (file.spans["stop"] - file.spans["start"]).astype(np.float64)
     source = file.spans["source"]
