@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import torch
-from sets import mixed, mixture
 
 from mixtures import own_dataset
 from mixtures.check import check as check_plan
@@ -25,6 +24,8 @@ from pipelines.engine import open_job
 from pipelines.format.dataset import Dataset
 from pipelines.format.errors import Stopped
 from pipelines.format.manifest import read_card
+from tests.mixtures.sets import mixture
+from tests.mixtures.worlds import mixed
 from trainer.batch import Batch
 from trainer.stream import Stream
 
