@@ -12,6 +12,7 @@ Parts go through the engine: skipped when committed, the same bytes on Ray or in
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import astuple, fields, replace
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -21,6 +22,7 @@ from pydantic import Field
 
 from mixtures.plan import Plan
 from mixtures.plan_file import ROWS_PER_FILE, SPLITS, RowFile, row_path
+from mixtures.span import Row, Span
 from pipelines.format.document import Document, Size, fingerprint
 from pipelines.format.errors import InputError, RecipeError
 from pipelines.format.estimate import Estimate
@@ -36,7 +38,7 @@ _MEMBER_BYTES = 18 * 1024  # headers and padding of a sample's members in a tar
 
 
 class Materialise(Document):
-    """`shard_bytes` is what a part's payload comes to at most, estimated from above. `latents` is for tars: float32 as in a batch, or rounded."""
+    """`shard_bytes` is about what a part's payload comes to. `latents` is for tars: float32 as in a batch, or rounded."""
 
     plan: str
     output: str
@@ -75,55 +77,73 @@ def opened(path: str, print_: str) -> Plan:
 
 
 def parts(config: Materialise, plan: Plan) -> list[dict[str, Any]]:
-    """Items for the chain: runs of sequences, training first. `gone` are the spans of forgotten records, counted within the part."""
-    gone, made = Gone(plan), config.identity(plan)
+    """Items for the chain: runs of sequences, training first. `changed` are the rows that hold other spans than planned, as tombstones made them."""
+    changed, made = rows_now(plan), config.identity(plan)
     out: list[dict[str, Any]] = []
     for split in SPLITS:
         for start in range(0, plan.sequences(split), ROWS_PER_FILE):
             file = plan.file(row_path(plan.path, split, start))
             weight = np.cumsum(_bytes(config, plan, file))
-            lost = gone.of(file)
             first = 0
             while first < len(file):
-                before = int(weight[first - 1]) if first else 0
+                before = float(weight[first - 1]) if first else 0.0
                 stop = max(int(np.searchsorted(weight, before + config.shard_bytes, side="right")), first + 1)
-                a, b = int(file.start[first]), int(file.start[stop])
-                item = {"split": split, "first": start + first, "stop": start + stop, "gone": (np.flatnonzero(lost[a:b])).tolist()}
+                run = range(start + first, start + stop)
+                other = {str(seq): [list(astuple(s)) for s in changed[split][seq]] for seq in run if seq in changed[split]}
+                item = {"split": split, "first": run.start, "stop": run.stop, "changed": other}
                 out.append({"part": len(out), **item, "fingerprint": fingerprint({"made": made, **item})})
                 first = stop
     return out
 
 
+def rows_now(plan: Plan) -> dict[str, dict[int, tuple[Span, ...]]]:
+    """By split and sequence, the spans of rows that are read otherwise than planned: without the records that tombstones name."""
+    out: dict[str, dict[int, tuple[Span, ...]]] = {split: {} for split in SPLITS}
+    gone = {
+        dataset: np.array([(shard << 32) + row for shard, rows in named.items() for row in rows], np.int64)
+        for dataset, opened in enumerate(plan.datasets)
+        if (named := forgotten_rows(opened))
+    }
+    for split in SPLITS if gone else ():
+        for start in range(0, plan.sequences(split), ROWS_PER_FILE):
+            file = plan.file(row_path(plan.path, split, start))
+            lost = np.zeros(len(file.spans["row"]), np.bool_)
+            key = (file.spans["shard"].astype(np.int64) << 32) + file.spans["row"]
+            for dataset, keys in gone.items():
+                lost |= (file.spans["dataset"] == dataset) & np.isin(key, keys)
+            for i in np.unique(np.searchsorted(file.start, np.flatnonzero(lost), side="right") - 1).tolist():
+                kept = ~lost[file.start[i] : file.start[i + 1]]
+                out[split][start + i] = tuple(s for s, keep in zip(file.row(i).spans, kept, strict=True) if keep)
+    return out
+
+
+def part_rows(plan: Plan, item: dict[str, Any]) -> Iterator[tuple[Row, Row]]:
+    """The rows of a part: as planned, and as they are now."""
+    file: RowFile = plan.file(row_path(plan.path, item["split"], item["first"]))
+    for seq in range(item["first"], item["stop"]):
+        planned = file.row(seq % ROWS_PER_FILE)
+        other = item["changed"].get(str(seq))
+        yield planned, planned if other is None else replace(planned, spans=tuple(_span(values) for values in other))
+
+
+def _span(values: list[Any]) -> Span:
+    """A span of an item's list: loss bits as a tuple again."""
+    named = dict(zip((f.name for f in fields(Span)), values, strict=True))
+    return Span(**{**named, "loss": tuple(named["loss"])})
+
+
 def _bytes(config: Materialise, plan: Plan, file: RowFile) -> NDArray[np.float64]:
-    """Bytes of each row's payload, from above: a span of a source with images counts as latents whole."""
+    """About how many bytes each row's payload has: of a source's tokens as many are latents as the plan's card says, spread evenly."""
     image = plan.card["encoding"].get("image") or {}
     latent = image.get("width", 1) * (4.0 if config.form == "webdataset" else _VALUE_BYTES.get(image.get("codec", "f32"), 1.2))
-    each = np.array([_TOKEN_BYTES if plan.card["sources"][n]["data"] == "text" else latent for n in plan.sources])
+    tokens = [plan.card["sources"][n]["tokens"] for n in plan.sources]
+    each = np.array([(t["text"] * _TOKEN_BYTES + t["visual"] * latent) / max(t["all"], 1) for t in tokens])
     copies = np.array([2 if config.form == "webdataset" and plan.rules(n).history == "clean_copy" else 1 for n in plan.sources])
     payload = (file.spans["stop"] - file.spans["start"]).astype(np.float64)
     source = file.spans["source"]
     row = np.repeat(np.arange(len(file)), np.diff(file.start))
     held = np.bincount(row, weights=payload * each[source] * copies[source], minlength=len(file))
     return np.asarray(held, np.float64) + (_POSITION_BYTES * plan.sequence_length + _MEMBER_BYTES if config.form == "webdataset" else 0)
-
-
-class Gone:
-    """What tombstones name, asked of rows of a plan."""
-
-    def __init__(self, plan: Plan) -> None:
-        self._keys = {
-            i: np.array([(shard << 32) + row for shard, rows in named.items() for row in rows], np.int64)
-            for i, dataset in enumerate(plan.datasets)
-            if (named := forgotten_rows(dataset))
-        }
-
-    def of(self, file: RowFile) -> NDArray[np.bool_]:
-        """Per span of a file: whether its record is to be forgotten."""
-        out = np.zeros(len(file.spans["row"]), np.bool_)
-        key = (file.spans["shard"].astype(np.int64) << 32) + file.spans["row"]
-        for dataset, keys in self._keys.items():
-            out |= (file.spans["dataset"] == dataset) & np.isin(key, keys)
-        return out
 
 
 def estimate(config: Materialise) -> Estimate:
@@ -135,17 +155,10 @@ def estimate(config: Materialise) -> Estimate:
         for split in SPLITS
         if (mine := [p for p in found if p["split"] == split])
     ]
-    facts = {"parts": len(found), "forgotten": sum(len(p["gone"]) for p in found), "output": config.output}
+    facts = {"parts": len(found), "changed": sum(len(p["changed"]) for p in found), "output": config.output}
     return Estimate(f"materialize {plan.card['name']} as {config.form}", facts, table)
 
 
 def _weights(config: Materialise, plan: Plan, split: str) -> Iterator[float]:
     for start in range(0, plan.sequences(split), ROWS_PER_FILE):
         yield float(_bytes(config, plan, plan.file(row_path(plan.path, split, start))).sum())
-
-
-def opened_rows(plan: Plan, item: dict[str, Any]) -> tuple[RowFile, int, int]:
-    """The plan file of a part, and which of its rows are the part's."""
-    file: RowFile = plan.file(row_path(plan.path, item["split"], item["first"]))
-    offset = item["first"] % ROWS_PER_FILE
-    return file, offset, offset + item["stop"] - item["first"]

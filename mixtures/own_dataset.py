@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import lru_cache
 from typing import Any
 
@@ -20,15 +20,15 @@ import pyarrow.parquet as pq
 
 from mixtures.cut_out import cut_out, held
 from mixtures.layout import layout
-from mixtures.materialise import Materialise, opened, opened_rows, parts, read_plan
+from mixtures.materialise import Materialise, opened, part_rows, parts, read_plan
 from mixtures.own_plan import publish_plan
 from mixtures.plan import Plan
+from mixtures.plan_file import SCHEMA
 from mixtures.span import Row, Span
 from pipelines.format import storage
 from pipelines.format.dataset import Dataset
 from pipelines.format.document import dump, sha256_hex
 from pipelines.format.errors import VerifyError
-from pipelines.format.forgotten import REASON
 from pipelines.format.index import record_of
 from pipelines.format.manifest import file_entry, parent
 from pipelines.format.part import PartWriter
@@ -37,8 +37,6 @@ from pipelines.format.record import Record, Segment
 SPANS = "spans"  # the folder of the dataset, below that of its plan
 AT_ONCE = 4096  # spans whose index rows are in memory together
 RECENT = 64  # payloads kept as one object: the frames that the samples of a trajectory share are read and hashed once
-
-MOVED = pa.schema([("row", pa.int32()), ("seq", pa.int64()), *((n, pa.int32()) for n in ("first", "caption", "start", "stop", "lost"))])
 
 
 def make(config: Materialise, job: Any) -> str:
@@ -60,7 +58,7 @@ def make(config: Materialise, job: Any) -> str:
         versions={"materialize": 1},
         extras=lambda commits: _extras(plan, target),
     )
-    return publish_plan(config, plan, root, Dataset.open(target), len(items))
+    return publish_plan(config, plan, root, Dataset.open(target), items)
 
 
 def _extras(plan: Plan, root: str) -> dict[str, Any]:
@@ -78,65 +76,88 @@ def _extras(plan: Plan, root: str) -> dict[str, Any]:
 
 
 def write_part(item: dict[str, Any], plan: str, print_: str, root: str, shard_bytes: int) -> dict[str, Any]:
-    """Copy the spans of a run of sequences; returns the commit record. How they stand in the new plan lies beside the shards (`rows/`)."""
+    """Copy the spans of a run of sequences; returns the commit record. Their rows in the new plan lie beside the shards (`rows/`), with the number
+    of each record in the part where a plan says shard and row: in which shard it comes to lie is known when all parts are there."""
     source = opened(plan, print_)
-    file, first, stop = opened_rows(source, item)
-    gone, taken = frozenset(item["gone"]), Payloads(source)
-    lost: dict[str, Counter[str]] = {}
-    moved: list[dict[str, Any]] = []
-    n = 0
-    with PartWriter(root, item["part"], fingerprint=item["fingerprint"], encoded=True, shard_bytes=shard_bytes, items=stop - first) as writer:
-        for row, span, record, digest in _spans(source, [file.row(i) for i in range(first, stop)]):
-            writer.emit()
-            n += 1
-            if n - 1 in gone:
-                writer.drop(record, "materialize", REASON)
-                length = len(layout(span, record, source.rules(span.source), source.specials))
-                _count(lost.setdefault(source.sources[span.source], Counter()), span, record, length)
-                moved.append({"row": -1, "seq": row.seq, "first": 0, "caption": -1, "start": 0, "stop": 0, "lost": length})
-                continue
-            made, new = cut_out(span, record)
-            found = writer.add(taken.fill(made, span))
-            _refuse_damage(made, record, found, digest, source.datasets[span.dataset], span)
-            at = {"first": new.first, "caption": new.caption, "start": new.start, "stop": new.stop}
-            moved.append({"row": writer.written - 1, "seq": row.seq, **at, "lost": 0})
-        sink = pa.BufferOutputStream()
-        pq.write_table(pa.Table.from_pylist(moved, MOVED), sink, compression="zstd", compression_level=3)
-        name = writer.beside("rows", sink.getvalue().to_pybytes(), ".parquet")
-        run = {key: item[key] for key in ("split", "first", "stop")}
-        return writer.commit(stats={"rows": name, **run, "lost": {k: dict(sorted(v.items())) for k, v in sorted(lost.items())}})
+    rows = list(part_rows(source, item))
+    taken, more = Payloads(source), Figures(source)
+    made: list[Row] = []
+    with PartWriter(root, item["part"], fingerprint=item["fingerprint"], encoded=True, shard_bytes=shard_bytes, items=len(rows)) as writer:
+        for row, spans in _looked_up(source, [now for _, now in rows]):
+            moved = []
+            for span, record, digest in spans:
+                cut, new = cut_out(span, record)
+                writer.emit()
+                _refuse_damage(cut, record, writer.add(taken.fill(cut, span)), digest, source.datasets[span.dataset], span)
+                moved.append(replace(new, dataset=0, shard=0, row=writer.written - 1))
+            made.append(replace(row, spans=tuple(moved)))
+        for planned, now in rows:
+            if now is not planned:
+                made[now.seq - item["first"]] = more.changed(planned, now, made[now.seq - item["first"]])
+        name = writer.beside("rows", _as_parquet(made), ".parquet")
+        return writer.commit(stats={"rows": name, "split": item["split"], "more": more.by_source()})
 
 
-def _count(sums: Counter[str], span: Span, record: Record, length: int) -> None:
-    """What a forgotten span takes from the figures of its source, as a plan's card counts them."""
-    tokens = held(span, record)
-    single = span.count == 1 and tokens["text"] == span.payload
-    sums.update({k: n for k, n in tokens.items() if n})
-    sums.update(spans=1, structure=length - span.payload, continued=span.payload if single and span.start > 0 else 0)
-    sums["begun"] += int(span.first == 0 and span.start == 0)
+def _as_parquet(rows: list[Row]) -> bytes:
+    sink = pa.BufferOutputStream()
+    plain = [{**{f.name: getattr(row, f.name) for f in SCHEMA}, "spans": [asdict(s) for s in row.spans]} for row in rows]
+    pq.write_table(pa.Table.from_pylist(plain, SCHEMA), sink, compression="zstd", compression_level=3)
+    return bytes(sink.getvalue().to_pybytes())
 
 
-def _spans(plan: Plan, rows: list[Row]) -> Iterator[tuple[Row, Span, Record, str]]:
-    """Every span in order, with its record and the sha256 that the index says; some thousand index rows in memory at a time."""
-    held: list[tuple[Row, Span]] = []
-    for row in rows:
-        held += [(row, span) for span in row.spans]
-        if len(held) >= AT_ONCE:
-            yield from _looked_up(plan, held)
-            held = []
-    yield from _looked_up(plan, held)
+def _looked_up(plan: Plan, rows: list[Row]) -> Iterator[tuple[Row, list[tuple[Span, Record, str]]]]:
+    """Every row with the records of its spans and the sha256 that the index says; some thousand index rows in memory at a time."""
+    batch: list[Row] = []
+    for i, row in enumerate(rows):
+        batch.append(row)
+        if i + 1 == len(rows) or sum(len(r.spans) for r in batch) >= AT_ONCE:
+            found = look_up(plan, [span for r in batch for span in r.spans])
+            yield from ((r, [(s, *found[s.dataset, s.shard, s.row]) for s in r.spans]) for r in batch)
+            batch = []
 
 
-def _looked_up(plan: Plan, held: list[tuple[Row, Span]]) -> Iterator[tuple[Row, Span, Record, str]]:
+def look_up(plan: Plan, spans: list[Span]) -> dict[tuple[int, int, int], tuple[Record, str]]:
+    """By dataset, shard and row: the records behind some spans, each row group of an index read once, and their sha256."""
     wanted: dict[tuple[int, int], set[int]] = {}
-    for _, span in held:
+    for span in spans:
         wanted.setdefault((span.dataset, span.shard), set()).add(span.row)
     found: dict[tuple[int, int, int], tuple[Record, str]] = {}
     for (dataset, shard), rows in sorted(wanted.items()):
         for row, values in plan.datasets[dataset].take(shard, rows):
             found[dataset, shard, row] = record_of(values), values["sha256"]
-    for row_, span in held:
-        yield row_, span, *found[span.dataset, span.shard, span.row]
+    return found
+
+
+class Figures:
+    """What changed rows add to the figures of their sources, or take from them (below 0), as a plan's card counts them."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self._sums: dict[str, Counter[str]] = {}
+
+    def changed(self, planned: Row, now: Row, made: Row) -> Row:
+        """Count a changed row; returns the made one with its length, payload and cost."""
+        found = look_up(self.plan, [*planned.spans, *now.spans])
+        for sign, spans in ((-1, planned.spans), (1, now.spans)):
+            lengths = [self._count(sign, span, found[span.dataset, span.shard, span.row][0]) for span in spans]
+        cost = sum(n + n * n / self.plan.sequence_length for n in lengths)
+        return replace(made, length=sum(lengths), payload=sum(s.payload for s in now.spans), cost=cost)
+
+    def _count(self, sign: int, span: Span, record: Record) -> int:
+        plan = self.plan
+        length = len(layout(span, record, plan.rules(span.source), plan.specials))
+        tokens = held(span, record)
+        again = span.count == 1 and tokens["text"] == span.payload and span.start > 0
+        begun = span.first == 0 and span.start == 0
+        one = {**tokens, "spans": 1, "structure": length - span.payload, "continued": span.payload * again, "begun": int(begun)}
+        sums = self._sums.setdefault(plan.sources[span.source], Counter())
+        for name, n in one.items():
+            sums[name] += sign * n
+        return length
+
+    def by_source(self) -> dict[str, dict[str, int]]:
+        """For the commit record."""
+        return {name: dict(sorted(sums.items())) for name, sums in sorted(self._sums.items())}
 
 
 class Payloads:

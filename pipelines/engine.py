@@ -153,7 +153,6 @@ class EngineJob:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
         try:
-            import ray
             import ray.data
         except ImportError as e:
             raise InputError("Ray is not installed", found=e, next="pip install 'ray[data]', or run with engine=local") from e

@@ -22,11 +22,11 @@ from typing import Any
 import numpy as np
 
 from mixtures.cut_out import held
-from mixtures.materialise import VERSION, Materialise, opened, opened_rows, parts, read_plan
+from mixtures.materialise import VERSION, Materialise, opened, part_rows, parts, read_plan
 from mixtures.plan import Plan
 from mixtures.plan_file import SPLITS, list_files
+from mixtures.span import Row
 from pipelines.format import storage
-from pipelines.format.chance import hash64
 from pipelines.format.codec import bf16_bits
 from pipelines.format.document import canon, dump, fingerprint
 from pipelines.format.manifest import file_entry, parent
@@ -84,14 +84,12 @@ def write_part(item: dict[str, Any], plan: str, print_: str, root: str, latents:
     """Write one tar; returns the commit record."""
     read = opened(plan, print_)
     reader = _reader(plan, print_)
-    file, first, stop = opened_rows(read, item)
     sums: dict[str, Counter[str]] = {}
     with storage.building(root) as tar:
-        for seq, i in zip(range(item["first"], item["stop"]), range(first, stop), strict=True):
-            row, documents = file.row(i), reader.sequence(seq, item["split"])
-            said = _said(reader, read, row, documents, item["split"], sums)
-            arrays = _arrays(reader.batch([documents], [seq]), latents)
-            for name, data in _members(f"{seq:09d}", arrays, said):
+        for _, row in part_rows(read, item):
+            said = _said(read, reader, row, item["split"], sums)
+            arrays = _arrays(reader.batch([[reader.document(span) for span in row.spans]], [row.seq]), latents)
+            for name, data in _members(f"{row.seq:09d}", arrays, said):
                 tar.write(tar_header(name, len(data)))
                 tar.write(data)
                 tar.write(_ZEROS[: -len(data) % 512])
@@ -129,22 +127,15 @@ def _arrays(batch: Any, latents: str) -> dict[str, np.ndarray]:
     return out
 
 
-def _said(reader: Any, plan: Plan, row: Any, documents: list[Any], split: str, sums: dict[str, Counter[str]]) -> dict[str, Any]:
-    """The sample's .json: which sequence it is, and of each document the source, the record and the pass. Counts its payload by the way."""
-    spans = iter(row.spans)
-    told = []
-    for document in documents:  # those that are shown; a span whose record is forgotten is passed over
-        name = plan.sources[document.source]
-        entry: dict[str, Any] = {"source": name, "epoch": document.epoch, "length": len(document)}
-        for span in spans:
-            record = reader.record(span.dataset, span.shard, span.row)
-            if span.source == document.source and hash64(record.id) == document.h:
-                entry |= {"id": record.id, "start": span.start, "stop": span.stop}
-                sums.setdefault(name, Counter()).update({**held(span, record), "records": 1})
-                break
-        told.append(entry)
-    length = sum(len(d) for d in documents)
-    return {"seq": row.seq, "split": split, "stage": row.stage, "length": length, "documents": told}
+def _said(plan: Plan, reader: Any, row: Row, split: str, sums: dict[str, Counter[str]]) -> dict[str, Any]:
+    """The sample's .json: which sequence it is, and of each document the source, the record, the piece and the pass. Counts payload by the way."""
+    documents = []
+    for span in row.spans:
+        name, record = plan.sources[span.source], reader.record(span.dataset, span.shard, span.row)
+        sums.setdefault(name, Counter()).update({**held(span, record), "records": 1})
+        piece = {"first": span.first, "start": span.start, "stop": span.stop, "epoch": span.epoch}
+        documents.append({"source": name, "id": record.id, **piece})
+    return {"seq": row.seq, "split": split, "stage": row.stage, "documents": documents}
 
 
 def _members(key: str, arrays: dict[str, np.ndarray], said: dict[str, Any]) -> Iterator[tuple[str, bytes]]:

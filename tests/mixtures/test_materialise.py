@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import torch
-from sets import mixed, mixture
 
 from mixtures import own_dataset
 from mixtures.check import check as check_plan
@@ -25,6 +24,8 @@ from pipelines.engine import open_job
 from pipelines.format.dataset import Dataset
 from pipelines.format.errors import Stopped
 from pipelines.format.manifest import read_card
+from tests.mixtures.sets import mixture
+from tests.mixtures.worlds import mixed
 from trainer.batch import Batch
 from trainer.stream import Stream
 
@@ -154,8 +155,17 @@ def test_what_is_forgotten_is_left_out_as_the_stream_leaves_it_out(tmp_path: Pat
     left = Dataset.open(again + "/spans")
     ids = {r.id for i in range(len(left.shards)) for r in left.records(i)}
     assert not ids & set(victims.values())
-    assert left.card["filtered"]["tombstone"] >= len(victims)
     assert check_plan(again, {"deep": True}) == check_dataset(again + "/spans", {"deep": True}) == []
+    card = Plan.open(again).card
+    for side, said in (("train", card["sources"]), ("heldout", {n: e["heldout"] for n, e in card["sources"].items()})):
+        for number, source in enumerate(opened.sources):
+            shown = [s for i in range(opened.sequences(side)) for s in opened.row(i, side).spans if s.source == number]
+            shown = [s for s in shown if opened.record(s).id != victims.get(s.dataset)]
+            assert said[source]["records"] == len({(s.shard, s.row) for s in shown}), (side, source)
+            assert said[source]["tokens"]["all"] == sum(s.payload for s in shown)
+            assert side == "heldout" or said[source]["spans"] == len(shown)
+    for key in ("text", "visual", "loss", "all"):
+        assert card["tokens"][key] == sum(e["tokens"][key] for e in card["sources"].values())
     untouched = [p for p in (tmp_path / "files/spans/parts").iterdir() if p.stat().st_mtime_ns == parts[p.name]]
     assert 0 < len(untouched) < len(parts)
 

@@ -24,7 +24,9 @@ from mixtures.plan import Plan, make_plan
 from pipelines.format.chance import draw
 from pipelines.format.document import exact
 from pipelines.format.errors import BudgetError
-from tests.mixtures.sets import Rows, dataset, mixture, of_records, records, worlds
+from pipelines.format.record import Record
+from tests.mixtures.sets import dataset, image, mixture, shape, text
+from tests.mixtures.worlds import Rows, of_records, records, worlds
 
 ROW = 64  # the longest sequence, and so what a budget may miss by
 KINDS = ("text", "image-text", "video", "vqa", "action-video")
@@ -376,13 +378,18 @@ def field_mix(root: Path, n: int, cut: bool) -> dict[str, dict[str, Any]]:
     of 256 tokens and two marks. Texts as such, or, where nothing may be cut, as questions without an image."""
     rng, q = np.random.default_rng(0), n // 4
     words = np.clip(rng.lognormal(6.2, 1, q), 8, 40_000 if cut else 4094).astype(int)
-    sizes: dict[str, tuple[str, Any]] = {
-        "pairs": ("image-text", [(256, int(c)) for c in rng.integers(8, 80, q)]),
-        "clips": ("video", [int(f) for f in rng.integers(4, 16, q)]),
-        "asked": ("vqa", [(256, (int(a), 5)) for a in rng.integers(20, 300, q)]),
-        "words": ("text", [int(w) for w in words]) if cut else ("vqa", [(0, (int(w) - 1, 1)) for w in words]),
+    pair = lambda size: shape("image-text", size)
+    made: dict[str, tuple[str, list[Any]]] = {
+        "pairs": ("image-text", [pair((256, int(c))) for c in rng.integers(8, 80, q)]),
+        "clips": ("video", [[image(256, atom=k) for k in range(int(f))] for f in rng.integers(4, 16, q)]),
+        "asked": ("vqa", [shape("vqa", (256, (int(a), 5))) for a in rng.integers(20, 300, q)]),
+        "words": ("text", [[text(int(w))] for w in words]) if cut else ("vqa", [[text(int(w), atom=0, turn=0)] for w in words]),
     }
-    return {k: {"dataset": dataset(root / k, data, of, k, frame=256), "epochs": 1} for k, (data, of) in sizes.items()}
+    entries = {}
+    for name, (data, segments) in made.items():
+        path = of_records(root / name, data, [Record.make(name, f"{i}", data, s) for i, s in enumerate(segments)])
+        entries[name] = {"dataset": path, "epochs": 1}
+    return entries
 
 
 @pytest.mark.parametrize("cut, least", [(False, 0.975), (True, 0.99)])
