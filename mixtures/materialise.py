@@ -23,6 +23,7 @@ from pydantic import Field
 from mixtures.plan import Plan
 from mixtures.plan_file import ROWS_PER_FILE, SPLITS, RowFile, row_path
 from mixtures.span import Row, Span
+from mixtures.stand_ins import stand_ins
 from pipelines.format.document import Document, Size, fingerprint
 from pipelines.format.errors import InputError, RecipeError
 from pipelines.format.estimate import Estimate
@@ -97,23 +98,24 @@ def parts(config: Materialise, plan: Plan) -> list[dict[str, Any]]:
 
 
 def rows_now(plan: Plan) -> dict[str, dict[int, tuple[Span, ...]]]:
-    """By split and sequence, the spans of rows that are read otherwise than planned: without the records that tombstones name."""
+    """By split and sequence, the spans of rows that are read otherwise than planned: with stand-ins for the records that tombstones name, as the
+    stream reads them; held-out rows without those records."""
     out: dict[str, dict[int, tuple[Span, ...]]] = {split: {} for split in SPLITS}
+    out["train"] = {seq: spans for seq, (spans, _) in stand_ins(plan).rows.items()}
     gone = {
         dataset: np.array([(shard << 32) + row for shard, rows in named.items() for row in rows], np.int64)
         for dataset, opened in enumerate(plan.datasets)
         if (named := forgotten_rows(opened))
     }
-    for split in SPLITS if gone else ():
-        for start in range(0, plan.sequences(split), ROWS_PER_FILE):
-            file = plan.file(row_path(plan.path, split, start))
-            lost = np.zeros(len(file.spans["row"]), np.bool_)
-            key = (file.spans["shard"].astype(np.int64) << 32) + file.spans["row"]
-            for dataset, keys in gone.items():
-                lost |= (file.spans["dataset"] == dataset) & np.isin(key, keys)
-            for i in np.unique(np.searchsorted(file.start, np.flatnonzero(lost), side="right") - 1).tolist():
-                kept = ~lost[file.start[i] : file.start[i + 1]]
-                out[split][start + i] = tuple(s for s, keep in zip(file.row(i).spans, kept, strict=True) if keep)
+    for start in range(0, plan.sequences("heldout"), ROWS_PER_FILE) if gone else ():
+        file = plan.file(row_path(plan.path, "heldout", start))
+        lost = np.zeros(len(file.spans["row"]), np.bool_)
+        key = (file.spans["shard"].astype(np.int64) << 32) + file.spans["row"]
+        for dataset, keys in gone.items():
+            lost |= (file.spans["dataset"] == dataset) & np.isin(key, keys)
+        for i in np.unique(np.searchsorted(file.start, np.flatnonzero(lost), side="right") - 1).tolist():
+            kept = ~lost[file.start[i] : file.start[i + 1]]
+            out["heldout"][start + i] = tuple(s for s, keep in zip(file.row(i).spans, kept, strict=True) if keep)
     return out
 
 
