@@ -1,4 +1,4 @@
-"""Properties of plans that were found broken by test_properties.py, each with its smallest case."""
+"""Properties of plans that random ones broke once, each with its smallest case."""
 
 from __future__ import annotations
 
