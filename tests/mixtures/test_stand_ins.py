@@ -219,7 +219,8 @@ def test_a_plan_made_after_forgetting_draws_the_next_and_keeps_all_others(tmp_pa
 @pytest.mark.parametrize("kind", ["image-text", "vqa", "video"])
 def test_of_two_datasets_either_may_forget_and_images_that_are_made_fit_too(tmp_path, kind):
     sizes = SIZES[kind]
-    paths = {"context": dataset(tmp_path / "c", kind, sizes, kind), "target": dataset(tmp_path / "t", kind, sizes, kind, image=lambda n: n + 1, encoder="1")}
+    target = dataset(tmp_path / "t", kind, sizes, kind, image=lambda n: n + 1, encoder="1")
+    paths = {"context": dataset(tmp_path / "c", kind, sizes, kind), "target": target}
     plan = Plan.open(make_plan(mixture({"x": {"dataset": paths, "tokens": 400}}, tmp_path / "p")))
     used = list(dict.fromkeys(plan.record(s).id for i in range(plan.sequences()) for s in plan.row(i).spans))
     add(Dataset.open(paths["context"]), {"id": used[:2]}, "asked")
