@@ -6,10 +6,10 @@ and the tombstones, no rank, world, step or clock, and whoever reads the plan wo
 
     tombstones, oldest first ──▶ gaps (row, place) ──▶ next unit of the source that fits ──▶ … itself forgotten later? then a gap again, at that time
 
-A place has the positions of the span that left it and the row's padding. A text is cut to fit; small units follow one another until they hold as much
-as what went; what nothing fits stays empty and is counted. Tombstones take effect in the order in which they were added, so those of tomorrow change
-no stand-in of today, except where they name it: a run that goes on after a second `forget` reads no record twice for it. Held-out rows have no
-stand-ins: an evaluation on other records is another evaluation.
+A place has the positions of the span that left it, and the last one of a row its padding. A text is cut to fit; small units follow one another until
+they hold as much as what went; what nothing fits stays empty and is counted. Tombstones take effect in the order in which they were added, so those
+of tomorrow change no stand-in of today, except where they name it: a run that goes on after a second `forget` reads no record twice for it. Held-out
+rows have no stand-ins: an evaluation on other records is another evaluation.
 
 Cost: the plan's spans, and for each dataset with forgotten records in it one column of its indexes. Without new tombstones: a look at each card.
 """
@@ -168,7 +168,11 @@ def _ends(plan: Plan, hashes: dict[int, list[NDArray[np.uint64]]]) -> dict[int, 
 
 def _filled(plan: Plan, gaps: list[_Gap], draws: dict[int, NextDraws]) -> StandIns:
     rows = {seq: plan.row(seq) for seq in sorted({gap.seq for gap in gaps})}
-    room = {seq: plan.sequence_length - row.length for seq, row in rows.items()}
+    # Each dataset counts its tombstones by itself, so in no row may what one forgets change the room that another has: freed positions stay with
+    # the dataset that freed them, and the padding goes to that of the row's last span.
+    room = {(seq, s.dataset): 0 for seq, row in rows.items() for s in row.spans}
+    for seq, row in rows.items():
+        room[seq, row.spans[-1].dataset] = plan.sequence_length - row.length
     places: dict[tuple[int, int], list[Drawn]] = {(gap.seq, gap.place): [] for gap in gaps}
     replaced: list[Replaced] = []
     # (tombstone, row, place, order among a place's units) → what is forgotten there: a span of the plan, or a unit that stood in for one.
@@ -184,11 +188,12 @@ def _filled(plan: Plan, gaps: list[_Gap], draws: dict[int, NextDraws]) -> StandI
         held = places[seq, place]
         at = next((k for k, d in enumerate(held) if d is out), len(held))
         del held[at : at + 1]
-        room[seq] += out.length
+        here = (seq, out.span.dataset)
+        room[here] += out.length
         owed, found = out.payload, 0
-        while owed > 0 and (drawn := draws[out.span.source].take(room[seq], number)) is not None:
+        while owed > 0 and (drawn := draws[out.span.source].take(room[here], number)) is not None:
             held.insert(at + found, drawn)
-            room[seq] -= drawn.length
+            room[here] -= drawn.length
             owed -= drawn.payload
             found += 1
             replaced.append(Replaced(seq, plan.sources[out.span.source], out.id, drawn.id, drawn.span.epoch, drawn.payload))

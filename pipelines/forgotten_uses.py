@@ -73,7 +73,7 @@ def used_by(found: Matched, within: str) -> list[dict[str, Any]]:
     for child in children.values():
         by_kind.setdefault(child["kind"], []).append(child)
     datasets = by_kind.get("dataset", [])
-    below = [found, *(matched(Dataset.open(d["path"]), {"id": sorted(found.ids)}) for d in datasets)] if found.ids else []
+    below = [found, *(matched(Dataset.open(d["path"]), {"id": sorted(found.ids)}) for d in datasets)]
     rows = [{"kind": "dataset", "path": d["path"], "next": f"pipelines forget {d['path']}"} for d in datasets]
     hits: dict[str, list[int]] = {}
     for plan in by_kind.get("plan", []):
@@ -100,7 +100,7 @@ def _run(run: dict[str, Any], hits: dict[str, list[int]]) -> dict[str, Any]:
 
 def _sequences(plan: dict[str, Any], below: list[Matched]) -> tuple[list[int], dict[str, Any]]:
     """Training sequences of a plan that hold the records, once for each span; and what could not be looked at."""
-    seqs: list[int] = []
+    seqs: dict[tuple[Any, ...], int] = {}  # the two datasets of a dual encoder name the same spans
     problem: dict[str, Any] = {}
     pinned = {entry["fingerprint"] for entry in plan.get("datasets") or plan.get("parents") or []}
     for one in below:
@@ -110,5 +110,6 @@ def _sequences(plan: dict[str, Any], below: list[Matched]) -> tuple[list[int], d
             number = uses.number_in(plan, one.dataset.path, fingerprint)
             if number is not None:
                 places = [(i, row) for i, rows in one.places[fingerprint].items() for row in rows]
-                seqs += [hit["seq"] for hit in uses.spans(plan, number, places) if hit["split"] == "train"]
-    return seqs, problem
+                found = (hit for hit in uses.spans(plan, number, places) if hit["split"] == "train")
+                seqs |= {(number, *(hit[k] for k in ("seq", "shard", "row", "first", "start", "epoch"))): hit["seq"] for hit in found}
+    return list(seqs.values()), problem

@@ -214,3 +214,20 @@ def test_a_plan_made_after_forgetting_draws_the_next_and_keeps_all_others(tmp_pa
     assert ids(after) == (ids(before) - {*gone}) | {r.id for r in stand_ins(Plan.open(before.path)).replaced}
     assert stand_ins(after) == StandIns()
     shutil.rmtree(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["image-text", "vqa", "video"])
+def test_of_two_datasets_either_may_forget_and_images_that_are_made_fit_too(tmp_path, kind):
+    sizes = SIZES[kind]
+    target = dataset(tmp_path / "t", kind, sizes, kind, image=lambda n: n + 1, encoder="1")
+    paths = {"context": dataset(tmp_path / "c", kind, sizes, kind), "target": target}
+    plan = Plan.open(make_plan(mixture({"x": {"dataset": paths, "tokens": 400}}, tmp_path / "p")))
+    used = list(dict.fromkeys(plan.record(s).id for i in range(plan.sequences()) for s in plan.row(i).spans))
+    add(Dataset.open(paths["context"]), {"id": used[:2]}, "asked")
+    add(Dataset.open(paths["target"]), {"id": used[2:4]}, "asked")
+    again = Plan.open(plan.path)
+    made = stand_ins(again)
+    assert {r.forgotten for r in made.replaced} == {*used[:4]} and any(r.id for r in made.replaced)
+    for seq in range(again.sequences()):
+        spans, _ = made.spans(seq, again.row(seq).spans)
+        assert not {again.record(s).id for s in spans} & {*used[:4]} and positions(again, spans) <= again.sequence_length

@@ -209,3 +209,29 @@ def test_nothing_is_erased_while_another_dataset_points_into_it(tmp_path, capfd)
     shutil.rmtree(scored)
     assert tell(capfd, *words)[0] == 0
     assert check(path, {"deep": True}) == []
+
+
+def test_an_ablation_names_the_arms_whose_runs_read_the_records(tmp_path, capfd):
+    from pipelines.format.manifest import card, publish_card
+
+    toys.curated(str(tmp_path / "set"))
+    toys.encoded(str(tmp_path / "encoded"), str(tmp_path / "set"))
+    root = tmp_path / "study"
+    runs = []
+    for arm in ("long", "short"):
+        plan = toys.plan(str(root / "plans" / arm), str(tmp_path / "encoded"))
+        run = str(root / "arms" / arm / "seed-0")
+        steps = {"long": 3, "short": 1}[arm]
+        above = [parent(plan, run, read_card(plan)["fingerprint"])]
+        facts = {"records": 6, "steps": steps, "tokens": {"all": 20}, "files": []}
+        publish_card(run, "run.json", card("run", arm, arm.ljust(64, "0"), {"batch": 2}, parents=above, **facts))
+        runs.append(parent(run, str(root), read_card(run)["fingerprint"]))
+    publish_card(str(root), "ablation.json", card("ablation", "study", "a" * 64, {}, parents=runs, files=[]))
+    seen = {}
+    plan = read_card(str(root / "plans" / "long"))
+    for id in ids(str(tmp_path / "set")):
+        _, said = tell(capfd, "forget", str(tmp_path / "set"), "--id", id, "--dry-run", "--in", str(tmp_path))
+        study = next(row for row in said["used_by"] if row["kind"] == "ablation")
+        assert study["runs"] == len(study["arms"]) == sum(row["steps"] > 0 for row in said["used_by"] if row["kind"] == "run")
+        seen[tuple(study["arms"])] = seen.get(tuple(study["arms"]), 0) + 1
+    assert plan["kind"] == "plan" and seen == {("long", "short"): 2, ("long",): 4}, "two records of the first step, the others only where it went on"
