@@ -34,15 +34,6 @@ class Mix:
             _materialise(path, "ours" if config.materialize is True else config.materialize, config.engine, job)
         return path
 
-
-def _materialise(plan: str, form: str, engine: str, job: Job | Any) -> None:
-    """The plan's files, in a folder of the form's name in the plan's own. The stage that makes them stands on a higher floor, so it is found by its
-    entry point, as the command line finds it."""
-    (entry,) = entry_points(group="pipelines.stages", name="materialize")
-    stage = entry.load()
-    output = storage.join(plan, form)
-    job.log("materialize", form=form, output=stage.run(stage.config(plan=plan, output=output, form=form, engine=engine), job))
-
     def diff(self, a: str, b: str) -> dict[str, Any]:
         """`--diff A B`: what two plans, or two mixture YAMLs, have in common."""
         from mixtures.diff import diff
@@ -54,6 +45,15 @@ def _materialise(plan: str, form: str, engine: str, job: Job | Any) -> None:
         from mixtures.counted import count
 
         return count(path)
+
+
+def _materialise(plan: str, form: str, engine: str, job: Job | Any) -> None:
+    """The plan's files, in a folder of the form's name in the plan's own. The stage that makes them stands on a higher floor, so it is found by its
+    entry point, as the command line finds it."""
+    (entry,) = entry_points(group="pipelines.stages", name="materialize")
+    stage = entry.load()
+    output = storage.join(plan, form)
+    job.log("materialize", form=form, output=stage.run(stage.config(plan=plan, output=output, form=form, engine=engine), job))
 
 
 STAGE = Mix()
