@@ -34,8 +34,8 @@ Runs = dict[str, list[tuple[int, memoryview]]]  # by kind of file: (start, bytes
 
 
 class Remote:
-    """Fetches and reads by way of one cache. `gets` and `got` count ranged reads and their bytes, `kept` those that went into the cache: gaps that
-    were read along are dropped, and which there are depends on what came first."""
+    """Fetches and reads by way of one cache. `gets` and `got` count ranged reads and their bytes, `kept` those of records that went into the cache:
+    gaps were read along, and which there are depends on what came first."""
 
     def __init__(self, cache: Cache | None = None, threads: int = THREADS) -> None:
         self.cache = cache or Cache()
@@ -74,7 +74,7 @@ class Remote:
                 continue
             with self.cache.fetching(key_of(f"{shard.dataset.path}/{shard.entry.index}")):
                 for kind, pieces in self._fetched(shard, some).items():
-                    self._put(self._key(shard, kind), pieces)
+                    self.cache.put(self._key(shard, kind), pieces)
 
     def _fetched(self, shard: Shard, rows: np.ndarray) -> Runs:
         """What the cache lacks of these rows, checked."""
@@ -83,6 +83,8 @@ class Remote:
             runs = {kind: list(self._fetch(shard, kind, ranges)) for kind, ranges in missing.items()}
             wrong = self._wrong(shard, _touched(shard, rows, missing), runs)
             if not len(wrong):
+                with self._count:
+                    self.kept += sum(b - a for ranges in missing.values() for a, b in ranges)
                 return runs
             self.refetched += 1
             self._distrust(shard, wrong)
@@ -113,7 +115,7 @@ class Remote:
                     continue
                 data = memoryview(b"".join(self._get(path, at, min(at + GET, nbytes)) for at in range(0, nbytes, GET)))
                 if hashes_agree(data, digest):
-                    self._put(key, [(0, data)])
+                    self.cache.put(key, [(0, data)])
                     return data
                 self.refetched += 1
         raise VerifyError("a file differs from what its dataset says of it", where=path, allowed=digest[:16], next="pipelines verify --deep")
@@ -161,11 +163,6 @@ class Remote:
         with self._count:
             self.gets, self.got = self.gets + 1, self.got + len(data)
         return data
-
-    def _put(self, key: str, pieces: list[tuple[int, memoryview]]) -> None:
-        self.cache.put(key, pieces)
-        with self._count:
-            self.kept += sum(len(data) for _, data in pieces)
 
     def _wrong(self, shard: Shard, rows: np.ndarray, runs: Runs) -> np.ndarray:
         """Rows whose payloads do not have the index's hash."""
