@@ -90,8 +90,8 @@ def alone(*argv: str) -> dict[str, Any]:
     return found
 
 
-def measure(folder: Path, n: int, runs: int, ray: bool) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """The rows of the table at one size, and the point on the chart."""
+def measure(folder: Path, n: int, runs: int, ray: bool, rows: bool = True) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The rows of the table at one size (or none), and the point on the chart."""
     inputs = folder / f"{n}"
     make(inputs, n)
     made, ordered, differs = [], [], None
@@ -99,7 +99,7 @@ def measure(folder: Path, n: int, runs: int, ray: bool) -> tuple[list[dict[str, 
         out = Path(scratch)
         for k in range(runs):
             made.append(alone("--whole", str(inputs), str(out / f"{k}")))
-            ordered.append(alone("--order", str(inputs)))
+            ordered += [alone("--order", str(inputs))] if rows else []
         if ray:
             alone("--whole", str(inputs), str(out / "ray"), "ray")
             differs = [p.name for p in sorted((out / "0").glob("*.*")) if p.read_bytes() != (out / "ray" / p.name).read_bytes()]
@@ -108,13 +108,16 @@ def measure(folder: Path, n: int, runs: int, ray: bool) -> tuple[list[dict[str, 
     per = lambda found: [f["records"] / f["seconds"] for f in found]
     most, span = max(m["memory_gb"] for m in made), median(m["span_bytes"] for m in made)
     versions = {"numpy": np.__version__, "pyarrow": pa.__version__}
+    point = {"records": n, "seconds": median(m["seconds"] for m in made), "memory_gb": most, "span_bytes": span}
+    if not rows:
+        return [], point
 
     def row(name: str, ours: float, peer: float, unit: str, ratio: float, facts: Any) -> dict[str, Any]:
         figures = {"ours": round(ours, 3), "peer": peer, "unit": unit, "ratio": round(ratio, 3), "bar": 1.0, "ok": ratio >= 1}
         return {"name": name, **figures, "runs": facts, "versions": versions}
 
     unit = f"records per processor second, {n:,} records (peer: the figure to reach)"
-    rows = [
+    table = [
         row("plan.order_packing", median(per(ordered)), ORDER, unit, median(per(ordered)) / ORDER, ordered),
         row("plan.end_to_end", median(per(made)), WHOLE, unit, median(per(made)) / WHOLE, made),
         row("plan.memory", most, MEMORY_GB, f"GB resident at most, {n:,} records (peer: the bar)", MEMORY_GB / most, made),
@@ -122,9 +125,8 @@ def measure(folder: Path, n: int, runs: int, ray: bool) -> tuple[list[dict[str, 
     ]
     if differs is not None:
         same = float(not differs)
-        rows.append(row("plan.ray", same, 1.0, f"equal to the byte through Ray, {n:,} records", same, [{"differs": differs}]))
-    point = {"records": n, "seconds": median(m["seconds"] for m in made), "memory_gb": most, "span_bytes": span}
-    return rows, point
+        table.append(row("plan.ray", same, 1.0, f"equal to the byte through Ray, {n:,} records", same, [{"differs": differs}]))
+    return table, point
 
 
 def _card(path: Path) -> dict[str, Any]:
@@ -171,7 +173,7 @@ def main() -> None:
     shown = 10**7 if 10**7 in sizes else sizes[-1]
     rows, points = [], []
     for n in sizes:
-        found, point = measure(args.folder, n, args.runs if n <= shown else 1, args.ray and n == shown)
+        found, point = measure(args.folder, n, args.runs if n <= shown else 1, args.ray and n == shown, n == shown)
         points.append(point)
         rows = found if n == shown else rows
     if len(points) > 1:
