@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines.format.chance import group_hashes
 from pipelines.format.document import fingerprint, sha256_hex
 from pipelines.format.index import INDEX_SCHEMA
 from pipelines.format.manifest import card, publish_card
@@ -90,7 +91,8 @@ def _shard(root: Path, name: str, part: int, n: int) -> dict[str, Any]:
         start, atoms, images, in_atom = np.arange(n + 1), text + IMAGE, np.ones(n, np.int64), np.full(n, 3)
         segments = _conversations(question, answer)
     columns: dict[str, Any] = {
-        "id": ids, "group": ids, "h": digest[:, 0], "data": pa.array([KINDS[name]] * n), "n_segments": np.add.reduceat(in_atom, start[:-1]),
+        "id": ids, "group": ids, "h": digest[:, 0], "group_h": group_hashes(ids.to_pylist()), "data": pa.array([KINDS[name]] * n),
+        "n_segments": np.add.reduceat(in_atom, start[:-1]),
         "text_tokens": text, "visual_tokens": frames * IMAGE, "loss_tokens": loss, "nbytes": frames * IMAGE * WIDTH * 2 + text * 2,
         "atoms": (start, atoms), "atom_segments": (start, in_atom), "atom_images": (start, images), "segments": segments,
     }  # fmt: skip

@@ -129,10 +129,14 @@ def _taken(mixture: Mixture, passes: dict[str, Passes], others: dict[str, Chosen
 
 def _spilled(passes: Passes, taken: list[Taken], folder: str | None, job: Any) -> Spill:
     units = passes.units(taken)
-    buckets = 1 if folder is None else 1 << max(units - 1, 0).bit_length() - min(UNITS_IN_A_BUCKET.bit_length() - 1, max(units - 1, 0).bit_length())
+    buckets = 1 << max(units - 1, 0).bit_length() - min(UNITS_IN_A_BUCKET.bit_length() - 1, max(units - 1, 0).bit_length())
     out = Spill(buckets)
     given: dict[str, Any] = {"reading": passes.reading, "taken": taken, "count": passes.reading.count, "buckets": buckets, "folder": folder}
-    for _, one in sorted(sweep(job, spill, passes.items, **given), key=lambda found: found[0]):  # file names and edges; arrays of small plans
+    found = []  # file names and edges; arrays of small plans
+    for run, one in sweep(job, spill, passes.items, **given):
+        passes.items[run]["kept"] = None
+        found.append((run, one))
+    for _, one in sorted(found, key=lambda f: f[0]):
         out.add(one)
     return out
 

@@ -124,7 +124,7 @@ def _round(loose: _Loose, row: int, fresh: int | None) -> tuple[Pieces, _Loose]:
     placed = np.ones(len(loose.unit), np.bool_)
     placed[reserve] = False
     at = np.flatnonzero(placed)
-    at = at[np.argsort(-loose.size[at], kind="stable")]
+    at = at[_descending(loose.size[at])]
     bins, count = best_fit(loose.size[at], row)
     body, kept = loose[at], loose[reserve]
     gap = row - np.bincount(bins, weights=body.size, minlength=count).astype(np.int64)
@@ -139,7 +139,7 @@ def _round(loose: _Loose, row: int, fresh: int | None) -> tuple[Pieces, _Loose]:
     numbered = np.concatenate([bins, head_bins, count + np.arange(len(full.unit))])
     used = np.bincount(numbered, minlength=count + len(full.unit)) > 0
     numbered = (np.cumsum(used) - 1)[numbered]
-    order = np.argsort(numbered, kind="stable")
+    order = _stable(numbered)
     return Pieces(out.unit[order], out.start[order], out.stop[order], numbered[order]), carry.plus(rests)
 
 
@@ -162,7 +162,7 @@ def _full_rows(loose: _Loose, row: int, shortest: int) -> tuple[_Loose, _Loose]:
 def _worst(gap: I64, row: int) -> Bool:
     """Rows to dissolve: of those with a gap of more than a sixteenth, the worst, at most a twentieth of all rows (and at least one)."""
     out = np.zeros(len(gap), np.bool_)
-    worst = np.argsort(-gap, kind="stable")[: max(len(gap) // 20, 1)]
+    worst = _descending(gap)[: max(len(gap) // 20, 1)]
     out[worst[gap[worst] > row // 16]] = True
     return out
 
@@ -170,8 +170,8 @@ def _worst(gap: I64, row: int) -> Bool:
 def _fill(kept: _Loose, gap: I64, shortest: int) -> tuple[_Loose, I64, _Loose]:
     """Heads of reserved texts for the gaps, the longest text for the widest gap: (heads, their rows, what is left of the reserve)."""
     wide = np.flatnonzero(gap >= shortest)
-    wide = wide[np.argsort(-gap[wide], kind="stable")]
-    by_size = np.argsort(-kept.size, kind="stable")
+    wide = wide[_descending(gap[wide])]
+    by_size = _descending(kept.size)
     n = min(len(wide), len(by_size))
     wide, chosen = wide[:n], kept[by_size[:n]]
     head = np.minimum(gap[wide], chosen.size)
@@ -181,6 +181,16 @@ def _fill(kept: _Loose, gap: I64, shortest: int) -> tuple[_Loose, I64, _Loose]:
     heads = chosen.at(chosen.start, at)
     remains = chosen.at(at, chosen.stop)
     return heads, wide, remains[remains.size > 0].plus(kept[by_size[n:]])
+
+
+def _stable(keys: I64) -> I64:
+    """A stable argsort of integers from 0. numpy sorts those of 16 bits by radix, five times as fast as longer ones."""
+    return np.argsort(keys.astype(np.uint16) if len(keys) and int(keys.max()) < 1 << 16 else keys, kind="stable")
+
+
+def _descending(keys: I64) -> I64:
+    """A stable argsort, the largest first."""
+    return _stable(keys.max(initial=0) - keys)
 
 
 def best_fit(size: I64, row: int) -> tuple[I64, int]:

@@ -87,14 +87,15 @@ def _windows(units: Iterator[Placed], size: int) -> Iterator[Placed]:
     held: list[Placed] = []
     n = 0
     for u in units:
-        held.append(u)
+        first = size - n
+        held.append(u[:first])
         n += len(u)
         if n >= size:
-            joined = join(held)
-            for a in range(0, n - size + 1, size):
-                yield joined[a : a + size]
-            held = [joined[n - n % size :]]
+            yield join(held)
+            for a in range(first, len(u) - size + 1, size):
+                yield u[a : a + size]
             n %= size
+            held = [u[len(u) - n :]] if n else []
     if n:
         yield join(held)
 

@@ -27,7 +27,7 @@ from pipelines.format.chance import draw
 
 BLOCK_BYTES = 4 << 20
 BLOCKS_SHUFFLED_TOGETHER = 16
-UNITS_IN_MEMORY = 1 << 20  # of one plan; beyond that they are spilled
+UNITS_IN_MEMORY = 10 << 20  # records of one plan: 1 GB; beyond that they are spilled
 UNITS_IN_A_BUCKET = 1 << 17
 
 Key = tuple[int, int]  # (stage, epoch); HELD for the held-out split
@@ -121,7 +121,7 @@ def _chunk(u: Placed, buckets: int, name: str | None) -> tuple[Any, I64]:
     bits = np.uint64(buckets.bit_length() - 1)
     bucket = np.zeros(len(u), np.int64) if buckets == 1 else (u["key"] >> (np.uint64(64) - bits)).astype(np.int64)
     edges = np.concatenate([[0], np.cumsum(np.bincount(bucket, minlength=buckets))])
-    u = take(u, np.argsort(bucket, kind="stable")) if buckets > 1 else u
+    u = take(u, np.argsort(bucket.astype(np.uint16), kind="stable")) if buckets > 1 else u  # by radix: buckets are at most 65,536
     return write(u, name), edges
 
 
@@ -163,9 +163,9 @@ class Spill:
         """A sum over these keys (default: all of training)."""
         return sum(f[what] for k, f in self.facts.items() if (k in keys if keys is not None else k != HELD))
 
-    def bucket(self, key: Key, i: int) -> Placed:
-        """The units of one bucket, run after run."""
-        parts = []
+    def bucket(self, key: Key, i: int, before: Placed | None = None) -> Placed:
+        """The units of one bucket, run after run, behind those `before`."""
+        parts = [before] if before is not None else []
         for s, base in self.runs:
             if key not in s.chunks:
                 continue
@@ -181,7 +181,8 @@ class Spill:
         """The units of one stage and pass in the order of consumption."""
         rank, carry, before = 0, none(), np.zeros(0, np.int64)  # units of a window of blocks that is not whole yet, and their windows
         for i in range(self.buckets):
-            u = self.bucket(key, i)
+            both = self.bucket(key, i, carry)
+            u = both[len(carry) :]
             order = _by_block(u)
             opens = u["opens"][order]
             windows = (rank + np.cumsum(opens) - 1) // BLOCKS_SHUFFLED_TOGETHER
@@ -193,7 +194,6 @@ class Spill:
             done = int(np.searchsorted(windows, whole))
             at = np.concatenate([np.arange(len(carry)), len(carry) + order[:done]])
             if len(at):
-                both = join([carry, u])
                 shuffle = draw(both["h"][at], seed, "shuffle", int(both["epoch"][0])) >> np.uint64(24)
                 window = np.concatenate([before, windows[:done]]).astype(np.uint64)
                 yield take(both, at[ascending((window << np.uint64(40)) | shuffle)])

@@ -16,14 +16,14 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from mixtures.mixture import HeldOut, Where
 from mixtures.where import columns as asked_of
 from mixtures.where import keep as keeps
-from pipelines.format.chance import held_out
+from pipelines.format.chance import group_hashes, held_out_by
 from pipelines.format.dataset import Dataset
+from pipelines.format.flat import flat
 from pipelines.format.forgotten import NAMED_BY, forgotten, tombstone_entry, tombstones
 
 I32: TypeAlias = NDArray[np.int32]
@@ -91,9 +91,9 @@ def read_table(
     `sides` says, of the same shards, which records are usable and which are held out: then groups, scores and tombstones are not read."""
     conversation = dataset.data in ("vqa", "action-video")
     named = list(NAMED_BY) if sides is None and tombstone_entry(dataset) else []
-    columns = list(dict.fromkeys(_FLAT if sides is not None else [*_FLAT, "group", *asked_of(where), *named]))
+    columns = list(dict.fromkeys(_FLAT if sides is not None else [*_FLAT, "group_h", *asked_of(where), *named]))
     which = range(len(dataset.shards)) if shards is None else shards
-    read = [dataset.index(i, columns) for i in which]
+    read = [_index(dataset, i, columns) for i in which]
     table = pa.concat_tables(read) if read else pa.table({c: [] for c in columns})
     rows = [t.num_rows for t in read]
     text, visual, loss = (_numbers(table, c, np.int32) for c in ("text_tokens", "visual_tokens", "loss_tokens"))
@@ -105,7 +105,7 @@ def read_table(
     atom_start, atom_tokens = _lists(table["atoms"])
     mixed_roles = not np.array_equal(loss, text + visual)
     nested = conversation or named_captions or mixed_roles
-    segments = read_segments(dataset, which) if nested else None
+    segments = read_segments(dataset, which, named_captions) if nested else None
     for i in which:
         dataset.release(i)
     return Table(
@@ -130,7 +130,7 @@ def read_table(
 
 def _sides(table: pa.Table, dataset: Dataset, held: HeldOut | None, where: Where) -> tuple[Bool, Bool, dict[str, int]]:
     """(usable, held out, records out of training by reason)."""
-    out = _split_by_group(table["group"], held)
+    out = _split_by_group(_numbers(table, "group_h", np.uint64), held)
     dropped = {"held_out": int(out.sum())}
     usable = ~out
     for reason, keep in (("where", keeps(table, where)), ("forgotten", _remembered(table, dataset))):
@@ -144,31 +144,40 @@ def _sides(table: pa.Table, dataset: Dataset, held: HeldOut | None, where: Where
     return usable, out, dropped
 
 
-def read_segments(dataset: Dataset, shards: Iterable[int] | None = None) -> Segments:
-    """Kinds, roles, turns, counts and names of all segments of a dataset, or of some shards: five leaves of the nested column, read alone."""
-    leaves = ("kind", "role", "turn", "tokens", "member")
+def read_segments(dataset: Dataset, shards: Iterable[int] | None = None, named: bool = False) -> Segments:
+    """Kinds, roles, turns and counts of all segments of a dataset, or of some shards, and with `named` their names: leaves of the nested column, read
+    alone."""
+    kinds = {"kind": np.bool_, "role": np.bool_, "turn": np.int16, "tokens": np.int32, "member": object}
+    leaves = [name for name in kinds if named or name != "member"]
     starts: list[I64] = [np.zeros(1, np.int64)]
-    parts: dict[str, list[NDArray[Any]]] = {k: [] for k in leaves}
+    parts: dict[str, list[NDArray[Any]]] = {k: [] for k in kinds}
     for i in range(len(dataset.shards)) if shards is None else shards:
         column = dataset.index(i, [f"segments.list.element.{k}" for k in leaves])["segments"].combine_chunks()
         starts.append(_offsets(column)[1:] + starts[-1][-1])
-        flat = column.flatten()
-        parts["kind"].append(np.asarray(pc.not_equal(flat.field("kind"), "tokens")))
-        parts["role"].append(np.asarray(pc.equal(flat.field("role"), "target")))
-        parts["turn"].append(np.asarray(flat.field("turn")))
-        parts["tokens"].append(np.asarray(flat.field("tokens")))
-        parts["member"].append(np.asarray(flat.field("member").to_numpy(zero_copy_only=False), dtype=object))
-    dtypes = dict(zip(leaves, (np.bool_, np.bool_, np.int16, np.int32, object), strict=True))
-    columns: dict[str, Any] = {k: np.concatenate([np.zeros(0, dtypes[k]), *parts[k]]).astype(dtypes[k]) for k in leaves}
-    return Segments(np.concatenate(starts), *(columns[k] for k in leaves))
+        values = column.flatten()
+        parts["kind"].append(~_are(values.field("kind"), "tokens"))
+        parts["role"].append(_are(values.field("role"), "target"))
+        parts["turn"].append(flat(values.field("turn")))
+        parts["tokens"].append(flat(values.field("tokens")))
+        if named:
+            parts["member"].append(np.array(values.field("member").to_pylist(), object))
+    columns: dict[str, Any] = {k: np.concatenate([np.zeros(0, kind), *parts[k]]).astype(kind, copy=False) for k, kind in kinds.items()}
+    return Segments(np.concatenate(starts), *columns.values())
+
+
+def _are(words: pa.Array, word: str) -> Bool:
+    """Which of some words are this one."""
+    found = words.dictionary_encode()
+    same: Bool = np.array([w == word for w in found.dictionary.to_pylist()], np.bool_)
+    return same[flat(found.indices)]
 
 
 def _numbers(table: pa.Table, name: str, dtype: Any) -> NDArray[Any]:
-    return np.asarray(table[name].combine_chunks() if table.num_rows else [], dtype=dtype)
+    return flat(table[name].combine_chunks()).astype(dtype, copy=False) if table.num_rows else np.zeros(0, dtype)
 
 
 def _offsets(lists: pa.ListArray) -> I64:
-    offsets = np.asarray(lists.offsets).astype(np.int64)
+    offsets = flat(lists.offsets).astype(np.int64)
     return offsets - offsets[0] if len(offsets) else np.zeros(1, np.int64)
 
 
@@ -177,16 +186,23 @@ def _lists(column: pa.ChunkedArray) -> tuple[I64, I32]:
     if not len(column):
         return np.zeros(1, np.int64), np.zeros(0, np.int32)
     lists = column.combine_chunks()
-    return _offsets(lists), np.asarray(lists.flatten()).astype(np.int32)
+    return _offsets(lists), flat(lists.flatten()).astype(np.int32, copy=False)
 
 
-def _split_by_group(groups: pa.ChunkedArray, held: HeldOut | None) -> Bool:
-    """Held out or not, record by record. Neighbours of one group are hashed once: that is where a scene's or a trajectory's records stand."""
-    if held is None or held.fraction == 0 or not len(groups):
+def _index(dataset: Dataset, i: int, columns: list[str]) -> pa.Table:
+    """These columns of a shard's index; hashes of groups are made where an older index has none."""
+    table = dataset.index(i, columns)
+    if "group_h" in columns and "group_h" not in table.column_names:
+        names = dataset.index(i, ["group"])["group"].cast(pa.binary()).to_pylist()
+        table = table.append_column("group_h", pa.array(group_hashes(names), pa.uint64()))
+    return table.select(columns)
+
+
+def _split_by_group(groups: NDArray[np.uint64], held: HeldOut | None) -> Bool:
+    """Held out or not, record by record."""
+    if held is None or held.fraction == 0:
         return np.zeros(len(groups), np.bool_)
-    names = groups.combine_chunks()
-    opens = np.concatenate([[True], np.asarray(pc.not_equal(names[1:], names[:-1]))])
-    return held_out(names.filter(pa.array(opens)).cast(pa.binary()).to_pylist(), held.fraction, held.seed)[np.cumsum(opens) - 1]
+    return held_out_by(groups, held.fraction, held.seed)
 
 
 def _remembered(table: pa.Table, dataset: Dataset) -> Bool | None:

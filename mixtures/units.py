@@ -186,6 +186,8 @@ def _segment_of_atom(table: Table, record: NDArray[Any], atom: I64) -> I64:
 
 def _clips(table: Table, picks: NDArray[Any], source: Source, row: int, seed: int, epoch: int) -> tuple[Units, dict[str, Bool]]:
     """As many frames as fit a row, greedily from the first: a frame then has as much history as it can. Frames are never cut."""
+    if (made := _short_clips(table, picks, source, row)) is not None:
+        return made, {}
     at, owner = _atoms(table, picks)
     tokens, images = table.atom_tokens[at].astype(np.int64), table.atom_images[at].astype(np.int64)
     if table.atom_made is not None and table.segments is not None:
@@ -217,6 +219,20 @@ def _clips(table: Table, picks: NDArray[Any], source: Source, row: int, seed: in
     first = at[lead] - table.atom_start[record]
     made = _make(record, first=first, count=frames, stop=payload, text=text, loss=loss, structure=structure)
     return made, {"frame_too_large": large & ~empty, "empty": empty}
+
+
+def _short_clips(table: Table, picks: NDArray[Any], source: Source, row: int) -> Units | None:
+    """Clips that all fit a row and take loss as a whole: what `_clips` makes of them, without a look at single frames."""
+    if table.segments is not None or table.atom_made is not None or source.history == "clean_copy":
+        return None
+    start, stop = table.atom_start[picks], table.atom_start[picks + 1]
+    images = np.concatenate([[0], np.cumsum(table.atom_images)])
+    structure = 2 + 2 * (images[stop] - images[start])
+    text = table.text[picks]
+    payload = text + table.visual[picks]
+    if (payload + structure > row).any() or (start == stop).any():
+        return None
+    return _make(picks, count=stop - start, stop=payload, text=text, loss=payload, structure=structure)
 
 
 def _breaks(owner: I64, place: I64, begin: Bool, total: NDArray[Any], room: int) -> Bool:

@@ -13,7 +13,7 @@ from hashlib import sha256
 from typing import Any
 
 from pipelines.format import storage
-from pipelines.format.chance import hash64
+from pipelines.format.chance import group_hash, hash64
 from pipelines.format.dataset import Dataset
 from pipelines.format.document import fingerprint, sha256_hex
 from pipelines.format.errors import HeadwaterError, InputError
@@ -209,10 +209,12 @@ def _records(path: str, shards: list[Shard], damaged: set[str], repeats: bool = 
 
 def _rows(dataset: Dataset, i: int) -> Iterator[Problem]:
     shard = dataset.shards[i]
-    flat = dataset.index(i, ["id", "key", "h", "sha256"]).to_pylist()
+    flat = dataset.index(i, ["id", "key", "h", "group", "group_h", "sha256"]).to_pylist()
     for row, record in zip(flat, dataset.records(i), strict=True):
         if row["h"] != hash64(row["id"]):
             yield _problem(shard.index, f"record {row['id']}: h is not that of its id")
+        if row.get("group_h") not in (None, group_hash(row["group"])):  # indexes written before the column was there have none
+            yield _problem(shard.index, f"record {row['id']}: group_h is not that of its group")
         try:
             digest = record_digest(dataset, i, record)
         except HeadwaterError as error:

@@ -110,6 +110,15 @@ def held_out(group: str | list[str] | list[bytes], fraction: float, seed: int) -
     """Whether a group stands on the held-out side: the same for every source, arm and training seed. Many may come as their UTF-8."""
     if isinstance(group, str):
         return uniform(draw(group_hash(group), seed, "split")) < fraction
-    named: list[Any] = [str(g).encode() for g in group] if len(group) and isinstance(group[0], str) else list(group)
-    h = np.frombuffer(b"".join([blake2b(g, digest_size=16).digest() for g in named]), dtype="<u8")[::2]
+    return held_out_by(group_hashes(group), fraction, seed)
+
+
+def group_hashes(groups: list[str] | list[bytes]) -> U64:
+    """`group_hash` of many, which may come as their UTF-8."""
+    named: list[Any] = [str(g).encode() for g in groups] if len(groups) and isinstance(groups[0], str) else list(groups)
+    return np.frombuffer(b"".join([blake2b(g, digest_size=16).digest() for g in named]), dtype="<u8")[::2]
+
+
+def held_out_by(h: U64, fraction: float, seed: int) -> NDArray[np.bool_]:
+    """`held_out` of groups whose hashes are known."""
     return uniform(draw(h, seed, "split")) < fraction

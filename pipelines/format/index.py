@@ -11,6 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipelines.format.chance import group_hash
 from pipelines.format.document import canon
 from pipelines.format.record import Record, Segment, atoms
 
@@ -35,6 +36,7 @@ INDEX_SCHEMA = pa.schema(
     [
         *((name, pa.string()) for name in ("id", "key", "source", "origin", "group", "data")),
         ("h", pa.uint64()),
+        ("group_h", pa.uint64()),  # what the held-out split draws on: a planner would hash every group again
         ("n_segments", pa.int16()),
         *((name, pa.int32()) for name in ("text_tokens", "visual_tokens", "loss_tokens")),
         ("nbytes", pa.int64()),
@@ -72,6 +74,7 @@ def row_of(record: Record, key: str, segments: tuple[Segment, ...], digest: str)
         "group": record.group,
         "data": record.data,
         "h": record.h,
+        "group_h": group_hash(record.group),
         "n_segments": len(segments),
         "text_tokens": text,
         "visual_tokens": visual,

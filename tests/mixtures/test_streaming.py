@@ -6,6 +6,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,6 +15,8 @@ from hypothesis import strategies as st
 import mixtures.budget
 import mixtures.sweep
 from mixtures.plan import Plan, make_plan
+from pipelines import check_dataset
+from pipelines.format.dataset import Dataset
 from pipelines.format.document import sha256_hex
 from tests.mixtures.sets import dataset, mixture
 from tests.mixtures.test_plan import KINDS, SIZES
@@ -106,3 +110,31 @@ def test_records_of_another_plan_are_the_same_through_the_engine(sets, tmp_path)
         texts = sorted((s.row, s.start, s.stop) for s in spans if plan.sources[s.source] == "text")
         used.append(({(s.source, s.epoch, s.shard, s.row) for s in spans}, texts))
     assert used[0][0] == used[1][0] and sum(b - a for _, a, b in used[0][1]) == sum(b - a for _, a, b in used[1][1])
+
+
+def test_an_index_that_does_not_say_the_hash_of_groups_gives_the_same_plan(sets, tmp_path, monkeypatch):
+    document = mixture({k: {"dataset": sets[k], "tokens": 900, "max_epochs": 9} for k in KINDS}, tmp_path / "x", held_out=HELD, name="x")
+    make_plan(document, str(tmp_path / "a"))
+    whole = Dataset.index
+
+    def older(self, i, columns=None):
+        table = whole(self, i, columns)
+        return table.drop_columns("group_h") if "group_h" in table.column_names else table
+
+    monkeypatch.setattr(Dataset, "index", older)
+    make_plan(document, str(tmp_path / "b"))
+    assert content(tmp_path / "a") == content(tmp_path / "b")
+
+
+def test_verify_finds_a_hash_that_is_not_its_groups(sets, monkeypatch):
+    opened = Dataset.open(sets["vqa"])
+    assert not list(check_dataset._rows(opened, 0))
+    whole = Dataset.index
+
+    def other(self, i, columns=None):
+        table = whole(self, i, columns)
+        return table.set_column(table.column_names.index("group_h"), "group_h", pc.bit_wise_xor(table["group_h"], pa.scalar(1, pa.uint64())))
+
+    monkeypatch.setattr(Dataset, "index", other)
+    problems = list(check_dataset._rows(opened, 0))
+    assert len(problems) == opened.shards[0].records and all("group_h" in str(p) for p in problems)
