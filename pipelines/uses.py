@@ -124,6 +124,20 @@ def step_of(run: dict[str, Any], seq: int) -> int | None:
     return seq // batch if isinstance(batch, int) and batch > 0 else None
 
 
+def stood_in(run: dict[str, Any], id: str) -> list[dict[str, Any]]:
+    """Where a run read another record than its plan names, and this record was the one forgotten or the one that came: {seq, step, forgotten, id}.
+    A run that was started again after more was forgotten has several such files."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows: list[dict[str, Any]] = []
+    for name, _, _ in storage.listing(run["path"], (".parquet",)):
+        if name.startswith("stand-ins-"):
+            rows += pq.ParquetFile(pa.BufferReader(storage.read(storage.join(run["path"], name)))).read(["seq", "forgotten", "id"]).to_pylist()
+    mine = {(r["seq"], r["forgotten"], r["id"] or "") for r in rows if id in (r["forgotten"], r["id"])}
+    return [{"seq": seq, "step": step_of(run, seq), "forgotten": gone, "id": came or None} for seq, gone, came in sorted(mine)]
+
+
 def descendants(root: str, fingerprint: str, depth: int = 6) -> list[dict[str, Any]]:
     """Every artifact below the local folder `root` that was made, directly or not, from the dataset with this fingerprint."""
     found = []

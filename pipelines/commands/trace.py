@@ -51,7 +51,7 @@ def answer(args: argparse.Namespace) -> dict[str, Any]:
         hits = _in_plan(plan, holders)
         trail.append({"at": "plan", "path": entry["path"], "spans": hits[:SHOWN], "n": len(hits), **arms.get(storage.absolute(entry["path"]), {})})
         for run in runs:
-            trail += [step | arms.get(storage.absolute(run["path"]), {}) for step in _in_run(run, entry, hits)]
+            trail += [step | arms.get(storage.absolute(run["path"]), {}) for step in _in_run(run, entry, hits, args.id)]
     return {"id": args.id, "path": args.path, "trail": trail}
 
 
@@ -114,14 +114,16 @@ def _in_plan(plan: dict[str, Any], holders: list[tuple[dict[str, Any], dict[str,
     return sorted(hits, key=lambda hit: (hit["split"], hit["seq"]))
 
 
-def _in_run(entry: dict[str, Any], plan: dict[str, Any], hits: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _in_run(entry: dict[str, Any], plan: dict[str, Any], hits: list[dict[str, Any]], id: str) -> list[dict[str, Any]]:
     run = read_card(entry["path"])
     if plan["fingerprint"] not in {parent["fingerprint"] for parent in lineage(entry["path"], run)}:
         return []
     done = run.get("steps")
     steps = sorted({s for hit in hits if hit["split"] == "train" and (s := uses.step_of(run, hit["seq"])) is not None})
     seen = [s for s in steps if not isinstance(done, int) or s < done]
-    return [{"at": "run", "path": entry["path"], "steps": seen[:SHOWN], "n": len(seen), "planned": len(steps)}]
+    told: dict[str, Any] = {"at": "run", "path": entry["path"], "steps": seen[:SHOWN], "n": len(seen), "planned": len(steps)}
+    instead = uses.stood_in(run, id)
+    return [told | ({"stood_in": instead} if instead else {})]
 
 
 def show(answer: dict[str, Any]) -> None:
@@ -146,6 +148,9 @@ def show(answer: dict[str, Any]) -> None:
         else:
             named = ", ".join(map(str, step["steps"]))
             say(f"run      {_arm(step)}{step['path']}: " + (f"{step['n']:,} steps saw it ({named})" if step["n"] else "no step saw it"))
+            for other in step.get("stood_in", []):
+                how = f"stood in for {other['forgotten']}" if other["id"] == answer["id"] else f"forgotten; {other['id'] or 'nothing'} stood in"
+                say(f"           {how} in sequence {other['seq']}, step {other['step']}")
 
 
 def _arm(step: dict[str, Any]) -> str:

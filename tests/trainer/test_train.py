@@ -227,7 +227,9 @@ def test_a_finished_run_is_loaded_with_its_weights_and_its_plan(whole: dict) -> 
 def test_a_run_says_who_stood_in_for_the_forgotten_and_consumes_no_forgotten_record(tmp_path: Path) -> None:
     import pyarrow.parquet as pq
 
+    from pipelines.format.manifest import read_card
     from pipelines.tombstones import add
+    from pipelines.uses import stood_in
     from trainer.check import check
 
     plan = Plan.open(toyplan.make(tmp_path, tokens=300, n=30))
@@ -247,3 +249,8 @@ def test_a_run_says_who_stood_in_for_the_forgotten_and_consumes_no_forgotten_rec
     read = {d.h for seq in gone for d in Reader(Plan.open(plan.path)).sequence(seq)}
     assert not read & {plan.record(s).h for row in spans.values() for s in row if plan.record(s).id in victims.values()}
     assert check(str(root), {}) == [], "about as many tokens as planned are as good as planned"
+    card = read_card(str(root))
+    for r in rows:
+        told = [{"seq": r["seq"], "step": r["seq"] // 4, "forgotten": r["forgotten"], "id": r["id"]}]
+        assert told[0] in stood_in(card, r["forgotten"]) and (r["id"] is None or told[0] in stood_in(card, r["id"]))
+    assert stood_in(card, "0" * 32) == []
