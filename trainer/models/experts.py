@@ -1,6 +1,7 @@
-"""Mixture of experts: a router sends each token to a few small feed-forwards. In: x [T,E]. Out: x's successor, and what the router did.
+"""Mixture of experts: a router sends each token to a few small feed-forwards. In: x [T,W]. Out: what they make of it, and what the router did.
 
-    scores = router(x)  (fp32)   chosen = top k of scores (+ bias)   gate = k softmax(scores)[chosen] / their sum   out = sum of gate x expert + shared
+    scores = router(x) in fp32    chosen = top k of scores (+ bias)    p = softmax(scores) over all E experts
+    gate = k p[chosen] / sum of p[chosen]                              out = sum over chosen of gate x expert(x) + shared expert(x)
 
 Granularity G = 4 width / inner width of an expert (the paper, arXiv 2603.03276 section 4): 16 active experts at G = 16 compute what one dense
 feed-forward of 4 width does. Gates sum to the number of chosen experts, so at equal gates the layer is that dense feed-forward; a shared
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from pydantic import Field, model_validator
@@ -211,7 +213,7 @@ def layers_of(model: nn.Module) -> list[RoutedFFN]:
 
 
 def balance_loss(model: nn.Module, routed: Routed, tokens_of_step: float) -> Tensor:
-    """This batch's part of balance_weight x sum over layers of E/k sum_i f_i P_i; 1 a layer when all is even.
+    """This batch's part of balance_weight x sum over layers of E/k sum_i f_i P_i, which is 1 a layer when all is even.
 
     f: each expert's share of the last step's tokens (E/k f is the buffer `load`; 0 in the first step). P: mean router probability over the
     tokens of this step, all ranks and micro-batches, of which this batch contributes its sum.
@@ -234,7 +236,7 @@ def after_step(model: nn.Module, counts: Tensor) -> None:
             layer.bias -= layer.bias.mean()
 
 
-def load_line(counts: Tensor) -> dict[str, float]:
-    """For metrics: the busiest expert's tokens over the mean, worst layer and mean of layers, and the share of experts without a token."""
-    top = counts.amax(dim=1) / counts.mean(dim=1).clamp(min=1e-9)
-    return {"experts/load_worst": float(top.max()), "experts/load": float(top.mean()), "experts/idle": float((counts == 0).double().mean())}
+def load_line(counts: np.ndarray) -> dict[str, float]:
+    """For metrics: the busiest expert's tokens over the mean, in the worst layer and on average of layers, and the share of experts without any."""
+    top = counts.max(axis=1) / np.maximum(counts.mean(axis=1), 1e-9)
+    return {"experts/load_worst": float(top.max()), "experts/load": float(top.mean()), "experts/idle": float((counts == 0).mean())}
