@@ -45,6 +45,7 @@ class _State(NamedTuple):
     optimizer: torch.optim.Optimizer
     account: metrics.Account
     guard: guards.Guard
+    weighing: losses.Weighing
 
 
 class _Prepared(NamedTuple):
@@ -120,15 +121,15 @@ def _begin(run: Run, root: str, identity: str, plan: Plan, where: World, say: Lo
     if not stream.total:
         raise BudgetError("the plan holds no training sequence", where=run.plan)
     account = metrics.Account(plan.sources, found.marker["consumed"] if found is not None else None)
-    return _State(run, where, stream, model, optimizer, account, guards.resumed(run.guards, root, first, where)), first
+    weighing = losses.Weighing(run.loss, found.marker.get("carried", {}).get("loss") if found is not None else None)
+    return _State(run, where, stream, model, optimizer, account, guards.resumed(run.guards, root, first, where), weighing), first
 
 
 def _steps(state: _State, root: str, identity: str, first: int, say: Log, stop: threading.Event | None) -> None:
     run, where, steps = state.run, state.where, state.stream.steps
     depth = run.prefetch if run.prefetch is not None else (2 if where.device.type == "cuda" else 0)
-    save = lambda done: checkpoint.save(
-        root, done, state.model, state.optimizer, where, {"fingerprint": identity, "consumed": state.account.as_dict()}
-    )
+    facts = lambda: {"fingerprint": identity, "consumed": state.account.as_dict(), "carried": {"loss": state.weighing.state()}}
+    save = lambda done: checkpoint.save(root, done, state.model, state.optimizer, where, facts())
     watch = meter.Meter(where, meter.peak(run.peak_tflops, where, _bf16(run, where)))
     made = ahead(((_prepare(state, batch), done) for batch, done in state.stream), depth)
     with ExitStack() as stack:
@@ -184,12 +185,13 @@ def _step(state: _State, step: int, prepared: _Prepared, stop: bool) -> tuple[di
     shared = where.sum(np.append(prepared.counts.reshape(-1), float(stop)))
     counts = shared[:-1].reshape(prepared.counts.shape)
     text_targets, flow_targets = counts[:, -2].sum(), counts[:, -1].sum()
+    weights = state.weighing.weights(text_targets, flow_targets)
     sums: torch.Tensor | float = 0.0
     for i, (host, host_seen) in enumerate(prepared.parts):
         batch, seen = host.to(where.device), host_seen.to(where.device)
         parallel.last_micro_batch(model, i + 1 == len(prepared.parts))
         found = losses.errors(model(batch, seen.z, seen.t, seen.dropped), batch, seen, run.flow)
-        losses.objective(run.loss, found, text_targets, flow_targets).backward()
+        losses.objective(weights, found, text_targets, flow_targets).backward()
         sums = sums + losses.sums(found, len(sources))
     assert isinstance(sums, torch.Tensor)
     total = where.sum(sums.cpu().numpy())
@@ -203,7 +205,10 @@ def _step(state: _State, step: int, prepared: _Prepared, stop: bool) -> tuple[di
     state.optimizer.step()
     state.optimizer.zero_grad(set_to_none=True)
     state.account.add(counts)
-    line = metrics.step_line(step, sources, counts, total, run.loss)
+    line = metrics.step_line(step, sources, counts, total, weights)
+    state.weighing.update(line.get("text"), line.get("flow"))
+    if run.loss.scheme != "fixed":
+        line |= {"weight/text": weights.text, "weight/flow": weights.flow}
     extra = {"tokens": state.account.payload, "step_tokens": int(counts[:, :2].sum()), "lr": rate, "grad_norm": norm}
     extra |= {"flops": metrics.flops(model, counts), **metrics.consumed_line(state.account), **guards.noted(trouble)}
     return {**line, **extra}, bool(shared[-1])

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from pipelines.format import storage
-from trainer.losses import COUNTS, SUMS
+from trainer.losses import COUNTS, T_BINS, Weights
 from trainer.run import Loss
 
 FILE = "metrics.jsonl"
@@ -47,15 +47,24 @@ class Account:
         return {name: dict(zip(COUNTS, row.tolist(), strict=True)) for name, row in zip(self.sources, self.table, strict=True)}
 
 
-def step_line(step: int, sources: Sequence[str], counts: np.ndarray, sums: np.ndarray, weights: Loss) -> dict[str, Any]:
-    """Losses of a step: total, by modality and by source. Sources without targets in this step are absent."""
-    targets = counts[:, len(COUNTS) - len(SUMS) :]
+def bin_name(k: int) -> str:
+    """`t0.2-0.3`: the k-th of the times that flow error is told by, t as the model meets it (1 is data)."""
+    return f"t{k / T_BINS:.1f}-{(k + 1) / T_BINS:.1f}"
+
+
+def step_line(step: int, sources: Sequence[str], counts: np.ndarray, sums: np.ndarray, weights: Loss | Weights) -> dict[str, Any]:
+    """Losses of a step: total, by modality, by source, and flow by time. Sources and times without targets in this step are absent.
+
+    counts [sources, len(COUNTS)] and sums [sources, len(SUMS)] over all ranks and micro-batches.
+    """
+    targets = counts[:, -2:]
     totals, numbers = sums.sum(axis=0), targets.sum(axis=0)
     means = {name: float(totals[i] / numbers[i]) for i, name in enumerate(("text", "flow")) if numbers[i]}
     line: dict[str, Any] = {"step": step, "loss": weights.text * means.get("text", 0.0) + weights.flow * means.get("flow", 0.0), **means}
     for i, kind in enumerate(("text", "flow")):
         line |= {f"{kind}/{name}": float(sums[j, i] / targets[j, i]) for j, name in enumerate(sources) if targets[j, i]}
-    return line
+    by_time, latents = totals[2 : 2 + T_BINS], totals[2 + T_BINS : 2 + 2 * T_BINS]
+    return line | {f"flow/{bin_name(k)}": float(by_time[k] / n) for k, n in enumerate(latents) if n}
 
 
 def flops(model: Any, counts: np.ndarray) -> int:
