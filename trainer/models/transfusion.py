@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from pipelines.format.document import Part
 from trainer.batch import IGNORED, Batch
-from trainer.models.attention import Backend, order, prepare
+from trainer.models.attention import Attend, Backend, order, prepare
 from trainer.models.layers import Activation, Attention, Block, Norm, PerModalityFFN, SharedFFN, TimeEmbedding, norm, rotary_tables
 
 # Blocks of known sizes; parameters without embeddings. The last is the paper's: 1.498B with a shared FFN and 128,256 untied ids, 2.304B split.
@@ -119,12 +119,17 @@ class TransfusionModel(nn.Module):
         # Tied logits start at unit variance whatever the embedding's scale; 1.1 at width 2048 and std .02, so nothing changes there.
         self.logit_scale = 1.0 if self.head is not None else 1 / (shape.embedding_std * math.sqrt(width))
 
-    def forward(self, batch: Batch, z: Tensor, t: Tensor, dropped: Tensor | None = None, at: Tensor | None = None) -> Output:
-        """z [N,C] latents as seen, t [I], dropped bool[B,S] or None, at: flat positions wanting logits (default: those with a target)."""
+    def forward(
+        self, batch: Batch, z: Tensor, t: Tensor, dropped: Tensor | None = None, at: Tensor | None = None, attend: Attend | None = None
+    ) -> Output:
+        """z [N,C] latents as seen, t [I], dropped bool[B,S] or None, at: flat positions wanting logits (default: those with a target).
+
+        `attend` replaces the one made from the batch, for generation with a cache; every block calls it once, in order.
+        """
         where = order(batch)
         words, slots = where.text, where.slots
         x = torch.cat([F.embedding(batch.tokens.reshape(-1)[slots[:words]].long(), self.embed), self._latents(batch, z, t)])
-        attend = prepare(batch, where, dropped, self.shape.attention)
+        attend = attend or prepare(batch, where, dropped, self.shape.attention)
         cos, sin = rotary_tables(batch.position.reshape(-1)[slots], self.shape.width // self.shape.heads, self.shape.rope_theta)
         for block in self.blocks:
             x = block(x, words, cos, sin, attend)
