@@ -51,6 +51,7 @@ class _State(NamedTuple):
     model: TransfusionModel
     optimizer: torch.optim.Optimizer
     account: metrics.Account
+    weighing: losses.Weighing
 
 
 class _Prepared(NamedTuple):
@@ -126,16 +127,16 @@ def _begin(run: Run, root: str, identity: str, plan: Plan, where: World, say: Lo
     if not stream.total:
         raise BudgetError("the plan holds no training sequence", where=run.plan)
     account = metrics.Account(plan.sources, found.marker["consumed"] if found is not None else None)
-    return _State(run, where, stream, model, optimizer, account), first
+    weighing = losses.Weighing(run.loss, found.marker.get("carried", {}).get("loss") if found is not None else None)
+    return _State(run, where, stream, model, optimizer, account, weighing), first
 
 
 def _steps(state: _State, root: str, identity: str, first: int, say: Log, stop: threading.Event | None) -> None:
     run, where, steps = state.run, state.where, state.stream.steps
     writer = metrics.Writer(root, first) if where.rank == 0 else None
     depth = run.prefetch if run.prefetch is not None else (2 if where.device.type == "cuda" else 0)
-    save = lambda done: checkpoint.save(
-        root, done, state.model, state.optimizer, where, {"fingerprint": identity, "consumed": state.account.as_dict()}
-    )
+    facts = lambda: {"fingerprint": identity, "consumed": state.account.as_dict(), "carried": {"loss": state.weighing.state()}}
+    save = lambda done: checkpoint.save(root, done, state.model, state.optimizer, where, facts())
     clock = time.monotonic()
     made = ahead(((_prepare(state, batch), done) for batch, done in state.stream), depth)
     with closing(made):  # also when a step raises: the threads and processes that read end before this does
@@ -177,12 +178,13 @@ def _step(state: _State, step: int, prepared: _Prepared, stop: bool) -> tuple[di
     shared = where.sum(np.append(prepared.counts.reshape(-1), float(stop)))
     counts = shared[:-1].reshape(prepared.counts.shape)
     text_targets, flow_targets = counts[:, -2].sum(), counts[:, -1].sum()
+    weights = state.weighing.weights(text_targets, flow_targets)
     sums: torch.Tensor | float = 0.0
     for i, (host, host_seen) in enumerate(prepared.parts):
         batch, seen = host.to(where.device), host_seen.to(where.device)
         parallel.last_micro_batch(model, i + 1 == len(prepared.parts))
         found = losses.errors(model(batch, seen.z, seen.t, seen.dropped), batch, seen, run.flow)
-        losses.objective(run.loss, found, text_targets, flow_targets).backward()
+        losses.objective(weights, found, text_targets, flow_targets).backward()
         sums = sums + losses.sums(found, len(sources))
     assert isinstance(sums, torch.Tensor)
     local = sums.cpu().numpy()
@@ -195,7 +197,10 @@ def _step(state: _State, step: int, prepared: _Prepared, stop: bool) -> tuple[di
     state.optimizer.step()
     state.optimizer.zero_grad(set_to_none=True)
     state.account.add(counts)
-    line = metrics.step_line(step, sources, counts, total, run.loss)
+    line = metrics.step_line(step, sources, counts, total, weights)
+    state.weighing.update(line.get("text"), line.get("flow"))
+    if run.loss.scheme != "fixed":
+        line |= {"weight/text": weights.text, "weight/flow": weights.flow}
     extra = {"tokens": state.account.payload, "step_tokens": int(counts[:, :2].sum()), "lr": rate, "grad_norm": norm}
     return {**line, **extra}, bool(shared[-1])
 

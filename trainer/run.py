@@ -16,8 +16,16 @@ from pipelines.format.document import Document, PartOf, Percent, Size, dump, fin
 
 
 class Loss(Document):
-    """Weights of the two losses (the paper: 1.0 and 3.0), each a mean over its own tokens of the whole step."""
+    """Weights of the two losses, each a mean over its own tokens of the whole step.
 
+    scheme fixed: `text` and `flow` are the weights (the paper: 1.0 and 3.0). token_share: each times its loss's share of the step's trained tokens.
+    centering: the paper's appendix D.2, weights that bring both losses to one moving target; `alpha` is the flow loss's part in the target, `mu` the
+    target's memory from step to step (the paper's values are not known), and `text` and `flow` serve until both losses were seen.
+    """
+
+    scheme: Literal["fixed", "token_share", "centering"] = "fixed"
+    alpha: Percent = Field(0.5, ge=0, le=1)
+    mu: float = Field(0.99, ge=0, lt=1)
     text: float = Field(1.0, ge=0)
     flow: float = Field(3.0, ge=0)
 
@@ -112,6 +120,13 @@ class Run(Document):
     def identity(self, plan_fingerprint: str, init_fingerprint: str | None = None) -> str:
         """Fingerprint of what decides the result: the plan, the start, and every key that changes a number."""
         known = {k: v for k, v in self.recipe().items() if k not in PLACES}
+        for path, was in LATER.items():
+            *outer, key = path.split(".")
+            place = known
+            for name in outer:
+                place = place[name]
+            if place[key] == was:
+                del place[key]
         return fingerprint({"run": known, "plan": plan_fingerprint, "init": init_fingerprint})
 
 
@@ -120,3 +135,5 @@ PLACES = frozenset(
     {"name", "plan", "init", "output", "checkpoint_every", "keep", "device", "threads", "processes", "engine", "resources"}
     | {"prefetch", "workers", "cache", "verify"}
 )
+# Keys younger than the first runs, and what held before them: they enter a fingerprint when they say something else, so old runs keep their names.
+LATER: dict[str, Any] = {"loss.scheme": "fixed", "loss.alpha": 0.5, "loss.mu": 0.99}

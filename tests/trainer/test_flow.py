@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pipelines.format import chance
-from trainer import flow
+from trainer import flow, sampling
 from trainer.models.transfusion import Output
 from trainer.run import Flow
 
@@ -102,7 +102,7 @@ def test_a_model_that_knows_the_data_samples_it(predict) -> None:
         return Output(torch.zeros(0), torch.zeros(0), truth if predict == "x" else v)
 
     noise = torch.randn(truth.shape, generator=torch.Generator().manual_seed(0))
-    found = flow.sample(oracle, batch, Flow(predict=predict), noise, steps=7)
+    found = sampling.sample(oracle, batch, Flow(predict=predict), noise, steps=7)
     assert torch.allclose(found, truth, atol=1e-4)
 
 
@@ -114,4 +114,4 @@ def test_guidance_moves_away_from_the_answer_without_the_condition() -> None:
         return Output(torch.zeros(0), torch.zeros(0), with_it if dropped is None else without)
 
     noise = torch.zeros_like(batch.latents)
-    assert torch.allclose(flow.sample(model, batch, Flow(predict="v"), noise, guidance=3.0), torch.full_like(noise, 3.0), atol=1e-5)
+    assert torch.allclose(sampling.sample(model, batch, Flow(predict="v"), noise, guidance=3.0), torch.full_like(noise, 3.0), atol=1e-5)
