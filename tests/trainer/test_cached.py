@@ -57,8 +57,9 @@ def answers(net, documents, cuts, drop: bool, attend=None):
 
 
 def random_cuts(d: Document, rng: np.random.Generator) -> list[int]:
-    """Where a document is cut: never within an image."""
-    inside = np.flatnonzero((d.image[1:] >= 0) & (d.image[1:] == d.image[:-1])) + 1
+    """Where a document is cut: never within an image, and between a hidden one and its BOI or EOI neither."""
+    hidden = np.isin(d.image, np.flatnonzero(d.image_hidden))
+    inside = np.flatnonzero(((d.image[1:] >= 0) & (d.image[1:] == d.image[:-1])) | hidden[1:] | hidden[:-1]) + 1
     allowed = np.setdiff1d(np.arange(1, len(d)), inside)
     return [0, *sorted(rng.choice(allowed, min(len(allowed), int(rng.integers(1, 9))), replace=False).tolist()), len(d)]
 

@@ -9,7 +9,8 @@ document gives, to rounding, for whatever the mask knows: images that see themse
     model(block, z, t, attend=cache.attend(block, rows=[3, 5], keep=False))    seen, not kept: the next piece takes their places (denoising)
 
 A row is one document. Memory: 2 x layers x rows x capacity x key-value heads x head width values, taken once. Keys are shared by groups of query
-heads as they lie: queries of a group stand one after the other, so nothing is repeated. An image must be whole within a piece.
+heads as they lie: queries of a group stand one after the other, so nothing is repeated. An image must be whole within a piece, and a hidden one
+with its BOI and EOI.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from trainer.batch import LATENT, PADDING, Batch
-from trainer.models.attention import Marks, order, visible
+from trainer.models.attention import Marks, marks, order, visible
 
 # Rows of different lengths go through attention together while that costs fewer query-key pairs than a call of its own: 4 heads of 24, one thread.
 GROUP_COST = 8_000
@@ -53,12 +54,16 @@ class Cache:
         small = lambda dtype, fill: torch.full((rows, capacity), fill, dtype=dtype, device=self.device)
         place = torch.arange(capacity, dtype=torch.int32, device=self.device).expand(rows, capacity)
         self._marks = Marks(place, small(torch.int32, 0), small(torch.int16, -1), small(torch.int32, -1),
-                            small(torch.bool, False), small(torch.uint8, 0), small(torch.bool, False))  # fmt: skip
+                            small(torch.int32, 0), small(torch.uint8, 0), small(torch.bool, False))  # fmt: skip
 
     def clear(self, rows: Sequence[int]) -> None:
         """Begin these rows anew."""
         chosen = list(rows)
         self.length[chosen], self._images[chosen], self._plain[chosen] = 0, 0, True
+
+    def forget(self, row: int, positions: int) -> None:
+        """Let go of the last positions that a row holds; none of them may be an image's latents."""
+        self.length[row] -= positions
 
     def attend(self, batch: Batch, rows: Sequence[int] | None = None, dropped: Tensor | None = None, keep: bool | Sequence[bool] = True) -> Reading:
         """The `Attend` of one pass over `batch`, whose row i goes on where row `rows[i]` (default: i) of the cache ends.
@@ -86,8 +91,9 @@ class Cache:
         self._plain[whose] &= piece.plain
         index = torch.from_numpy(flat).to(self.device)
         at = (row, column)
-        image = np.where(piece.image[at] >= 0, piece.image[at] + self._images[whose][row], -1)
-        new = {"turn": piece.turn[at], "image": image, "hidden": piece.hidden[at], "condition": piece.condition[at], "dropped": piece.dropped[at]}
+        before = self._images[whose][row]
+        image, hidden = (np.where(x > none, x + before, none) for x, none in ((piece.image[at], -1), (piece.hidden[at], 0)))
+        new = {"turn": piece.turn[at], "image": image, "hidden": hidden, "condition": piece.condition[at], "dropped": piece.dropped[at]}
         for name, values in new.items():
             mark = getattr(self._marks, name)
             mark.view(-1).index_copy_(0, index, torch.from_numpy(values).to(self.device, mark.dtype))
@@ -169,9 +175,9 @@ class _Piece(NamedTuple):
 
     counts: np.ndarray
     images: np.ndarray
-    image: np.ndarray  # numbered from 0 in each row
+    image: np.ndarray  # numbered from 0 in each row; -1 none
+    hidden: np.ndarray  # 1 + that number; 0 none
     turn: np.ndarray
-    hidden: np.ndarray
     condition: np.ndarray
     dropped: np.ndarray
     plain: np.ndarray  # bool[B]: no turn, nothing hidden or fallen
@@ -179,22 +185,19 @@ class _Piece(NamedTuple):
 
     @classmethod
     def of(cls, batch: Batch, dropped: Tensor | None) -> _Piece:
-        host = lambda x: x.cpu().numpy()
-        kind, image, turn, condition = (host(x) for x in (batch.kind, batch.image, batch.turn, batch.condition))
+        kind, said = batch.kind.cpu().numpy(), marks(batch, dropped)
+        doc, turn, image, hidden, condition, fallen = (x.cpu().numpy() for x in said[1:])
         real = kind != PADDING
         counts = real.sum(axis=1)
-        if not (real == (np.arange(kind.shape[1]) < counts[:, None])).all() or (real & (host(batch.doc) > 0)).any():
+        if not (real == (np.arange(kind.shape[1]) < counts[:, None])).all() or (real & (doc > 0)).any():
             raise ValueError("a row of a cached pass holds one document, from its first place on")
-        hides = host(batch.image_hidden)
-        hidden = (image >= 0) & hides[np.maximum(image, 0)] if len(hides) else np.zeros(image.shape, bool)
-        fallen = np.zeros(image.shape, bool) if dropped is None else host(dropped)
-        first = np.where(image >= 0, image, np.iinfo(np.int32).max).min(axis=1, initial=np.iinfo(np.int32).max)
-        last = image.max(axis=1, initial=-1)
-        images = np.where(last >= 0, last - first + 1, 0)
-        plain = ~((real & (turn >= 0)) | hidden | fallen).any(axis=1)
-        latents = (kind == LATENT).sum(axis=1)
-        local = np.where(image >= 0, image - first[:, None], -1)
-        return cls(counts, images, local, turn, hidden, condition, fallen, plain, (counts <= 1) | ((latents == counts) & (images == 1)))
+        none = np.iinfo(image.dtype).max
+        first = np.where(image >= 0, image, none).min(axis=1, initial=none)
+        images = np.maximum(image.max(axis=1, initial=-1) - first + 1, 0)
+        plain = ~((real & (turn >= 0)) | (hidden > 0) | fallen).any(axis=1)
+        whole = (counts <= 1) | (((kind == LATENT).sum(axis=1) == counts) & (images == 1))
+        local, alone = np.where(image >= 0, image - first[:, None], -1), np.where(hidden > 0, hidden - first[:, None], 0)
+        return cls(counts, images, local, alone, turn, condition, fallen, plain, whole)
 
 
 def _alike(counts: np.ndarray, ends: np.ndarray) -> list[np.ndarray]:
