@@ -171,7 +171,7 @@ class Reading:
 
 
 class _Piece(NamedTuple):
-    """What a cache reads of a batch, on the host: arrays [B,S], and by row how many positions and images, and whether a short form of the mask does."""
+    """What a cache reads of a batch, on the host: arrays [B,S], and by row how many positions and images there are, and how simple its mask is."""
 
     counts: np.ndarray
     images: np.ndarray
