@@ -23,8 +23,9 @@ from torch import Tensor
 
 from mixtures.span import Specials
 from trainer.batch import collate
-from trainer.generate_draws import Sampling, chosen, uniform
+from trainer.generate_draws import chosen, uniform
 from trainer.generate_prompt import PAINT, Fed, Generated, Prompt
+from trainer.generate_recipe import Sampling
 from trainer.generate_row import Row
 from trainer.models.cached import Cache
 from trainer.normalise import Normaliser

@@ -13,52 +13,20 @@ from typing import Literal
 
 import numpy as np
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from pipelines.format import chance
-from pipelines.format.document import Document, Size
-from trainer.flow import CONDITIONS
+from trainer.generate_recipe import Sampling
 from trainer.run import Flow
 from trainer.sampling import LAST, Sampler, grid
 
 Path = Coroutine[tuple[Tensor, float], Tensor, Tensor]
 
 
-class Sampling(Document):
-    """How text and images are drawn.
-
-    temperature 0 is greedy; top_k and top_p are applied after it, in this order (Fan et al., arXiv 1805.04833; Holtzman et al., arXiv 1904.09751).
-    Images: `steps` of `sampler` from noise to data, times shifted as in training or by `shift`; guidance g: v = v_without + g (v_with - v_without)
-    (Ho and Salimans, arXiv 2207.12598), `without` being the context without the conditions that `drop` names (default: those that fell in training,
-    or all when none did). guidance null is 3 where training dropped any, else 1, which asks one context only.
-    """
-
-    seed: int = 0
-    temperature: float = Field(1.0, ge=0)
-    top_k: Size | None = Field(None, ge=1)
-    top_p: float | None = Field(None, gt=0, le=1)
-    steps: int = Field(25, ge=1)
-    sampler: Sampler = "euler"
-    guidance: float | None = Field(None, ge=0)
-    drop: list[Literal["caption", "action", "context"]] | None = None
-    shift: float | None = Field(None, gt=0)
-
-    def dropped(self, flow: Flow) -> frozenset[int]:
-        """Kinds of conditions that the context without conditions leaves out."""
-        fell = [name for name, share in flow.cfg_drop.items() if share]
-        return frozenset(CONDITIONS[name] for name in (self.drop if self.drop is not None else fell or CONDITIONS))
-
-    def weight(self, flow: Flow) -> float:
-        """The guidance that is used."""
-        if self.guidance is not None:
-            return self.guidance
-        return 3.0 if any(flow.cfg_drop.values()) else 1.0
-
-    def times(self, flow: Flow, tokens: int, channels: int) -> list[float]:
-        """Times [steps + 1] from 0 to 1 for an image of `tokens` latents."""
-        how = flow if self.shift is None else flow.model_copy(update={"shift": self.shift})
-        return [float(t) for t in grid(how, np.array([tokens]), channels, self.steps)[:, 0]]
+def times(how: Sampling, flow: Flow, tokens: int, channels: int) -> list[float]:
+    """Times [steps + 1] from 0 to 1 for an image of `tokens` latents, shifted as in training or as the sampling says."""
+    said = flow if how.shift is None else flow.model_copy(update={"shift": how.shift})
+    return [float(t) for t in grid(said, np.array([tokens]), channels, how.steps)[:, 0]]
 
 
 def uniform(id: str, sample: int, position: int, seed: int) -> float:
@@ -97,12 +65,12 @@ def nucleus(logits: Tensor, top_k: int | None, top_p: float | None) -> Tensor:
     return logits
 
 
-def path(z: Tensor, times: list[float], sampler: Sampler) -> Path:
+def path(z: Tensor, at: list[float], sampler: Sampler) -> Path:
     """From noise z [n, C] to an image, as `sampling.sample` goes: yields (z, t), is sent the velocity there, returns the image.
 
     A coroutine, so that each image of a batch stands at a step of its own.
     """
-    for now, then in pairwise(times):
+    for now, then in pairwise(at):
         dt = then - now
         v = yield z, now
         if sampler == "heun" and then < 1:

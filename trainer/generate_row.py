@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mixtures.layout import CONTEXT, NONE
 from trainer.document import STRUCTURE
-from trainer.generate_draws import Path, noise, path, velocity
+from trainer.generate_draws import Path, noise, path, times, velocity
 from trainer.generate_prompt import TEXT_AS, Fed, Generated, Prompt, block, kinds, needed, tensor, together, words
 from trainer.models.cached import Cache
 
@@ -132,7 +132,7 @@ class Row:
         if self.paints:
             shape = (maker.patches, maker.channels)
             start = noise(self.prompt.id, self.prompt.sample, self.place - 1, maker.sampling.seed, shape)
-            self.path = path(tensor(start, maker.device), maker.sampling.times(maker.flow, *shape), maker.sampling.sampler)
+            self.path = path(tensor(start, maker.device), times(maker.sampling, maker.flow, *shape), maker.sampling.sampler)
             self.at = next(self.path)
             return
         assert id is not None

@@ -13,7 +13,7 @@ from test_attention import model
 from mixtures.span import Specials
 from trainer.batch import IGNORED, LATENT, STRUCTURE, TEXT, Batch, Document
 from trainer.generate import PAINT, Generated, Generator, Prompt, Sampling
-from trainer.generate_draws import chosen, noise, uniform
+from trainer.generate_draws import chosen, noise, times, uniform
 from trainer.normalise import Normaliser
 from trainer.run import Flow
 from trainer.sampling import sample
@@ -89,9 +89,9 @@ class Plain:
     def paint(self, start, place: int, clean_copy: bool):
         """Denoise the image whose BOI is to stand at `place`; the document afterwards holds it clean."""
         self.put_image(start, 0.0, place, 0, hidden=clean_copy)
-        z, times, g = torch.from_numpy(start), self.how.times(self.flow, hand.PATCHES, hand.WIDTH), self.how.weight(self.flow)
+        z, at, g = torch.from_numpy(start), times(self.how, self.flow, hand.PATCHES, hand.WIDTH), self.how.weight(self.flow)
         field = lambda z, t: self.velocity(z, t, False) if g == 1 else self.velocity(z, t, True) * (1 - g) + g * self.velocity(z, t, False)
-        for now, then in pairwise(times):
+        for now, then in pairwise(at):
             v = field(z, now)
             if self.how.sampler == "heun" and then < 1:
                 v = (v + field(z + (then - now) * v, then)) / 2
