@@ -1,0 +1,176 @@
+"""What is asked of a run: lines of a file, or held-out records of a source cut where the model is to go on. Out: prompts, with the truth where known.
+
+A line of a file is one prompt:
+
+    {"id": "a", "prompt": "a red cube on", "tokens": 40}
+    {"id": "b", "prompt": ["a red cube", {"paint": true}], "source": "pairs"}
+    {"id": "c", "prompt": [{"latents": "frames.npz", "name": "0"}, {"ids": [17, 4]}, {"paint": true}], "text_as": "action"}
+
+`source` names the source whose tokenizer and rules hold (default: the first of the plan's that has what the prompt needs). Files of latents (.npy, or
+.npz with a name) lie beside the prompts; they hold latents as an encoder stores them. Which held-out records are asked depends on the records alone.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from mixtures.layout import atom_ranges, span_segments
+from pipelines.format import chance, storage
+from pipelines.format.errors import InputError
+from trainer.generate_prompt import PAINT, Piece, Prompt
+from trainer.generate_recipe import Generate
+
+KEYS = {"id", "prompt", "source", "tokens", "images", "text_as", "images_as", "history"}
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A prompt, the source it belongs to, and what stands there in truth (ids, latents as stored; empty where nobody knows)."""
+
+    prompt: Prompt
+    source: str
+    truth: tuple[np.ndarray, ...] = ()
+
+    def resolved(self, ids: Callable[[str, str], list[int]]) -> Asked:
+        """Strings as ids, by `ids(text, source)`."""
+        pieces = tuple(np.array(ids(p, self.source), np.int32) if isinstance(p, str) else p for p in self.prompt.pieces)
+        return replace(self, prompt=replace(self.prompt, pieces=pieces))
+
+
+def asked(config: Generate, reader: Any) -> list[Asked]:
+    """All prompts, each `samples` times, in order."""
+    found = from_file(config, reader.plan) if config.prompts is not None else held_out(config, reader)
+    return [replace(a, prompt=replace(a.prompt, sample=k)) for a in found for k in range(config.samples)]
+
+
+def from_file(config: Generate, plan: Any) -> list[Asked]:
+    """A prompt a line. InputError with the line where one cannot be read, or an id comes twice."""
+    assert config.prompts is not None
+    folder, out, seen = config.prompts.rpartition("/")[0], [], dict[str, int]()
+    for number, line in enumerate(storage.read(config.prompts).splitlines(), 1):
+        if not line.strip():
+            continue
+        where = f"{config.prompts}:{number}"
+        try:
+            said = json.loads(line)
+        except ValueError as e:
+            raise InputError("not a line of JSON", where=where, found=str(e)) from None
+        if not isinstance(said, dict) or set(said) - KEYS or "prompt" not in said:
+            raise InputError("not a prompt", where=where, found=sorted(said) if isinstance(said, dict) else said, allowed=", ".join(sorted(KEYS)))
+        made = _of_line(said, config, plan, folder, where, str(said.get("id", number)))
+        if made.prompt.id in seen:
+            raise InputError("two prompts of one id would get the same draws", where=where, found=made.prompt.id, next=f"line {seen[made.prompt.id]}")
+        seen[made.prompt.id] = number
+        out.append(made)
+    return out
+
+
+def _of_line(said: dict[str, Any], config: Generate, plan: Any, folder: str, where: str, id: str) -> Asked:
+    pieces = said["prompt"] if isinstance(said["prompt"], list) else [said["prompt"]]
+    read = tuple(_piece(p, folder, where) for p in pieces)
+    source = str(said.get("source") or plan.sources[0])
+    if source not in plan.sources:
+        raise InputError("the plan has no such source", where=where, found=source, allowed=", ".join(plan.sources))
+    own: dict[str, Any] = {"history": plan.rules(source).history, "tokens": config.tokens, "images": config.images}
+    if any(p is PAINT for p in read) and "tokens" not in said:
+        own["tokens"] = 0  # a prompt that says what is to be made ends there unless it says otherwise
+    own |= {k: said[k] for k in ("tokens", "images", "text_as", "images_as", "history") if k in said}
+    allowed = {"text_as": ("caption", "action"), "images_as": ("context", "frame"), "history": ("noised", "clean_copy")}
+    for key, value in own.items():
+        good = value in allowed[key] if key in allowed else isinstance(value, int) and not isinstance(value, bool) and value >= 0
+        if not good:
+            raise InputError(f"`{key}` of a prompt", where=where, found=value, allowed=", ".join(allowed.get(key, ("a whole number from 0",))))
+    return Asked(Prompt(id, read, **own), source)
+
+
+def _piece(said: Any, folder: str, where: str) -> Piece:
+    match said:
+        case str():
+            return said
+        case {"paint": True, **rest} if not rest:
+            return PAINT
+        case {"ids": [*ids], **rest} if not rest and all(isinstance(i, int) and not isinstance(i, bool) for i in ids):
+            return np.array(ids, np.int32)
+        case {"latents": str(name), **rest} if not set(rest) - {"name"}:
+            return _latents(storage.resolve(name, storage.absolute(folder or ".")), rest.get("name"), where)  # type: ignore[arg-type]
+    raise InputError("not a piece of a prompt", where=where, found=said, allowed='text, {"ids": […]}, {"latents": FILE, "name": …}, {"paint": true}')
+
+
+def _latents(path: str, name: str | None, where: str) -> np.ndarray:
+    try:
+        found: Any = np.load(io.BytesIO(storage.read(path)), allow_pickle=False)
+        found = found if isinstance(found, np.ndarray) else found[name]
+    except (ValueError, KeyError, OSError) as e:
+        raise InputError("latents that cannot be read", where=where, found=f"{path}: {e}", allowed=".npy, or .npz and a name in it") from None
+    if found.ndim != 2 or not np.issubdtype(found.dtype, np.floating) or not np.isfinite(found).all():
+        raise InputError("latents of an image are finite numbers [n, C]", where=where, found=f"{path}: {found.dtype} {list(found.shape)}")
+    return found.astype(np.float32)
+
+
+def held_out(config: Generate, reader: Any) -> list[Asked]:
+    """Held-out records of a source. InputError where there are none of its kind to ask."""
+    plan, source = reader.plan, str(config.source)
+    if source not in plan.sources:
+        raise InputError("the plan has no such source", where="source", found=source, allowed=", ".join(plan.sources))
+    spans = [s for i in plan.held_out(source) for s in plan.row(i, "heldout").spans if not reader.shard(s.dataset, s.shard).gone[s.row]]
+    kinds = {plan.datasets[s.dataset].data for s in spans}
+    found = _questions(config, plan, source) if kinds == {"vqa"} else _of_spans(config, plan, source, spans)
+    if not found:
+        raise InputError("no held-out records to ask", found=source, next="raise held_out.fraction of the mixture, or name another source")
+    return found
+
+
+def _questions(config: Generate, plan: Any, source: str) -> list[Asked]:
+    from trainer.evaluate._questions import held_out_questions
+
+    out = []
+    for q in held_out_questions(plan, source, config.count):
+        pieces: list[Piece] = []
+        done = 0
+        for image, place in zip(q.images, q.places or [0] * len(q.images), strict=True):
+            pieces += [q.ids[done:place], image]
+            done = max(done, place)
+        pieces = [p for p in (*pieces, q.ids[done:]) if len(p)]  # type: ignore[arg-type]
+        out.append(Asked(Prompt(f"{q.id}/{q.turn}", tuple(pieces), config.tokens), source, (q.answer_ids,)))
+    return out
+
+
+def _of_spans(config: Generate, plan: Any, source: str, spans: list[Any]) -> list[Asked]:
+    out, seen = list[Asked](), set[str]()
+    ordered = sorted(((chance.draw(plan.record(s).h, 0, "generate"), i) for i, s in enumerate(spans)))
+    for _, i in ordered:
+        record = plan.record(spans[i])
+        if record.id not in seen and len(out) < config.count and (made := _of_span(config, plan, source, spans[i], record)) is not None:
+            seen.add(record.id)
+            out.append(made)
+    return out
+
+
+def _of_span(config: Generate, plan: Any, source: str, span: Any, record: Any) -> Asked | None:
+    """The record cut where its kind of data is to be gone on with; None where nothing would be left to make."""
+    data, history = plan.datasets[span.dataset], plan.rules(source).history
+    read = lambda i: np.asarray(data.array(span.shard, record.segments[i]))
+    chosen = span_segments(span, record.segments, atom_ranges(record.segments))
+    images, texts = ([i for i in chosen if (record.segments[i].kind == "latents") == wanted] for wanted in (True, False))
+    if record.data == "text":
+        ids = np.concatenate([read(i) for i in texts])[span.start : span.stop].astype(np.int32)
+        prompt, rest = Prompt(record.id, (ids[: config.given],), config.tokens, config.images), ids[config.given : config.given + config.tokens]
+        return Asked(prompt, source, (rest,)) if len(rest) and span.start == 0 else None
+    if record.data == "image-text" and span.caption >= 0:
+        if config.image_first:
+            return Asked(Prompt(record.id, tuple(read(i) for i in images), config.tokens), source, (read(span.caption).astype(np.int32),))
+        return Asked(Prompt(record.id, (read(span.caption).astype(np.int32), PAINT)), source, (read(images[0]),))
+    if record.data == "video" and len(images) > config.frames:
+        begun = tuple(read(i) for i in images[: config.frames])
+        prompt = Prompt(record.id, (*begun, *[PAINT] * (len(images) - config.frames)), images_as="frame", history=history)
+        return Asked(prompt, source, tuple(read(i) for i in images[config.frames :]))
+    if record.data == "action-video" and images:
+        context, action = tuple(read(i) for i in images[:-1]), tuple(read(i).astype(np.int32) for i in texts)
+        return Asked(Prompt(record.id, (*context, *action, PAINT), text_as="action"), source, (read(images[-1]),))
+    return None
