@@ -112,6 +112,16 @@ class Logs(Document):
     every: int = Field(1, ge=1)
 
 
+class Encode(Document):
+    """Latents are made while training, of the curated pictures. encode: the encoder as an encode recipe names it (null: as the plan's datasets do);
+    one that makes other latents than the plan is of is refused. codec: latents go through it, as if they had been stored. service: what offers
+    encoders, by its entry point in `pipelines.services`."""
+
+    encode: dict[str, dict[str, Any] | None] | None = None
+    codec: Literal["bf16", "f32", "int8", "f8e4m3"] | None = None
+    service: str = "latents"
+
+
 class Cache(Document):
     """Where, and how much of, remote shards is kept on this machine. dir: shared by its processes (default: HEADWATER_CACHE, or a folder of this
     user's in the temporary one); bytes: the most it may hold (default: half of what is free there, at most 64 GiB)."""
@@ -125,6 +135,7 @@ class Run(Document):
 
     batch: sequences a step, over all ranks. micro_batch: sequences of a rank that go through the model at once (default: all of them).
     steps: stop, and end the schedule, after so many (default: the whole plan). init: a finished run or checkpoint whose weights are the start.
+    latents: `stored` are read, `encode` are made while training, of the pictures (docs/latents.md).
     checkpoint_every: steps between checkpoints (null: only when stopped); the newest `keep` stay. threads: torch's threads (null: as they are).
     prefetch: steps made ready early (null: 2 on a GPU, 0 on a CPU). workers: processes that read and compose batches (0: this one). verify: check
     local data files too, each once at first open (remote ones always are). None of the three changes a batch.
@@ -138,7 +149,7 @@ class Run(Document):
     seed: int = 0
     init: str | None = None
     init_ema: bool = False
-    latents: Literal["stored"] = "stored"
+    latents: Literal["stored", "encode"] | Encode = "stored"
     model: Annotated[Any, PartOf("trainer.models")]
     loss: Loss = Loss()
     flow: Flow = Flow()
@@ -171,8 +182,9 @@ class Run(Document):
         """The resolved document, as saved with the run."""
         return dump(self)
 
-    def identity(self, plan_fingerprint: str, init_fingerprint: str | None = None) -> str:
-        """Fingerprint of what decides the result: the plan, the start, and every key that changes a number."""
+    def identity(self, plan_fingerprint: str, init_fingerprint: str | None = None, encoder: str | None = None) -> str:
+        """Fingerprint of what decides the result: the plan, the start, and every key that changes a number. `encoder`: the fingerprint of the one
+        that makes latents, which stands for where its weights lie."""
         known = {k: v for k, v in self.recipe().items() if k not in PLACES}
         for path, was in LATER.items():
             *outer, key = path.split(".")
@@ -181,6 +193,8 @@ class Run(Document):
                 place = place[name]
             if place[key] == was:
                 del place[key]
+        if self.latents != "stored":
+            known["latents"] = {"encode": encoder, "codec": None if isinstance(self.latents, str) else self.latents.codec}
         return fingerprint({"run": known, "plan": plan_fingerprint, "init": init_fingerprint})
 
 
