@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import hand
@@ -198,7 +199,7 @@ def test_a_stopped_run_goes_on_with_the_weights_of_one_that_was_not(plan: str, t
     assert lines(tmp_path / "cut") == whole
     weights = [(line["weight/text"], line["weight/flow"]) for line in whole]
     assert weights[0] == (1.0, 3.0) and len(set(weights)) > 5
-    for before, line in zip(whole, whole[1:], strict=False):
+    for before, line in pairwise(whole):
         if "flow" in before:
             assert line["weight/text"] * before["text"] == pytest.approx(line["weight/flow"] * before["flow"])
         assert line["loss"] == pytest.approx(line["weight/text"] * line["text"] + line["weight/flow"] * line.get("flow", 0.0))
