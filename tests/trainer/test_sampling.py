@@ -76,6 +76,7 @@ def test_a_model_that_knows_the_data_samples_it_in_any_number_of_steps(predict: 
     truth = batch.latents
 
     def oracle(b: Batch, z: Tensor, t: Tensor, dropped: Tensor | None) -> Output:
+        assert t[0] == 1, "an image that is given is clean"
         v = (truth - z) / (1 - t[b.latent_image.long()]).clamp(min=1e-6)[:, None]
         return answer(truth if predict == "x" else v)
 
