@@ -26,7 +26,7 @@ from trainer import checkpoint, losses, metrics, parallel, stood_in
 from trainer.batch import Batch
 from trainer.ema import Ema
 from trainer.flow import Noised, noised
-from trainer.models import load
+from trainer.models import experts, load
 from trainer.models.transfusion import TransfusionModel
 from trainer.optim import adamw, set_rate
 from trainer.parallel import World
@@ -184,15 +184,23 @@ def _step(state: _State, step: int, prepared: _Prepared, stop: bool) -> tuple[di
     counts = shared[:-1].reshape(prepared.counts.shape)
     text_targets, flow_targets = counts[:, -2].sum(), counts[:, -1].sum()
     sums: torch.Tensor | float = 0.0
+    chosen: torch.Tensor | float = 0.0
     for i, (host, host_seen) in enumerate(prepared.parts):
         batch, seen = host.to(where.device), host_seen.to(where.device)
         parallel.last_micro_batch(model, i + 1 == len(prepared.parts))
-        found = losses.errors(model(batch, seen.z, seen.t, seen.dropped), batch, seen, run.flow)
-        losses.objective(run.loss, found, text_targets, flow_targets).backward()
+        out = model(batch, seen.z, seen.t, seen.dropped)
+        found = losses.errors(out, batch, seen, run.flow)
+        objective = losses.objective(run.loss, found, text_targets, flow_targets)
+        if out.routed is not None:
+            objective = objective + experts.balance_loss(model, out.routed, counts[:, :3].sum())
+            chosen = chosen + out.routed.counts.double()
+        objective.backward()
         sums = sums + losses.sums(found, len(sources))
     assert isinstance(sums, torch.Tensor)
     local = sums.cpu().numpy()
-    total = where.sum(local)
+    load = chosen.cpu().numpy() if isinstance(chosen, torch.Tensor) else np.zeros((0, 0))
+    together = where.sum(np.append(local, load))
+    total, load = together[: local.size].reshape(local.shape), together[local.size :].reshape(load.shape)
     norm = parallel.clip(model, run.optim.clip)
     if not (np.isfinite(total).all() and math.isfinite(norm)):
         _diverged(step, sources, local, norm, prepared.batch)
@@ -204,6 +212,9 @@ def _step(state: _State, step: int, prepared: _Prepared, stop: bool) -> tuple[di
         state.ema.update(step + 1)
     state.account.add(counts)
     line = metrics.step_line(step, sources, counts, total, run.loss)
+    if load.size:
+        experts.after_step(model, torch.from_numpy(load))
+        line |= experts.load_line(load)
     extra = {"tokens": state.account.payload, "step_tokens": int(counts[:, :2].sum()), "lr": rate, "grad_norm": norm}
     return {**line, **extra}, bool(shared[-1])
 
