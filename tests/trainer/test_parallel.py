@@ -24,11 +24,12 @@ from trainer.batch import Batch
 from trainer.checkpoint import full_weights
 from trainer.flow import noised
 from trainer.loop import train
-from trainer.models import load
+from trainer.models import experts, load
 from trainer.models.transfusion import Transfusion, TransfusionModel
 from trainer.run import Flow, Layout, Loss
 
 SHAPE = {"layers": 2, "width": 32, "heads": 4, "kv_heads": 2, "embedding_std": 0.5, "output_skip": True}
+MOE = {"ffn": "moe", "experts": {"count": 8, "top_k": 3, "granularity": 8, "balance_weight": 1.0}}
 ROWS, EMPTY, TEXT_ONLY = 13, 3, 1  # of each four rows the fourth is empty and the second holds no image: so it is with the ranks of four
 
 
@@ -49,8 +50,12 @@ def built(where: parallel.World, bf16: bool = False, recompute: str | int = "non
     with torch.device("meta"):
         model = Transfusion(**{**SHAPE, **shape}).build(hand.VOCAB, hand.WIDTH, hand.PATCHES)
     parallel.place(model, where, 0, bf16, recompute, compiled)
-    head = model.latent_out.weight
-    parallel.assign(head, torch.randn(head.shape, generator=torch.Generator().manual_seed(1)))
+    for name, tensor in parallel.tensors(model).items():
+        drawn = torch.Generator().manual_seed(1)
+        if name == "latent_out.weight":
+            parallel.assign(tensor, torch.randn(tensor.shape, generator=drawn))
+        elif name.endswith(".load"):  # as if a step had been made: the balance of experts is that of the step before
+            parallel.assign(tensor, torch.rand(tensor.shape, generator=drawn) * 50)
     return model
 
 
@@ -60,18 +65,23 @@ def gradients(where: parallel.World, accumulate: int, **how: Any) -> dict[str, t
     batch = rows_of(where.rank, where.size)
     counts = where.sum(losses.counts(batch, 1).astype(np.float64))
     micro = -(-len(batch.seq) // accumulate)
-    starts = range(0, len(batch.seq), micro)
+    starts, chosen = range(0, len(batch.seq), micro), 0.0
     assert len(starts) == accumulate
     for i in starts:
         part = batch.rows(i, min(i + micro, len(batch.seq)))
         seen = noised(Flow(cfg_drop={"caption": 0.5}), part, seed=0)
         parallel.last_micro_batch(model, i + micro >= len(batch.seq))
-        found = losses.errors(model(part, seen.z, seen.t, seen.dropped), part, seen, Flow())
-        losses.objective(Loss(), found, counts[0, -2], counts[0, -1]).backward()
+        out = model(part, seen.z, seen.t, seen.dropped)
+        loss = losses.objective(Loss(), losses.errors(out, part, seen, Flow()), counts[0, -2], counts[0, -1])
+        if out.routed is not None:
+            loss = loss + experts.balance_loss(model, out.routed, counts[:, :3].sum())
+            chosen = chosen + out.routed.counts
+        loss.backward()
     out = {n: _whole(p.grad) for n, p in model.named_parameters()}
     norm = parallel.clip(model, 0.01)
     clipped = torch.stack([_whole(p.grad).norm() for p in model.parameters()]).norm()
-    return {**out, "norm": torch.tensor(norm), "norm after clipping": clipped}
+    load = {"chosen": torch.from_numpy(where.sum(chosen.double().numpy()))} if isinstance(chosen, torch.Tensor) else {}
+    return {**out, **load, "norm": torch.tensor(norm), "norm after clipping": clipped}
 
 
 def _whole(grad: Any) -> torch.Tensor:
@@ -86,6 +96,10 @@ def cases(world: int) -> dict[str, tuple[Layout, int, dict[str, Any]]]:
     for (name, layout), accumulate, bf16 in product(layouts.items(), (1, 4), (False, True)):
         out[f"{name} x{accumulate} {'bf16' if bf16 else 'fp32'}"] = layout, accumulate, {"bf16": bf16}
     out["fsdp shared ffn"] = Layout(), 4, {"ffn": "shared"}
+    out["fsdp mixture of transformers"] = Layout(), 1, {"ffn": "mot"}
+    out["fsdp experts"] = Layout(), 4, MOE
+    out["hsdp experts recomputed"] = layouts["hsdp"], 4, {**MOE, "recompute": 1}
+    out["hsdp experts bf16"] = layouts["hsdp"], 1, {**MOE, "bf16": True}
     out["hsdp all recomputed"] = layouts["hsdp"], 4, {"recompute": "blocks"}
     out["hsdp all recomputed bf16"] = layouts["hsdp"], 4, {"recompute": "blocks", "bf16": True}
     return out
@@ -183,7 +197,7 @@ def apart(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> dict[str, f
 @pytest.mark.parametrize("world", [2, 4])
 @pytest.mark.parametrize("case", [name for name in cases(2) if "bf16" not in name])
 def test_gradients_of_several_processes_are_those_of_one(several: dict, world: int, case: str) -> None:
-    how = {k: v for k, v in cases(world)[case][2].items() if k == "ffn"}
+    how = {k: v for k, v in cases(world)[case][2].items() if k in ("ffn", "experts")}
     one = gradients(parallel.World(0, 1, torch.device("cpu")), accumulate=1, **how)
     assert max(apart(several[world][case], one).values()) <= 1e-5
     assert float(one["norm after clipping"]) == pytest.approx(0.01, rel=1e-4) and float(one["norm"]) > 0.1
@@ -196,9 +210,10 @@ def test_gradients_in_bf16_are_as_near_to_the_truth_as_those_of_one_process(seve
     """A weight's gradient is a bf16 product (rounded by 2^-9) for each rank and micro-batch, summed in float32: p products of a like size are
     rounded apart instead of one, which moves the sum by about 2^-9 sqrt(p) of a product's size, itself 1/sqrt(p) to 1 of the sum. Hence
     p x 2^-9 at most; and from the float32 gradients no further than half again as far as the one process is."""
-    exact = gradients(parallel.World(0, 1, torch.device("cpu")), accumulate=1)
+    how = {k: v for k, v in cases(world)[case][2].items() if k in ("ffn", "experts")}
+    exact = gradients(parallel.World(0, 1, torch.device("cpu")), accumulate=1, **how)
     with parallel.world("cpu", alone=True) as where:
-        one = gradients(where, accumulate=1, bf16=True)
+        one = gradients(where, accumulate=1, bf16=True, **how)
     found, products = several[world][case], world * cases(world)[case][1]
     assert max(apart(found, one).values()) <= max(products, 4) * 2**-9
     whole = lambda of: torch.cat([g.reshape(-1) for g in of.values()])
