@@ -149,13 +149,14 @@ def load_weights(checkpoint: Checkpoint, model: nn.Module, where: World, ema: bo
     found = {name: shape for name, shape in kept.items() if name.startswith("model.")}
     if wanted != found:
         name = sorted(set(wanted.items()) ^ set(found.items()))[0][0]
-        raise InputError("the weights do not fit the model", where=checkpoint.path, found=f"{name.removeprefix('model.')} {found.get(name, 'absent')}",
-                         allowed=f"{wanted.get(name, 'absent')}")  # fmt: skip
+        was = f"{name.removeprefix('model.')} {found.get(name, 'absent')}"
+        raise InputError("the weights do not fit the model", where=checkpoint.path, found=was, allowed=f"{wanted.get(name, 'absent')}")
     averaged = [name for name, _ in model.named_parameters()] if ema else []
     if ema and not any(name.startswith("ema.") for name in kept):
         raise InputError("the checkpoint keeps no moving average of the weights", where=checkpoint.path, next="leave init_ema out")
-    _fill(checkpoint, {"model": {n: t.detach() for n, t in own.items() if n not in averaged}}, where)
-    _fill(checkpoint, {"ema": {n: own[n].detach() for n in averaged}}, where)
+    _fill(checkpoint, {"model": {n: t.detach() for n, t in own.items() if n not in averaged}}, where)  # with an average: the buffers
+    if ema:
+        _fill(checkpoint, {"ema": {n: own[n].detach() for n in averaged}}, where)
 
 
 def read_weights(checkpoint: Checkpoint, ema: bool = False) -> dict[str, torch.Tensor]:
@@ -167,7 +168,8 @@ def read_weights(checkpoint: Checkpoint, ema: bool = False) -> dict[str, torch.T
     out = {name.removeprefix("model."): torch.empty(shape) for name, shape in kept.items() if name.startswith("model.")}
     alone = World(0, 1, torch.device("cpu"))
     _fill(checkpoint, {"model": {n: t for n, t in out.items() if not (ema and n in average)}}, alone)
-    _fill(checkpoint, {"ema": {n: t for n, t in out.items() if ema and n in average}}, alone)
+    if ema:
+        _fill(checkpoint, {"ema": {n: out[n] for n in average}}, alone)
     return out
 
 
@@ -178,8 +180,6 @@ def shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
 
 
 def _fill(checkpoint: Checkpoint, state: dict[str, Any], where: World) -> None:
-    if not any(state.values()):
-        return
     try:
         with quiet():
             dcp.load(state, storage_reader=Reader(checkpoint.path), process_group=where.behind, no_dist=where.size == 1)

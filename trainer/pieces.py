@@ -113,7 +113,7 @@ class Writer(FileSystemWriter):
 
     def __init__(self, folder: str, scratch: str) -> None:
         super().__init__(folder, sync_files=False, per_thread_copy_ahead=0)  # synced on publishing; tensors are on the host already
-        self.fs = self._places = _Places(scratch)
+        self.fs = self._places = _Places(scratch)  # type: ignore[assignment]
         self.path = folder
 
     @property
@@ -127,7 +127,7 @@ class Reader(FileSystemReader):
 
     def __init__(self, folder: str) -> None:
         super().__init__(folder)
-        self.fs = _Places(folder)
+        self.fs = _Places(folder)  # type: ignore[assignment]
         self.path = folder
 
 

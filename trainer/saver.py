@@ -65,8 +65,9 @@ class Saver:
         self.look()
         self.failed = self.failed + 1 if self._error is not None else 0
         if self._error is not None and (must or self.failed >= FAILURES):
-            raise StorageError("the checkpoint could not be written" if must else f"{self.failed} checkpoints in a row could not be written",
-                               where=self.root, found=self._error, next="make room there; the same command goes on from the newest complete one")  # fmt: skip
+            what = "the checkpoint could not be written" if must else f"{self.failed} checkpoints in a row could not be written"
+            next = "make room there; the same command goes on from the newest complete one"
+            raise StorageError(what, where=self.root, found=self._error, next=next)
 
     def close(self) -> None:
         """Wait for the save under way, and tell what became of it; raises nothing: there may be a greater trouble already."""

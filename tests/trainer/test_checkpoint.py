@@ -15,7 +15,7 @@ import toyplan
 from test_train import StopAt, lines, same_weights
 
 from pipelines.format import storage
-from pipelines.format.errors import InputError, StorageError, Stopped
+from pipelines.format.errors import InputError, Stopped, StorageError
 from trainer import checkpoint, saver
 from trainer.loop import train
 from trainer.models import load
@@ -76,7 +76,9 @@ def test_a_save_that_fails_at_any_file_leaves_the_checkpoint_before_it(plan: str
     assert found is not None and found.step == 4 and passed == []
 
 
-def test_a_failed_save_is_told_and_the_run_goes_on_to_the_same_numbers(whole: dict, plan: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_save_is_told_and_the_run_goes_on_to_the_same_numbers(
+    whole: dict, plan: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     said, say = told()
     with monkeypatch.context() as m:
         Publishing(m, fail({1, 2}))

@@ -80,7 +80,8 @@ def read_weights(path: str, ema: bool = False) -> dict[str, Tensor]:
     name = AVERAGE if ema else WEIGHTS
     entry = next((f for f in start.card["files"] if f["path"] == name), None)
     if entry is None:
-        raise InputError("the run keeps no moving average of its weights" if ema else "this run holds no weights", where=path, allowed=f"a run with {name}")
+        what = "the run keeps no moving average of its weights" if ema else "this run holds no weights"
+        raise InputError(what, where=path, allowed=f"a run with {name}")
     data = storage.read(storage.join(start.path, name))
     if sha256_hex(data) != entry["sha256"]:
         raise VerifyError("the weights differ from the run's card", where=storage.join(start.path, name))
