@@ -24,7 +24,7 @@ from pipelines.format.errors import BudgetError, ConflictError, Stopped
 from trainer import checkpoint, guards, loggers, losses, meter, metrics, parallel, stood_in
 from trainer.batch import Batch
 from trainer.flow import Noised, noised
-from trainer.models import load
+from trainer.models import experts, load
 from trainer.models.transfusion import TransfusionModel
 from trainer.optim import adamw, set_rate
 from trainer.parallel import World
@@ -187,14 +187,23 @@ def _step(state: _State, step: int, prepared: _Prepared, stop: bool) -> tuple[di
     text_targets, flow_targets = counts[:, -2].sum(), counts[:, -1].sum()
     weights = state.weighing.weights(text_targets, flow_targets)
     sums: torch.Tensor | float = 0.0
+    chosen: torch.Tensor | float = 0.0
     for i, (host, host_seen) in enumerate(prepared.parts):
         batch, seen = host.to(where.device), host_seen.to(where.device)
         parallel.last_micro_batch(model, i + 1 == len(prepared.parts))
-        found = losses.errors(model(batch, seen.z, seen.t, seen.dropped), batch, seen, run.flow)
-        losses.objective(weights, found, text_targets, flow_targets).backward()
+        out = model(batch, seen.z, seen.t, seen.dropped)
+        found = losses.errors(out, batch, seen, run.flow)
+        objective = losses.objective(weights, found, text_targets, flow_targets)
+        if out.routed is not None:
+            objective = objective + experts.balance_loss(model, out.routed, counts[:, :3].sum())
+            chosen = chosen + out.routed.counts.double()
+        objective.backward()
         sums = sums + losses.sums(found, len(sources))
     assert isinstance(sums, torch.Tensor)
-    total = where.sum(sums.cpu().numpy())
+    local = sums.cpu().numpy()
+    load = chosen.cpu().numpy() if isinstance(chosen, torch.Tensor) else np.zeros((0, 0))
+    together = where.sum(np.append(local, load))
+    total, load = together[: local.size].reshape(local.shape), together[local.size :].reshape(load.shape)
     norm = parallel.clip(model, run.optim.clip)
     trouble = state.guard.look(guards.figures(counts, total, norm))
     if trouble is not None and trouble.stop:
@@ -209,6 +218,9 @@ def _step(state: _State, step: int, prepared: _Prepared, stop: bool) -> tuple[di
     state.weighing.update(line.get("text"), line.get("flow"))
     if run.loss.scheme != "fixed":
         line |= {"weight/text": weights.text, "weight/flow": weights.flow}
+    if load.size:
+        experts.after_step(model, torch.from_numpy(load))
+        line |= {**experts.load_line(load), **metrics.routing_line(load)}
     extra = {"tokens": state.account.payload, "step_tokens": int(counts[:, :2].sum()), "lr": rate, "grad_norm": norm}
     extra |= {"flops": metrics.flops(model, counts), **metrics.consumed_line(state.account), **guards.noted(trouble)}
     return {**line, **extra}, bool(shared[-1])
