@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from benchmarks import packed, peers
 from trainer.batch import IGNORED, LATENT, PADDING, STRUCTURE, Batch, Document
 from trainer.models.attention import Marks, marks, visible
-from trainer.models.layers import TimeEmbedding
+from trainer.models.blocks import TimeEmbedding
 
 
 class Shape(NamedTuple):
@@ -73,7 +73,8 @@ class Ours:
 
 def document(plan: str, s: Shape, output: Path) -> dict[str, Any]:
     """The run: the stack of `runs/tiny.yaml` (LayerNorm, squared ReLU), rotary positions and normalised queries and keys, at this shape."""
-    shape = {"layers": s.layers, "width": s.width, "heads": s.heads, "ffn": "shared", "ffn_width": s.ffn_width, "norm": "layer", "activation": "relu2"}
+    shape = {"layers": s.layers, "width": s.width, "heads": s.heads, "ffn": "shared", "ffn_width": s.ffn_width}
+    shape |= {"norm": "layer", "activation": "relu2"}
     return {
         "plan": plan, "output": str(output), "model": {"transfusion": shape}, "batch": s.rows, "steps": s.steps, "device": "cpu", "threads": 1,
         "flow": {"predict": "v", "loss_space": "v"}, "optim": {"lr": 1e-4, "warmup": 0, "schedule": "constant"}, "guards": {"spike": "off"},
@@ -136,8 +137,8 @@ class Plain(nn.Module):
 class Peer:
     """transfusion-pytorch on the same documents, a row each, padded to the longest: it packs none.
 
-    Its feed-forward (GEGLU, 3 x 2/3 of 4 x width) has our number of parameters; U-Net skips are off, which we have none of; nobody is unconditioned,
-    so that no draw changes a batch; `strategy` is the fastest of its ways through a batch, tried before anything is timed.
+    Its feed-forward (GEGLU, 3 x 2/3 of 4 x width) has our number of parameters; its U-Net skips stay on, for without them release 0.20.0 fails;
+    nobody is unconditioned, so that no draw changes a batch; `strategy` is the fastest of its ways through a batch, tried before anything is timed.
     """
 
     def __init__(self, s: Shape) -> None:

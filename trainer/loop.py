@@ -232,7 +232,7 @@ def _step(state: _State, step: int, prepared: _Prepared, stop: bool) -> tuple[di
         line |= {"weight/text": weights.text, "weight/flow": weights.flow}
     if load.size:
         experts.after_step(model, torch.from_numpy(load))
-        line |= experts.load_line(load)
+        line |= {**experts.load_line(load), **metrics.routing_line(load)}
     extra = {"tokens": state.account.payload, "step_tokens": int(counts[:, :2].sum()), "lr": rate, "grad_norm": norm}
     extra |= {"flops": metrics.flops(model, counts), **metrics.consumed_line(state.account), **guards.noted(trouble)}
     return {**line, **extra}, bool(shared[-1])

@@ -78,14 +78,10 @@ def consumed_line(account: Account) -> dict[str, int]:
     return {f"tokens/{name}": int(row[:2].sum()) for name, row in zip(account.sources, account.table, strict=True)}
 
 
-def routing_line(counts: np.ndarray | None) -> dict[str, float]:
-    """`load/<layer>`: most loaded expert over the mean one (1 is even), of the whole step's choices [layers, experts]; layers that route nothing
-    are left out. `load/idle`: the share of experts that nobody chose."""
-    if counts is None or not counts.size or not (chosen := counts.sum(axis=1)).any():
-        return {}
-    routing = np.flatnonzero(chosen)
-    line = {f"load/{layer}": float(counts[layer].max() / counts[layer].mean()) for layer in routing}
-    return {**line, "load/idle": float((counts[routing] == 0).mean())}
+def routing_line(counts: np.ndarray) -> dict[str, float]:
+    """`experts/load/<layer>`: tokens of the most loaded expert over the mean expert's (1 is even), of the whole step's choices [layers, experts];
+    layers that route nothing are left out."""
+    return {f"experts/load/{layer}": float(of.max() / of.mean()) for layer, of in enumerate(counts) if of.any()}
 
 
 def lines_before(root: str, step: int) -> list[dict[str, Any]]:
