@@ -58,7 +58,7 @@ class Sampling(Document):
 class Generate(Document):
     """Generation from a finished run.
 
-    prompts: a file of JSON lines; or source: a source of the run's plan, of whose held-out records `count` are asked: text goes on after `given` ids (or half),
+    prompts: a file of JSON lines; or source: a source of the run's plan, of whose held-out records `count` are asked: text goes on after `given` ids,
     captions are painted (image_first: pictures are captioned), questions are answered, videos go on after `frames` frames, actions are carried out.
     tokens, images: budgets of text and of images the model begins by itself (a line may say its own). samples: outputs for each prompt.
     form: PNGs, latents, or both; auto is PNGs where latents can be turned back: by `decoder` (as a decode recipe names it), or by the encoder itself.
