@@ -2,10 +2,11 @@
 
     loss = w_text * sum(CE over targets) / targets of the whole step + w_flow * sum(MSE over trained latents) / trained latents of the whole step
 
-Who says w_text and w_flow is the run's `loss.scheme` (`Weighing`). Both denominators are counted over all ranks and micro-batches of the step before the first backward pass, so that the gradient is that of the
-global mean however rows are packed and sharded. The same per-token errors, summed by the source each token came from, are the losses by
-source: exact under packing, because every position carries its source. The flow error is summed by time as well, in ten bins of equal width in t
-as it reaches the model, after the shift: [0, .1) is nearly noise, [.9, 1] nearly data. A bin's count depends on what was drawn.
+Who says w_text and w_flow is the run's `loss.scheme` (`Weighing`). Both denominators are counted over all ranks and micro-batches of the step
+before the first backward pass, so that the gradient is that of the global mean however rows are packed and sharded. The same per-token errors,
+summed by the source each token came from, are the losses by source: exact under packing, because every position carries its source. The flow
+error is summed by time as well, in ten bins of equal width in t as it reaches the model, after the shift: [0, .1) is nearly noise, [.9, 1] nearly
+data. Which bin an image falls in is a draw like its t, so bins are as exact as the rest.
 """
 
 from __future__ import annotations

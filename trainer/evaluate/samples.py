@@ -94,8 +94,8 @@ class Samples(Part):
             width = batch.latents.shape[1]
             noise = np.concatenate([_noise(documents[p], width) for p in places])
             with torch.inference_mode():
-                moved = batch.to(subject.device)
-                z = sample(subject.model, moved, subject.run.flow, torch.from_numpy(noise).to(subject.device), None, self.steps, self.guidance, self.sampler)
+                moved, start = batch.to(subject.device), torch.from_numpy(noise).to(subject.device)
+                z = sample(subject.model, moved, subject.run.flow, start, None, self.steps, self.guidance, self.sampler)
             latents = z.float().cpu().numpy()
             if reader.normaliser is not None:
                 latents = reader.normaliser.undo(latents)
