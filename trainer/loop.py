@@ -9,11 +9,10 @@ from its newest complete checkpoint when the same command is given again.
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import ExitStack, closing
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,11 +20,11 @@ import torch
 
 from mixtures.plan import Plan
 from pipelines.format import manifest, storage
-from pipelines.format.errors import BudgetError, ConflictError, HeadwaterError, Stopped
-from trainer import checkpoint, losses, metrics, parallel, stood_in
+from pipelines.format.errors import BudgetError, ConflictError, Stopped
+from trainer import checkpoint, guards, loggers, losses, meter, metrics, parallel, stood_in
 from trainer.batch import Batch
 from trainer.flow import Noised, noised
-from trainer.models import load
+from trainer.models import experts, load
 from trainer.models.transfusion import TransfusionModel
 from trainer.optim import adamw, set_rate
 from trainer.parallel import World
@@ -34,12 +33,6 @@ from trainer.stream import Reading, Stream, ahead
 
 Log = Callable[..., Any]
 VERSION = 1
-
-
-class Diverged(HeadwaterError):
-    """A loss or gradient that is not a number. Exit 1: neither the input nor the budget is at fault for certain."""
-
-    exit = 1
 
 
 class _State(NamedTuple):
@@ -51,6 +44,7 @@ class _State(NamedTuple):
     model: TransfusionModel
     optimizer: torch.optim.Optimizer
     account: metrics.Account
+    guard: guards.Guard
     weighing: losses.Weighing
 
 
@@ -75,6 +69,7 @@ def train(run: Run, output: str | None = None, log: Log | None = None, stop: thr
     finished = _finished(root, identity)
     if finished is not None:
         return {**finished, "seconds": 0.0}
+    loggers.check(run.log, root)
     if run.threads:
         torch.set_num_threads(run.threads)
     with parallel.world(run.device) as where:
@@ -106,9 +101,8 @@ def _finished(root: str, identity: str) -> dict[str, Any] | None:
 
 def _begin(run: Run, root: str, identity: str, plan: Plan, where: World, say: Log) -> tuple[_State, int]:
     """Model, optimizer and account, from the newest complete checkpoint when there is one; and the first step to run."""
-    bf16 = run.precision == "bf16" or (run.precision == "auto" and where.device.type == "cuda")
     model = load.build(run, load.shape_of(plan))
-    parallel.place(model, where, run.seed, bf16)
+    parallel.place(model, where, run.seed, _bf16(run, where))
     optimizer = adamw(run.optim, model)
     found, incomplete = checkpoint.newest(root)
     for path in incomplete:
@@ -128,40 +122,53 @@ def _begin(run: Run, root: str, identity: str, plan: Plan, where: World, say: Lo
         raise BudgetError("the plan holds no training sequence", where=run.plan)
     account = metrics.Account(plan.sources, found.marker["consumed"] if found is not None else None)
     weighing = losses.Weighing(run.loss, found.marker.get("carried", {}).get("loss") if found is not None else None)
-    return _State(run, where, stream, model, optimizer, account, weighing), first
+    return _State(run, where, stream, model, optimizer, account, guards.resumed(run.guards, root, first, where), weighing), first
 
 
 def _steps(state: _State, root: str, identity: str, first: int, say: Log, stop: threading.Event | None) -> None:
     run, where, steps = state.run, state.where, state.stream.steps
-    writer = metrics.Writer(root, first) if where.rank == 0 else None
     depth = run.prefetch if run.prefetch is not None else (2 if where.device.type == "cuda" else 0)
     facts = lambda: {"fingerprint": identity, "consumed": state.account.as_dict(), "carried": {"loss": state.weighing.state()}}
     save = lambda done: checkpoint.save(root, done, state.model, state.optimizer, where, facts())
-    clock = time.monotonic()
+    watch = meter.Meter(where, meter.peak(run.peak_tflops, where, _bf16(run, where)))
     made = ahead(((_prepare(state, batch), done) for batch, done in state.stream), depth)
-    with closing(made):  # also when a step raises: the threads and processes that read end before this does
+    with ExitStack() as stack:
+        writer = _writer(stack, run, root, identity, first) if where.rank == 0 else None
+        stack.enter_context(closing(made))  # also when a step raises: the threads and processes that read end before this does
         for prepared, done in made:
-            waited = time.monotonic() - clock
+            watch.arrived()
             line, stopping = _step(state, done - 1, prepared, bool(stop is not None and stop.is_set()))
-            now = time.monotonic()
+            line |= watch.stepped(line)
             if writer is not None:
-                spent = max(now - clock, 1e-9)
-                writer.add({**line, "tokens_per_s": round(line["step_tokens"] / spent, 1), "data_wait": round(waited / spent, 4)})
-            clock = now
+                writer.add(line)
             last = done == steps
             if stopping or (run.checkpoint_every and done % run.checkpoint_every == 0 and not last):
                 if writer is not None:
-                    writer.flush()
-                path = save(done)
-                say("checkpoint", step=done, path=path)
+                    writer.flush()  # a checkpoint never stands without the lines before it: the guards go on from them
+                took: dict[str, float] = {}
+                with watch.saving(took):
+                    path = save(done)
+                if writer is not None:
+                    writer.note(**took)
+                say("checkpoint", step=done, path=path, **took)
                 if where.rank == 0:
                     checkpoint.prune(root, run.keep)
             if stopping and not last:
                 raise Stopped(f"stopped after step {done} of {steps}; a checkpoint is kept", where=root, signal=15, next="the same command goes on")
             if done % max(steps // 20, 1) == 0:
                 say("step", step=done, of=steps, loss=round(line["loss"], 4), tokens=line["tokens"])
-    if writer is not None:
-        writer.flush()
+            if "spike" in line:
+                say("spike", step=done - 1, **{k: line[k] for k in ("spike", "spike_above", line["spike"])})
+
+
+def _writer(stack: ExitStack, run: Run, root: str, identity: str, first: int) -> metrics.Writer:
+    """Where lines go, closed with the stack."""
+    others = [stack.enter_context(closing(logger)) for logger in loggers.opened(run, root, identity, first)]
+    return stack.enter_context(closing(metrics.Writer(root, first, others)))
+
+
+def _bf16(run: Run, where: World) -> bool:
+    return run.precision == "bf16" or (run.precision == "auto" and where.device.type == "cuda")
 
 
 def _prepare(state: _State, batch: Batch) -> _Prepared:
@@ -180,18 +187,28 @@ def _step(state: _State, step: int, prepared: _Prepared, stop: bool) -> tuple[di
     text_targets, flow_targets = counts[:, -2].sum(), counts[:, -1].sum()
     weights = state.weighing.weights(text_targets, flow_targets)
     sums: torch.Tensor | float = 0.0
+    chosen: torch.Tensor | float = 0.0
     for i, (host, host_seen) in enumerate(prepared.parts):
         batch, seen = host.to(where.device), host_seen.to(where.device)
         parallel.last_micro_batch(model, i + 1 == len(prepared.parts))
-        found = losses.errors(model(batch, seen.z, seen.t, seen.dropped), batch, seen, run.flow)
-        losses.objective(weights, found, text_targets, flow_targets).backward()
+        out = model(batch, seen.z, seen.t, seen.dropped)
+        found = losses.errors(out, batch, seen, run.flow)
+        objective = losses.objective(weights, found, text_targets, flow_targets)
+        if out.routed is not None:
+            objective = objective + experts.balance_loss(model, out.routed, counts[:, :3].sum())
+            chosen = chosen + out.routed.counts.double()
+        objective.backward()
         sums = sums + losses.sums(found, len(sources))
     assert isinstance(sums, torch.Tensor)
     local = sums.cpu().numpy()
-    total = where.sum(local)
+    load = chosen.cpu().numpy() if isinstance(chosen, torch.Tensor) else np.zeros((0, 0))
+    together = where.sum(np.append(local, load))
+    total, load = together[: local.size].reshape(local.shape), together[local.size :].reshape(load.shape)
     norm = parallel.clip(model, run.optim.clip)
-    if not (np.isfinite(total).all() and math.isfinite(norm)):
-        _diverged(step, sources, local, norm, prepared.batch)
+    trouble = state.guard.look(guards.figures(counts, total, norm))
+    if trouble is not None and trouble.stop:
+        blamed = guards.blame(prepared.parts, model, lambda rows: noised(run.flow, rows, run.seed), run.flow, len(sources), where)
+        raise guards.error(trouble, step, blamed, sources, run.plan)
     rate = run.optim.rate(step, state.stream.steps)
     set_rate(state.optimizer, rate)
     state.optimizer.step()
@@ -201,18 +218,12 @@ def _step(state: _State, step: int, prepared: _Prepared, stop: bool) -> tuple[di
     state.weighing.update(line.get("text"), line.get("flow"))
     if run.loss.scheme != "fixed":
         line |= {"weight/text": weights.text, "weight/flow": weights.flow}
+    if load.size:
+        experts.after_step(model, torch.from_numpy(load))
+        line |= {**experts.load_line(load), **metrics.routing_line(load)}
     extra = {"tokens": state.account.payload, "step_tokens": int(counts[:, :2].sum()), "lr": rate, "grad_norm": norm}
+    extra |= {"flops": metrics.flops(model, counts), **metrics.consumed_line(state.account), **guards.noted(trouble)}
     return {**line, **extra}, bool(shared[-1])
-
-
-def _diverged(step: int, sources: list[str], sums: np.ndarray, norm: float, batch: Batch) -> None:
-    bad = [name for name, row in zip(sources, sums, strict=True) if not np.isfinite(row).all()]
-    raise Diverged(
-        f"step {step}: the {'loss' if bad else 'gradient'} is not a number",
-        where=f"sequences {[n for n in batch.seq.tolist() if n >= 0]} of the plan",
-        found=f"sources {', '.join(bad)}" if bad else f"gradient norm {norm}, losses of this rank finite",
-        next="lower optim.lr or optim.clip, or look at those sequences: pipelines inspect PLAN",
-    )
 
 
 def _card(state: _State, root: str, identity: str, plan: Plan, weights: dict[str, torch.Tensor]) -> None:
@@ -232,13 +243,12 @@ def _card(state: _State, root: str, identity: str, plan: Plan, weights: dict[str
     if run.init:
         parents.append(manifest.parent(run.init, root, manifest.read_card(run.init)["fingerprint"]))
     loss = of["text_targets"] + of["flow_targets"]
-    flops = state.model.training_flops(of["text"] + of["structure"], of["visual"], of["text_targets"], of["pairs"])
     card = manifest.card(
         "run", run.name or storage.absolute(root).rpartition("/")[2], identity, run.recipe(), parents=parents, stages={"train": VERSION},
         records=sequences, bytes=file["bytes"], files=[file], sources=sources,
         tokens={"text": of["text"], "visual": of["visual"], "loss": loss, "all": of["text"] + of["visual"]},
         structure=of["structure"], padding=sequences * plan.sequence_length - of["text"] - of["visual"] - of["structure"],
-        steps=stream.steps, parameters=state.model.parameters_by_use(), shape=load.shape_of(plan), flops=flops,
+        steps=stream.steps, parameters=state.model.parameters_by_use(), shape=load.shape_of(plan), flops=metrics.flops(state.model, account.table),
     )  # fmt: skip
     manifest.publish_card(root, "run.json", card)
 

@@ -96,6 +96,9 @@ def _shard(model: nn.Module, where: World, bf16: bool) -> None:
     # Inputs are not cast: bf16 would round times t to steps of 1/256. The model casts where it multiplies.
     types = {"param_dtype": torch.bfloat16, "reduce_dtype": torch.float32} if bf16 else {}
     policy = MixedPrecisionPolicy(**types, cast_forward_inputs=False)
+    for module in list(model.modules()):
+        if bf16 and getattr(module, "full_precision", False):  # a unit of its own: a policy holds for all of a unit's parameters
+            fully_shard(module, mesh=mesh, mp_policy=MixedPrecisionPolicy(cast_forward_inputs=False))
     for block in model.blocks:  # type: ignore[union-attr]
         fully_shard(block, mesh=mesh, mp_policy=policy)
     fully_shard(model, mesh=mesh, mp_policy=policy)
@@ -113,7 +116,10 @@ def last_micro_batch(model: nn.Module, last: bool) -> None:
 
 @torch.no_grad()
 def initialise(model: nn.Module, seed: int) -> None:
-    """Fill each parameter with normal numbers of the standard deviation `model.initial` names, from a generator of its own name and seed."""
+    """Fill each parameter with normal numbers of the standard deviation `model.initial` names, from a generator of its own name and seed; buffers
+    with zeros."""
+    for buffer in model.buffers():
+        buffer.zero_()
     for name, parameter in model.named_parameters():
         shape = tuple(parameter.shape)
         std = model.initial(name, parameter)  # type: ignore[operator]

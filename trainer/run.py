@@ -69,6 +69,34 @@ class Optim(Document):
         return self.lr * (self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * min(done, 1.0))))
 
 
+class Guards(Document):
+    """What stops a run by itself. nan: a loss or gradient that is not a number. spike: text loss, flow loss or gradient norm above
+    median + factor x max(1.4826 MAD, 2 % of the median) of the last `window` steps, `patience` steps in a row (trainer/guards.py)."""
+
+    nan: Literal["stop", "off"] = "stop"
+    spike: Literal["off", "warn", "stop"] = "warn"
+    factor: float = Field(20.0, gt=0)
+    window: int = Field(128, ge=8)
+    patience: int = Field(1, ge=1)
+
+
+class Wandb(Document):
+    """A Weights & Biases project for the lines of metrics.jsonl. mode: null leaves it to WANDB_MODE."""
+
+    project: str
+    entity: str | None = None
+    group: str | None = None
+    mode: Literal["online", "offline"] | None = None
+
+
+class Logs(Document):
+    """Where the lines of metrics.jsonl also go. tensorboard: a folder, or true for <output>/tensorboard. every: steps between lines there."""
+
+    tensorboard: bool | str = False
+    wandb: Wandb | None = None
+    every: int = Field(1, ge=1)
+
+
 class Cache(Document):
     """Where, and how much of, remote shards is kept on this machine. dir: shared by its processes (default: HEADWATER_CACHE, or a folder of this
     user's in the temporary one); bytes: the most it may hold (default: half of what is free there, at most 64 GiB)."""
@@ -85,6 +113,7 @@ class Run(Document):
     checkpoint_every: steps between checkpoints (null: only when stopped); the newest `keep` stay. threads: torch's threads (null: as they are).
     prefetch: steps made ready early (null: 2 on a GPU, 0 on a CPU). workers: processes that read and compose batches (0: this one). verify: check
     local data files too, each once at first open (remote ones always are). None of the three changes a batch.
+    peak_tflops: what one device could do, in TFLOP/s, for `mfu` (null: known for common cards in bf16, else no mfu).
     """
 
     name: str | None = None
@@ -110,6 +139,9 @@ class Run(Document):
     workers: int = Field(0, ge=0, le=64)
     cache: Cache = Cache()
     verify: bool = False
+    guards: Guards = Guards()
+    log: Logs = Logs()
+    peak_tflops: float | None = Field(None, gt=0)
     engine: Literal["ray", "local"] = "local"
     resources: dict[str, Any] | None = None
 
@@ -133,7 +165,7 @@ class Run(Document):
 # Keys that change where or how fast a run goes, not what comes out of it.
 PLACES = frozenset(
     {"name", "plan", "init", "output", "checkpoint_every", "keep", "device", "threads", "processes", "engine", "resources"}
-    | {"prefetch", "workers", "cache", "verify"}
+    | {"prefetch", "workers", "cache", "verify", "guards", "log", "peak_tflops"}
 )
 # Keys younger than the first runs, and what held before them: they enter a fingerprint when they say something else, so old runs keep their names.
 LATER: dict[str, Any] = {"loss.scheme": "fixed", "loss.alpha": 0.5, "loss.mu": 0.99}
