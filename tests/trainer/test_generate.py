@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from test_attention import model
+from test_cached import SHAPES
 
 from mixtures.span import Specials
 from trainer.batch import IGNORED, LATENT, STRUCTURE, TEXT, Batch, Document
@@ -186,6 +187,13 @@ def test_company_and_batch_size_change_nothing(size: int) -> None:
     backwards = Generator(net, SPECIALS, DROPS, how, batch=size).generate(PROMPTS[::-1])[::-1]
     for a, b in zip(alone, backwards, strict=True):
         assert same(b, a.pieces, a.stop), a.prompt.id
+
+
+@pytest.mark.parametrize("shape", ["experts", "mixture of transformers", "adaptive norms, places in a plane"])
+def test_every_member_of_the_family_generates_as_it_would_without_a_cache(shape: str) -> None:
+    net, how = talkative(**SHAPES[shape]), Sampling(steps=2)
+    for prompt, made in zip(PROMPTS, Generator(net, SPECIALS, DROPS, how).generate(PROMPTS), strict=True):
+        assert same(made, *Plain(net, DROPS, how).generate(prompt)), prompt.id
 
 
 def test_a_picture_is_what_the_evaluation_s_sampler_paints() -> None:
