@@ -26,7 +26,7 @@ from pipelines.format.errors import InputError
 from trainer.generate_prompt import PAINT, Piece, Prompt
 from trainer.generate_recipe import Generate
 
-KEYS = {"id", "prompt", "source", "tokens", "images", "text_as", "images_as", "history"}
+KEYS = {"id", "prompt", "source", "tokens", "images", "text_as", "images_as", "history", "window"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +46,9 @@ class Asked:
 def asked(config: Generate, reader: Any) -> list[Asked]:
     """All prompts, each `samples` times, in order."""
     found = from_file(config, reader.plan) if config.prompts is not None else held_out(config, reader)
+    of_images = [a for a in found if a.prompt.images or any(p is PAINT or getattr(p, "ndim", 1) == 2 for p in a.prompt.pieces)]
+    if of_images and "image" not in reader.plan.card["encoding"]:
+        raise InputError("the run's plan has no images, so its model reads and makes none", found=f"prompt {of_images[0].prompt.id}")
     return [replace(a, prompt=replace(a.prompt, sample=k)) for a in found for k in range(config.samples)]
 
 
@@ -79,11 +82,11 @@ def _of_line(said: dict[str, Any], config: Generate, plan: Any, folder: str, whe
         raise InputError("the plan has no such source", where=where, found=source, allowed=", ".join(plan.sources))
     own: dict[str, Any] = {"history": plan.rules(source).history if source else "noised", "tokens": config.tokens, "images": config.images}
     if any(p is PAINT for p in read) and "tokens" not in said:
-        own["tokens"] = 0  # a prompt that says what is to be made ends there unless it says otherwise
-    own |= {k: said[k] for k in ("tokens", "images", "text_as", "images_as", "history") if k in said}
+        own["tokens"] = own["images"] = 0  # a prompt that says what is to be made ends there unless it says otherwise
+    own |= {k: said[k] for k in KEYS - {"id", "prompt", "source"} if k in said}
     allowed = {"text_as": ("caption", "action"), "images_as": ("context", "frame"), "history": ("noised", "clean_copy")}
     for key, value in own.items():
-        good = value in allowed[key] if key in allowed else isinstance(value, int) and not isinstance(value, bool) and value >= 0
+        good = value in allowed[key] if key in allowed else isinstance(value, int) and not isinstance(value, bool) and value >= (key == "window")
         if not good:
             raise InputError(f"`{key}` of a prompt", where=where, found=value, allowed=", ".join(allowed.get(key, ("a whole number from 0",))))
     return Asked(Prompt(id, read, **own), source)

@@ -266,3 +266,18 @@ def test_a_thousand_draws_follow_the_model() -> None:
 def test_what_cannot_be_read_is_told(pieces, words) -> None:
     with pytest.raises(ValueError, match=words):
         Generator(model(), SPECIALS, DROPS).generate([Prompt("x", pieces, tokens=1)])
+
+
+def test_a_long_rollout_makes_each_frame_from_the_last_few_and_its_action_alone() -> None:
+    net, how = model(), Sampling(steps=2)
+    maker, frames, actions = Generator(net, SPECIALS, DROPS, how), [latents(i) for i in range(2)], [ids(i, i + 1) for i in range(4)]
+    asked = lambda n: Prompt("r", (*frames, *(x for a in actions[:n] for x in (a, PAINT))), text_as="action", window=2)
+    short, plain, long = maker.generate([asked(2), PROMPTS[0], asked(4)])
+    assert [len(x.images) for x in (short, long)] == [2, 4] and plain.ids and all(map(np.array_equal, short.images, long.images[:2]))
+    past = list(frames)
+    for k, action in enumerate(actions):
+        (alone,) = maker.generate([Prompt(f"r/{k}", (*past[-2:], action, PAINT), text_as="action")])
+        assert np.allclose(alone.images[0], long.images[k], atol=1e-4)
+        past.append(alone.images[0])
+    with pytest.raises(ValueError, match="a window is of at least 1 image"):
+        maker.generate([Prompt("r", (ids(1), PAINT), tokens=3, window=1)])
