@@ -26,6 +26,7 @@ from trainer.batch import collate
 from trainer.generate_draws import chosen, uniform
 from trainer.generate_prompt import PAINT, Fed, Generated, Prompt
 from trainer.generate_recipe import Sampling
+from trainer.generate_rollout import rolled
 from trainer.generate_row import Row
 from trainer.models.cached import Cache
 from trainer.normalise import Normaliser
@@ -56,6 +57,8 @@ class Generator:
     @torch.inference_mode()
     def generate(self, prompts: Sequence[Prompt]) -> list[Generated]:
         """What the model adds to each prompt, in their order. ValueError for a prompt that cannot be read."""
+        if any(p.window is not None for p in prompts):
+            return rolled(self, prompts)
         rows = [Row(self, p) for p in prompts]
         size = min(self.batch, len(rows))
         if not size:

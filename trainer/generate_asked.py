@@ -6,8 +6,8 @@ A line of a file is one prompt:
     {"id": "b", "prompt": ["a red cube", {"paint": true}], "source": "pairs"}
     {"id": "c", "prompt": [{"latents": "frames.npz", "name": "0"}, {"ids": [17, 4]}, {"paint": true}], "text_as": "action"}
 
-`source` names the source whose tokenizer and rules hold (default: the first of the plan's that has what the prompt needs). Files of latents (.npy, or
-.npz with a name) lie beside the prompts; they hold latents as an encoder stores them. Which held-out records are asked depends on the records alone.
+`source` names the source of the plan whose `history` holds (default: noised). Files of latents (.npy, or .npz with a name) lie beside the prompts;
+they hold latents as an encoder stores them. Which held-out records are asked depends on the records alone.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from pipelines.format.errors import InputError
 from trainer.generate_prompt import PAINT, Piece, Prompt
 from trainer.generate_recipe import Generate
 
-KEYS = {"id", "prompt", "source", "tokens", "images", "text_as", "images_as", "history"}
+KEYS = {"id", "prompt", "source", "tokens", "images", "text_as", "images_as", "history", "window"}
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A prompt, the source it belongs to, and what stands there in truth (ids, latents as stored; empty where nobody knows)."""
+    """A prompt, the source it belongs to (or ""), and what stands there in truth (ids, latents as stored; empty where nobody knows)."""
 
     prompt: Prompt
     source: str
@@ -46,6 +46,9 @@ class Asked:
 def asked(config: Generate, reader: Any) -> list[Asked]:
     """All prompts, each `samples` times, in order."""
     found = from_file(config, reader.plan) if config.prompts is not None else held_out(config, reader)
+    of_images = [a for a in found if a.prompt.images or any(p is PAINT or getattr(p, "ndim", 1) == 2 for p in a.prompt.pieces)]
+    if of_images and "image" not in reader.plan.card["encoding"]:
+        raise InputError("the run's plan has no images, so its model reads and makes none", found=f"prompt {of_images[0].prompt.id}")
     return [replace(a, prompt=replace(a.prompt, sample=k)) for a in found for k in range(config.samples)]
 
 
@@ -74,16 +77,16 @@ def from_file(config: Generate, plan: Any) -> list[Asked]:
 def _of_line(said: dict[str, Any], config: Generate, plan: Any, folder: str, where: str, id: str) -> Asked:
     pieces = said["prompt"] if isinstance(said["prompt"], list) else [said["prompt"]]
     read = tuple(_piece(p, folder, where) for p in pieces)
-    source = str(said.get("source") or plan.sources[0])
-    if source not in plan.sources:
+    source = str(said.get("source", ""))
+    if source and source not in plan.sources:
         raise InputError("the plan has no such source", where=where, found=source, allowed=", ".join(plan.sources))
-    own: dict[str, Any] = {"history": plan.rules(source).history, "tokens": config.tokens, "images": config.images}
+    own: dict[str, Any] = {"history": plan.rules(source).history if source else "noised", "tokens": config.tokens, "images": config.images}
     if any(p is PAINT for p in read) and "tokens" not in said:
-        own["tokens"] = 0  # a prompt that says what is to be made ends there unless it says otherwise
-    own |= {k: said[k] for k in ("tokens", "images", "text_as", "images_as", "history") if k in said}
+        own["tokens"] = own["images"] = 0  # a prompt that says what is to be made ends there unless it says otherwise
+    own |= {k: said[k] for k in KEYS - {"id", "prompt", "source"} if k in said}
     allowed = {"text_as": ("caption", "action"), "images_as": ("context", "frame"), "history": ("noised", "clean_copy")}
     for key, value in own.items():
-        good = value in allowed[key] if key in allowed else isinstance(value, int) and not isinstance(value, bool) and value >= 0
+        good = value in allowed[key] if key in allowed else isinstance(value, int) and not isinstance(value, bool) and value >= (key == "window")
         if not good:
             raise InputError(f"`{key}` of a prompt", where=where, found=value, allowed=", ".join(allowed.get(key, ("a whole number from 0",))))
     return Asked(Prompt(id, read, **own), source)
@@ -106,7 +109,7 @@ def _latents(path: str, name: str | None, where: str) -> np.ndarray:
     try:
         found: Any = np.load(io.BytesIO(storage.read(path)), allow_pickle=False)
         found = found if isinstance(found, np.ndarray) else found[name]
-    except (ValueError, KeyError, OSError) as e:
+    except (ValueError, KeyError, OSError, InputError) as e:
         raise InputError("latents that cannot be read", where=where, found=f"{path}: {e}", allowed=".npy, or .npz and a name in it") from None
     if found.ndim != 2 or not np.issubdtype(found.dtype, np.floating) or not np.isfinite(found).all():
         raise InputError("latents of an image are finite numbers [n, C]", where=where, found=f"{path}: {found.dtype} {list(found.shape)}")
@@ -120,7 +123,7 @@ def held_out(config: Generate, reader: Any) -> list[Asked]:
         raise InputError("the plan has no such source", where="source", found=source, allowed=", ".join(plan.sources))
     spans = [s for i in plan.held_out(source) for s in plan.row(i, "heldout").spans if not reader.shard(s.dataset, s.shard).gone[s.row]]
     kinds = {plan.datasets[s.dataset].data for s in spans}
-    found = _questions(config, plan, source) if kinds == {"vqa"} else _of_spans(config, plan, source, spans)
+    found = (_questions(config, plan, source) if kinds == {"vqa"} else []) or _of_spans(config, plan, source, spans)
     if not found:
         raise InputError("no held-out records to ask", found=source, next="raise held_out.fraction of the mixture, or name another source")
     return found
@@ -160,7 +163,8 @@ def _of_span(config: Generate, plan: Any, source: str, span: Any, record: Any) -
     images, texts = ([i for i in chosen if (record.segments[i].kind == "latents") == wanted] for wanted in (True, False))
     if record.data == "text":
         ids = np.concatenate([read(i) for i in texts])[span.start : span.stop].astype(np.int32)
-        prompt, rest = Prompt(record.id, (ids[: config.given],), config.tokens, config.images), ids[config.given : config.given + config.tokens]
+        cut = min(config.given, len(ids) // 2)
+        prompt, rest = Prompt(record.id, (ids[:cut],), config.tokens, config.images), ids[cut : cut + config.tokens]
         return Asked(prompt, source, (rest,)) if len(rest) and span.start == 0 else None
     if record.data == "image-text" and span.caption >= 0:
         if config.image_first:
@@ -170,6 +174,9 @@ def _of_span(config: Generate, plan: Any, source: str, span: Any, record: Any) -
         begun = tuple(read(i) for i in images[: config.frames])
         prompt = Prompt(record.id, (*begun, *[PAINT] * (len(images) - config.frames)), images_as="frame", history=history)
         return Asked(prompt, source, tuple(read(i) for i in images[config.frames :]))
+    if record.data == "vqa" and texts:  # its index tells no questions: the first thing that is said in it
+        answer = next((i for i in texts if record.segments[i].role == "target"), texts[-1])
+        return Asked(Prompt(record.id, tuple(map(read, chosen[: chosen.index(answer)])), config.tokens), source, (read(answer).astype(np.int32),))
     if record.data == "action-video" and images:
         context, action = tuple(read(i) for i in images[:-1]), tuple(read(i).astype(np.int32) for i in texts)
         return Asked(Prompt(record.id, (*context, *action, PAINT), text_as="action"), source, (read(images[-1]),))

@@ -9,6 +9,7 @@ here. When the pieces are read, the model may go on by itself, text until <BOI>,
     an answer          latents, question                  tokens=16
     the next frames    latents, latents, PAINT, PAINT     images_as="frame"
     what an action does   latents x 4, action, PAINT      text_as="action"
+    what many do          latents x 4, (action, PAINT)*   text_as="action", window=4
     anything           ids                                tokens=2000, images=3
 """
 
@@ -44,7 +45,8 @@ class Prompt:
     tokens: ids that may be drawn after the pieces, a BOI among them; images: how many of those may be BOI. text_as, images_as: what text and
     images of the prompt are to images made later (which is what guidance leaves out): `frame` is a video's own past, trained as an image is.
     history: as the plan says of a video source. Under clean_copy later frames see clean copies, which condition them; where a copy stands is where
-    the frame itself stood, so only what guidance leaves out differs.
+    the frame itself stood, so only what guidance leaves out differs. window: each image in a document of its own after the last `window` images and
+    the text since: rollouts longer than what was trained (generate_rollout.py).
     """
 
     id: str
@@ -55,6 +57,7 @@ class Prompt:
     text_as: Literal["caption", "action"] = "caption"
     images_as: Literal["context", "frame"] = "context"
     history: Literal["noised", "clean_copy"] = "noised"
+    window: int | None = None
 
 
 @dataclass(slots=True, eq=False)

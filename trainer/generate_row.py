@@ -29,6 +29,9 @@ class Row:
 
     def __init__(self, maker: Generator, prompt: Prompt) -> None:
         self.maker, self.prompt, self.out = maker, prompt, Generated(prompt)
+        wide = {p.shape[1] for p in prompt.pieces if isinstance(p, np.ndarray) and p.ndim == 2} - {maker.channels}
+        if wide:
+            raise ValueError(f"prompt {prompt.id}: latents of width {min(wide)}, the model's are {maker.channels} wide")
         texts = {i: self._ids_of(i) for i, kind in enumerate(kinds(prompt)) if kind == "text"}
         self.script = deque((kind, texts.get(i, prompt.pieces[i])) for i, kind in enumerate(kinds(prompt)))
         self.needed = needed(prompt, [len(x) for x in texts.values()], maker.patches)
@@ -88,8 +91,6 @@ class Row:
                 return
             if kind == "image":
                 latents = np.asarray(piece, np.float32)
-                if latents.shape[1] != self.maker.channels:
-                    raise ValueError(f"prompt {self.prompt.id}: latents of width {latents.shape[1]}, the model's are {self.maker.channels} wide")
                 normal = latents if self.maker.normaliser is None else self.maker.normaliser.apply(latents)
                 named = self.kept_as if self.prompt.images_as == "frame" else CONTEXT
                 self._reads_image(tensor(normal, self.maker.device), named)

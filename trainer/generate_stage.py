@@ -95,11 +95,17 @@ def _make(config: Generate, root: str, job: Any) -> tuple[list[Any], list[dict[s
     device = config.device if config.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     subject = Subject.load(config.run, device)
     if config.precision == "bf16" or (config.precision == "auto" and device == "cuda"):
-        subject.model.to(torch.bfloat16)
+        for module in subject.model.modules():
+            if not getattr(module, "full_precision", False):  # a rounded score of a router chooses another expert
+                for parameter in module.parameters(recurse=False):
+                    parameter.data = parameter.data.to(torch.bfloat16)
     words = _Words(subject.plan)
     found = [a.resolved(words.ids) for a in asked(config, subject.reader)]
     generator = Generator.of(subject, config.sampling, batch=config.batch)
-    made = generator.generate([a.prompt for a in found])
+    try:
+        made = generator.generate([a.prompt for a in found])
+    except ValueError as e:
+        raise InputError("a prompt cannot be read", where=config.prompts or config.source, found=str(e)) from e
     job.log("generated", outputs=len(made), passes=generator.passes)
     return made, write(config, root, _shown_by(subject.plan), words.text, found, made)
 

@@ -14,6 +14,14 @@ from trainer.models.cached import GROUP_COST, Cache, _alike
 # text, pairs in both orders, questions in isolated turns, video with noised and with clean history, action-video, and all of it in one
 KINDS = (*hand.SHAPES, "b t i t I t t i t e")
 CLOSE = 1e-5
+SHAPES: dict[str, dict] = {
+    "per modality": {},
+    "shared": {"ffn": "shared", "norm": "layer", "activation": "relu2", "tie_embeddings": True, "output_skip": True},
+    "experts": {"ffn": "moe", "experts": {"count": 10, "granularity": 4, "top_k": 3}},
+    "experts, one shared": {"ffn": "moe", "experts": {"count": 9, "granularity": 4, "top_k": 2, "shared": "global", "balance": "bias"}},
+    "mixture of transformers": {"ffn": "mot"},
+    "adaptive norms, places in a plane": {"time": "adaln", "rope": "axial"},
+}
 
 
 def piece(documents: list[Document], cuts: list[tuple[int, int]]) -> Batch:
@@ -91,9 +99,9 @@ def test_a_document_read_in_pieces_is_answered_as_if_read_whole(words: str, drop
 
 
 @pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("shape", [{}, {"ffn": "shared", "norm": "layer", "activation": "relu2", "tie_embeddings": True, "output_skip": True}])
-def test_documents_of_every_kind_go_on_side_by_side_in_different_states(seed: int, shape: dict) -> None:
-    net, rng = model(**shape), np.random.default_rng(seed)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_documents_of_every_kind_go_on_side_by_side_in_different_states(seed: int, shape: str) -> None:
+    net, rng = model(**SHAPES[shape]), np.random.default_rng(seed)
     d = [hand.document(w, rng, condition=1) for w in rng.permutation(KINDS)]
     whole = answers(net, d, [(0, len(x)) for x in d], seed % 2 == 1)
     assert same(in_pieces(net, d, [random_cuts(x, rng) for x in d], seed % 2 == 1), whole)

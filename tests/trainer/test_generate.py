@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from test_attention import model
+from test_cached import SHAPES
 
 from mixtures.span import Specials
 from trainer.batch import IGNORED, LATENT, STRUCTURE, TEXT, Batch, Document
@@ -188,6 +189,13 @@ def test_company_and_batch_size_change_nothing(size: int) -> None:
         assert same(b, a.pieces, a.stop), a.prompt.id
 
 
+@pytest.mark.parametrize("shape", ["experts", "mixture of transformers", "adaptive norms, places in a plane"])
+def test_every_member_of_the_family_generates_as_it_would_without_a_cache(shape: str) -> None:
+    net, how = talkative(**SHAPES[shape]), Sampling(steps=2)
+    for prompt, made in zip(PROMPTS, Generator(net, SPECIALS, DROPS, how).generate(PROMPTS), strict=True):
+        assert same(made, *Plain(net, DROPS, how).generate(prompt)), prompt.id
+
+
 def test_a_picture_is_what_the_evaluation_s_sampler_paints() -> None:
     net = model()
     d = hand.document("b c c c I e", np.random.default_rng(3), condition=1)
@@ -258,3 +266,18 @@ def test_a_thousand_draws_follow_the_model() -> None:
 def test_what_cannot_be_read_is_told(pieces, words) -> None:
     with pytest.raises(ValueError, match=words):
         Generator(model(), SPECIALS, DROPS).generate([Prompt("x", pieces, tokens=1)])
+
+
+def test_a_long_rollout_makes_each_frame_from_the_last_few_and_its_action_alone() -> None:
+    net, how = model(), Sampling(steps=2)
+    maker, frames, actions = Generator(net, SPECIALS, DROPS, how), [latents(i) for i in range(2)], [ids(i, i + 1) for i in range(4)]
+    asked = lambda n: Prompt("r", (*frames, *(x for a in actions[:n] for x in (a, PAINT))), text_as="action", window=2)
+    short, plain, long = maker.generate([asked(2), PROMPTS[0], asked(4)])
+    assert [len(x.images) for x in (short, long)] == [2, 4] and plain.ids and all(map(np.array_equal, short.images, long.images[:2]))
+    past = list(frames)
+    for k, action in enumerate(actions):
+        (alone,) = maker.generate([Prompt(f"r/{k}", (*past[-2:], action, PAINT), text_as="action")])
+        assert np.allclose(alone.images[0], long.images[k], atol=1e-4)
+        past.append(alone.images[0])
+    with pytest.raises(ValueError, match="a window is of at least 1 image"):
+        maker.generate([Prompt("r", (ids(1), PAINT), tokens=3, window=1)])
