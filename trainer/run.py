@@ -71,6 +71,13 @@ class Encode(Document):
     service: str = "latents"
 
 
+class Workers(Document):
+    """What one process takes on a cluster: processors, and GPUs (null: one where the cluster has any and `device` allows it)."""
+
+    cpus: float = Field(1, gt=0)
+    gpus: float | None = Field(None, ge=0)
+
+
 class Cache(Document):
     """Where, and how much of, remote shards is kept on this machine. dir: shared by its processes (default: HEADWATER_CACHE, or a folder of this
     user's in the temporary one); bytes: the most it may hold (default: half of what is free there, at most 64 GiB)."""
@@ -88,6 +95,7 @@ class Run(Document):
     checkpoint_every: steps between checkpoints (null: only when stopped); the newest `keep` stay. threads: torch's threads (null: as they are).
     prefetch: steps made ready early (null: 2 on a GPU, 0 on a CPU). workers: processes that read and compose batches (0: this one). verify: check
     local data files too, each once at first open (remote ones always are). None of the three changes a batch.
+    processes: of each of `nodes` machines (several: `engine: ray`). retries: how often the run is gone on with when a process is lost.
     """
 
     name: str | None = None
@@ -109,12 +117,14 @@ class Run(Document):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     threads: int | None = Field(None, ge=1)
     processes: int = Field(1, ge=1)
+    nodes: int = Field(1, ge=1)
+    retries: int = Field(0, ge=0)
     prefetch: int | None = Field(None, ge=0)
     workers: int = Field(0, ge=0, le=64)
     cache: Cache = Cache()
     verify: bool = False
     engine: Literal["ray", "local"] = "local"
-    resources: dict[str, Any] | None = None
+    resources: Workers | None = None
 
     def recipe(self) -> dict[str, Any]:
         """The resolved document, as saved with the run."""
@@ -132,5 +142,6 @@ class Run(Document):
 # Keys that change where or how fast a run goes, not what comes out of it.
 PLACES = frozenset(
     {"name", "plan", "init", "output", "checkpoint_every", "keep", "device", "threads", "processes", "engine", "resources"}
+    | {"nodes", "retries"}
     | {"prefetch", "workers", "cache", "verify"}
 )
