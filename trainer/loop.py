@@ -146,7 +146,8 @@ def _steps(state: _State, root: str, identity: str, first: int, say: Log, stop: 
             now = time.monotonic()
             if writer is not None:
                 spent = max(now - clock, 1e-9)
-                writer.add({**line, "tokens_per_s": round(line["step_tokens"] / spent, 1), "data_wait": round(waited / spent, 4)})
+                rates = {"tokens_per_s": round(line["step_tokens"] / spent, 1), "data_wait": round(waited / spent, 4)}
+                writer.add({**line, **rates, **pictures.shares(state.stream.reader.pictures, spent)})
             clock = now
             last = done == steps
             if stopping or (run.checkpoint_every and done % run.checkpoint_every == 0 and not last):

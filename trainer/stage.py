@@ -30,8 +30,10 @@ class Train:
         """Parameters, steps, tokens by source and FLOPs, from the plan's card and the model's shape; no weight is allocated."""
         from mixtures.plan import Plan
         from trainer.models.load import build, shape_of
+        from trainer.pictures import encoding_of
 
         plan = Plan.open(config.plan)
+        encoding_of(config, plan)  # what was to be read and is not there is said now
         model = build(config, shape_of(plan))
         of, sequences = model.parameters_by_use(), plan.sequences()
         steps = min(-(-sequences // config.batch), config.steps or sys.maxsize)
