@@ -24,12 +24,14 @@ from pipelines.format import manifest, storage
 from pipelines.format.errors import BudgetError, ConflictError, HeadwaterError, Stopped
 from trainer import checkpoint, losses, metrics, parallel, pictures, stood_in
 from trainer.batch import Batch
+from trainer.ema import Ema
 from trainer.flow import Noised, noised
-from trainer.models import load
+from trainer.models import experts, load
 from trainer.models.transfusion import TransfusionModel
 from trainer.optim import adamw, set_rate
 from trainer.parallel import World
 from trainer.run import Run
+from trainer.saver import Saver
 from trainer.stream import Reading, Stream, ahead
 
 Log = Callable[..., Any]
@@ -51,6 +53,7 @@ class _State(NamedTuple):
     model: TransfusionModel
     optimizer: torch.optim.Optimizer
     account: metrics.Account
+    ema: Ema | None
 
 
 class _Prepared(NamedTuple):
@@ -69,24 +72,26 @@ def train(run: Run, output: str | None = None, log: Log | None = None, stop: thr
     begun, say = time.monotonic(), log or (lambda event, **fields: None)
     root = output or run.output
     plan = Plan.open(run.plan)
-    start = manifest.read_card(run.init)["fingerprint"] if run.init else None
+    start = load.start_of(run.init).fingerprint if run.init else None
     identity = run.identity(plan.card["fingerprint"], start, pictures.fingerprint_of(run, plan))
     finished = _finished(root, identity)
     if finished is not None:
         return {**finished, "seconds": 0.0}
     if run.threads:
         torch.set_num_threads(run.threads)
-    with parallel.world(run.device) as where:
+    with parallel.world(run.device, run.parallel, alone=run.precision == "bf16") as where:
         state, first = _begin(run, root, identity, plan, where, say)
         if where.rank == 0 and (event := stood_in.note(root, state.stream.reader.stand_ins)) is not None:
             _log(root, event)
             say("others stand in for forgotten records", **{k: v for k, v in event.items() if k != "event"})
-        _steps(state, root, identity, first, say, stop)
+        _steps(state, root, identity, plan, first, say, stop)
         if state.stream.reader.left_out:
             say("places of forgotten records stayed empty", spans=state.stream.reader.left_out)
-        weights = checkpoint.full_weights(state.model)
+        weights = {load.WEIGHTS: checkpoint.full_weights(state.model)}
+        if state.ema is not None:
+            weights[load.AVERAGE] = {**weights[load.WEIGHTS], **parallel.whole(state.ema.weights, where)}
         if where.rank == 0:
-            _card(state, root, identity, plan, weights)
+            _card(state, root, identity, plan, [load.export(root, w, name) for name, w in weights.items()])
             _log(root, {"event": "trained", "seconds": round(time.monotonic() - begun, 3), "from_step": first, "world": where.size})
             storage.sweep(root)
         where.gather(None)
@@ -105,10 +110,10 @@ def _finished(root: str, identity: str) -> dict[str, Any] | None:
 
 def _begin(run: Run, root: str, identity: str, plan: Plan, where: World, say: Log) -> tuple[_State, int]:
     """Model, optimizer and account, from the newest complete checkpoint when there is one; and the first step to run."""
-    bf16 = run.precision == "bf16" or (run.precision == "auto" and where.device.type == "cuda")
     model = load.build(run, load.shape_of(plan))
-    parallel.place(model, where, run.seed, bf16)
+    parallel.placed(model, where, run)
     optimizer = adamw(run.optim, model)
+    ema = Ema(run.ema, model) if run.ema is not None else None
     found, incomplete = checkpoint.newest(root)
     for path in incomplete:
         say("incomplete checkpoint passed over", path=path)
@@ -116,10 +121,12 @@ def _begin(run: Run, root: str, identity: str, plan: Plan, where: World, say: Lo
         if found.marker["fingerprint"] != identity:
             raise ConflictError("the output holds checkpoints of another run", where=found.path, found=found.marker["fingerprint"][:16],
                                 allowed=identity[:16], next="choose another `output`, or remove that folder first")  # fmt: skip
-        checkpoint.load(found, model, optimizer, where)
+        checkpoint.load(found, model, optimizer, where, ema)
         say("resumed", step=found.step, path=found.path)
     elif run.init:
-        load.fill(model, load.read_weights(run.init), run.init)
+        load.begin(model, run.init, where, run.init_ema)
+        if ema is not None:
+            ema.restart()
     first = found.step if found is not None else 0
     reading = Reading(run.workers, max(run.prefetch or 0, 2 * run.workers), run.cache.dir, run.cache.bytes, run.verify, parallel.neighbours(where),
                       pictures.encoding_of(run, plan, str(where.device)))  # fmt: skip
@@ -127,19 +134,18 @@ def _begin(run: Run, root: str, identity: str, plan: Plan, where: World, say: Lo
     if not stream.total:
         raise BudgetError("the plan holds no training sequence", where=run.plan)
     account = metrics.Account(plan.sources, found.marker["consumed"] if found is not None else None)
-    return _State(run, where, stream, model, optimizer, account), first
+    return _State(run, where, stream, model, optimizer, account, ema), first
 
 
-def _steps(state: _State, root: str, identity: str, first: int, say: Log, stop: threading.Event | None) -> None:
+def _steps(state: _State, root: str, identity: str, plan: Plan, first: int, say: Log, stop: threading.Event | None) -> None:
     run, where, steps = state.run, state.where, state.stream.steps
     writer = metrics.Writer(root, first) if where.rank == 0 else None
     depth = run.prefetch if run.prefetch is not None else (2 if where.device.type == "cuda" else 0)
-    save = lambda done: checkpoint.save(
-        root, done, state.model, state.optimizer, where, {"fingerprint": identity, "consumed": state.account.as_dict()}
-    )
+    saver = Saver(root, where, run.keep, say)
+    facts = lambda: {"fingerprint": identity, "consumed": state.account.as_dict(), "recipe": run.recipe(), "shape": load.shape_of(plan)}
     clock = time.monotonic()
     made = ahead(((_prepare(state, batch), done) for batch, done in state.stream), depth)
-    with closing(made):  # also when a step raises: the threads and processes that read end before this does
+    with closing(saver), closing(made):  # also when a step raises: the threads and processes that read and write end before this does
         for prepared, done in made:
             waited = time.monotonic() - clock
             line, stopping = _step(state, done - 1, prepared, bool(stop is not None and stop.is_set()))
@@ -153,10 +159,10 @@ def _steps(state: _State, root: str, identity: str, first: int, say: Log, stop: 
             if stopping or (run.checkpoint_every and done % run.checkpoint_every == 0 and not last):
                 if writer is not None:
                     writer.flush()
-                path = save(done)
-                say("checkpoint", step=done, path=path)
-                if where.rank == 0:
-                    checkpoint.prune(root, run.keep)
+                saver.save(done, checkpoint.state_of(state.model, state.optimizer, state.ema), facts())
+            saver.look()
+            if stopping:
+                saver.wait(must=not last)
             if stopping and not last:
                 raise Stopped(f"stopped after step {done} of {steps}; a checkpoint is kept", where=root, signal=15, next="the same command goes on")
             if done % max(steps // 20, 1) == 0:
@@ -180,15 +186,23 @@ def _step(state: _State, step: int, prepared: _Prepared, stop: bool) -> tuple[di
     counts = shared[:-1].reshape(prepared.counts.shape)
     text_targets, flow_targets = counts[:, -2].sum(), counts[:, -1].sum()
     sums: torch.Tensor | float = 0.0
+    chosen: torch.Tensor | float = 0.0
     for i, (host, host_seen) in enumerate(prepared.parts):
         batch, seen = host.to(where.device), host_seen.to(where.device)
         parallel.last_micro_batch(model, i + 1 == len(prepared.parts))
-        found = losses.errors(model(batch, seen.z, seen.t, seen.dropped), batch, seen, run.flow)
-        losses.objective(run.loss, found, text_targets, flow_targets).backward()
+        out = model(batch, seen.z, seen.t, seen.dropped)
+        found = losses.errors(out, batch, seen, run.flow)
+        objective = losses.objective(run.loss, found, text_targets, flow_targets)
+        if out.routed is not None:
+            objective = objective + experts.balance_loss(model, out.routed, counts[:, :3].sum())
+            chosen = chosen + out.routed.counts.double()
+        objective.backward()
         sums = sums + losses.sums(found, len(sources))
     assert isinstance(sums, torch.Tensor)
     local = sums.cpu().numpy()
-    total = where.sum(local)
+    load = chosen.cpu().numpy() if isinstance(chosen, torch.Tensor) else np.zeros((0, 0))
+    together = where.sum(np.append(local, load))
+    total, load = together[: local.size].reshape(local.shape), together[local.size :].reshape(load.shape)
     norm = parallel.clip(model, run.optim.clip)
     if not (np.isfinite(total).all() and math.isfinite(norm)):
         _diverged(step, sources, local, norm, prepared.batch)
@@ -196,8 +210,13 @@ def _step(state: _State, step: int, prepared: _Prepared, stop: bool) -> tuple[di
     set_rate(state.optimizer, rate)
     state.optimizer.step()
     state.optimizer.zero_grad(set_to_none=True)
+    if state.ema is not None:
+        state.ema.update(step + 1)
     state.account.add(counts)
     line = metrics.step_line(step, sources, counts, total, run.loss)
+    if load.size:
+        experts.after_step(model, torch.from_numpy(load))
+        line |= experts.load_line(load)
     extra = {"tokens": state.account.payload, "step_tokens": int(counts[:, :2].sum()), "lr": rate, "grad_norm": norm}
     return {**line, **extra}, bool(shared[-1])
 
@@ -212,10 +231,9 @@ def _diverged(step: int, sources: list[str], sums: np.ndarray, norm: float, batc
     )
 
 
-def _card(state: _State, root: str, identity: str, plan: Plan, weights: dict[str, torch.Tensor]) -> None:
-    """Export the weights and write run.json: what was consumed, of what, by which model."""
+def _card(state: _State, root: str, identity: str, plan: Plan, files: list[dict[str, Any]]) -> None:
+    """Write run.json, whose weights are `files`: what was consumed, of what, by which model."""
     run, stream, account = state.run, state.stream, state.account
-    file = load.export(root, weights)
     of = dict(zip(losses.COUNTS, account.table.sum(axis=0).tolist(), strict=True))
     sequences = min(stream.steps * run.batch, stream.total)
     sources = {
@@ -227,12 +245,12 @@ def _card(state: _State, root: str, identity: str, plan: Plan, weights: dict[str
     }  # fmt: skip
     parents = [manifest.parent(run.plan, root, plan.card["fingerprint"])]
     if run.init:
-        parents.append(manifest.parent(run.init, root, manifest.read_card(run.init)["fingerprint"]))
+        parents.append(manifest.parent(run.init, root, load.start_of(run.init).fingerprint))
     loss = of["text_targets"] + of["flow_targets"]
     flops = state.model.training_flops(of["text"] + of["structure"], of["visual"], of["text_targets"], of["pairs"])
     card = manifest.card(
         "run", run.name or storage.absolute(root).rpartition("/")[2], identity, run.recipe(), parents=parents, stages={"train": VERSION},
-        records=sequences, bytes=file["bytes"], files=[file], sources=sources,
+        records=sequences, bytes=sum(f["bytes"] for f in files), files=files, sources=sources,
         tokens={"text": of["text"], "visual": of["visual"], "loss": loss, "all": of["text"] + of["visual"]},
         structure=of["structure"], padding=sequences * plan.sequence_length - of["text"] - of["visual"] - of["structure"],
         steps=stream.steps, parameters=state.model.parameters_by_use(), shape=load.shape_of(plan), flops=flops,

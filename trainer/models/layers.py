@@ -1,4 +1,4 @@
-"""The parts of a block: norms, rotary positions, attention, feed-forward, and the embedding of time. Single-device code.
+"""The parts of a block: norms, rotary positions, attention, feed-forward. Single-device code.
 
 Hidden states are flat, x [T, E], text first and latents last (see attention.py): per-modality weights act on slices. Shapes: T tokens, E width,
 H query heads, K key-value heads, d head width, M feed-forward width. No module here draws a number: `Transfusion.initial` says how each
@@ -7,7 +7,6 @@ parameter starts, so that it starts the same under any sharding.
 
 from __future__ import annotations
 
-import math
 from typing import Any, Literal
 
 import torch
@@ -26,9 +25,17 @@ def norm(kind: Norm, width: int) -> nn.Module:
 
 
 def rotary_tables(position: Tensor, head: int, theta: float) -> tuple[Tensor, Tensor]:
-    """cos and sin [T, 1, d/2] of rotary angles (Su et al., arXiv 2104.09864) at integer positions [T]."""
+    """cos and sin [T, 1, d/2] of rotary angles (Su et al., arXiv 2104.09864) at integer positions [T], or at places [T,2] in a plane.
+
+    In a plane, angles take turns: even ones rotate by the first coordinate, odd ones by the second, so that both have all frequencies. Equal
+    coordinates are the positions on a line, which is how text stands in the same space as images.
+    """
     frequency = theta ** (-torch.arange(0, head, 2, device=position.device, dtype=torch.float32) / head)
-    angle = position[:, None, None].float() * frequency
+    if position.ndim == 2:
+        position = position[:, torch.arange(head // 2, device=position.device) % 2]
+        angle = position[:, None, :].float() * frequency
+    else:
+        angle = position[:, None, None].float() * frequency
     return angle.cos(), angle.sin()
 
 
@@ -85,6 +92,14 @@ class _SquaredReLU(torch.autograd.Function):
         return (grad * positive).mul_(2)
 
 
+def activate(h: Tensor, activation: Activation) -> Tensor:
+    """[.., M or 2 M] → [.., M]: silu(first half) x second half (Shazeer, arXiv 2002.05202), or max(h, 0)^2 (So et al., arXiv 2109.08668)."""
+    if activation == "relu2":
+        return _SquaredReLU.apply(h)  # type: ignore[no-any-return]
+    gate, h = h.chunk(2, dim=-1)
+    return F.silu(gate) * h
+
+
 class Attention(nn.Module):
     """Grouped-query attention with rotary positions and, by choice, normalised queries and keys (Dehghani et al., arXiv 2302.05442)."""
 
@@ -97,32 +112,62 @@ class Attention(nn.Module):
         # One gain for queries and one for keys, kept as one parameter so that both are normalised in one pass.
         self.qk_gain = nn.Parameter(torch.empty(2, self.head)) if qk_norm else None
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, attend: Attend) -> Tensor:
+    def forward(self, x: Tensor, text: int, cos: Tensor, sin: Tensor, attend: Attend) -> Tensor:
         """x [T,E] → [T,E]."""
+        qk, v = self.asked(x)
+        return self.out(attend(rotate(qk, v, cos, sin), self.heads).flatten(1))
+
+    def asked(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """x [T,E] → queries and keys [T, H + K, d], values [T, K, d], not rotated yet."""
         q_and_k = self.heads + self.kv_heads
         qk, v = self.qkv(x).view(len(x), q_and_k + self.kv_heads, self.head).split([q_and_k, self.kv_heads], dim=1)
         if self.qk_gain is not None:
             gain = torch.cat([self.qk_gain[:1].expand(self.heads, -1), self.qk_gain[1:].expand(self.kv_heads, -1)])
             qk = (F.layer_norm(qk, (self.head,), eps=1e-6) if self.qk_norm == "layer" else F.rms_norm(qk, (self.head,), eps=1e-6)) * gain
-        return self.out(attend(rotate(qk, v, cos, sin), self.heads).flatten(1))
+        return qk, v
+
+
+class AttentionPerModality(nn.Module):
+    """Projections and gains of its own for each modality, one attention over all tokens (Mixture-of-Transformers, arXiv 2411.04996)."""
+
+    def __init__(self, width: int, heads: int, kv_heads: int, qk_norm: Norm | None) -> None:
+        super().__init__()
+        self.text = Attention(width, heads, kv_heads, qk_norm)
+        self.latent = Attention(width, heads, kv_heads, qk_norm)
+
+    def forward(self, x: Tensor, text: int, cos: Tensor, sin: Tensor, attend: Attend) -> Tensor:
+        """x [T,E], the first `text` rows text → [T,E]."""
+        words, latents = x.tensor_split([text])
+        qk, v = (torch.cat(pair) for pair in zip(self.text.asked(words), self.latent.asked(latents), strict=True))
+        words, latents = attend(rotate(qk, v, cos, sin), self.text.heads).flatten(1).tensor_split([text])
+        return torch.cat([self.text.out(words), self.latent.out(latents)])
+
+
+class NormPerModality(nn.Module):
+    """A norm with gains of its own for each modality."""
+
+    def __init__(self, kind: Norm, width: int) -> None:
+        super().__init__()
+        self.text, self.latent = norm(kind, width), norm(kind, width)
+
+    def forward(self, x: Tensor, text: int) -> Tensor:
+        """x [T,E], the first `text` rows text → [T,E]."""
+        words, latents = x.tensor_split([text])
+        return torch.cat([self.text(words), self.latent(latents)])
 
 
 class FeedForward(nn.Module):
-    """SwiGLU (Shazeer, arXiv 2002.05202: three matrices) or squared ReLU (So et al., arXiv 2109.08668: two), of inner width M."""
+    """Two matrices of inner width M around squared ReLU, or three around SwiGLU, the first two of them as one."""
 
     def __init__(self, width: int, inner: int, activation: Activation) -> None:
         super().__init__()
-        self.gated = activation == "swiglu"
-        self.up = nn.Linear(width, inner * (2 if self.gated else 1), bias=False)
+        self.activation = activation
+        self.up = nn.Linear(width, inner * (2 if activation == "swiglu" else 1), bias=False)
         self.down = nn.Linear(inner, width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """x [T,E] → [T,E]."""
-        h = self.up(x)
-        if self.gated:
-            gate, h = h.chunk(2, dim=-1)
-            return self.down(F.silu(gate) * h)
-        return self.down(_SquaredReLU.apply(h))
+        return self.down(activate(self.up(x), self.activation))
 
 
 class SharedFFN(nn.Module):
@@ -132,9 +177,9 @@ class SharedFFN(nn.Module):
         super().__init__()
         self.all = FeedForward(width, inner, activation)
 
-    def forward(self, x: Tensor, text: int) -> Tensor:
-        """x [T,E], the first `text` rows text → [T,E]."""
-        return self.all(x)
+    def forward(self, x: Tensor, text: int) -> tuple[Tensor, None]:
+        """x [T,E], the first `text` rows text → [T,E], and nothing to tell of experts."""
+        return self.all(x), None
 
 
 class PerModalityFFN(nn.Module):
@@ -145,39 +190,7 @@ class PerModalityFFN(nn.Module):
         self.text = FeedForward(width, inner, activation)
         self.latent = FeedForward(width, inner, activation)
 
-    def forward(self, x: Tensor, text: int) -> Tensor:
-        """x [T,E], the first `text` rows text → [T,E]."""
+    def forward(self, x: Tensor, text: int) -> tuple[Tensor, None]:
+        """x [T,E], the first `text` rows text → [T,E], and nothing to tell of experts."""
         words, latents = x.tensor_split([text])
-        return torch.cat([self.text(words), self.latent(latents)])
-
-
-class Block(nn.Module):
-    """Pre-norm attention and feed-forward, each added to the stream."""
-
-    def __init__(self, attention: Attention, ffn: nn.Module, width: int, kind: Norm) -> None:
-        super().__init__()
-        self.attention_norm, self.attention = norm(kind, width), attention
-        self.ffn_norm, self.ffn = norm(kind, width), ffn
-
-    def forward(self, x: Tensor, text: int, cos: Tensor, sin: Tensor, attend: Attend) -> Tensor:
-        """x [T,E] → [T,E]."""
-        x = x + self.attention(self.attention_norm(x), cos, sin, attend)
-        return x + self.ffn(self.ffn_norm(x), text)
-
-
-class TimeEmbedding(nn.Module):
-    """t in [0,1] → [I,E]: sines of 1000 t at geometric frequencies, then an MLP of two layers (as in DiT, arXiv 2212.09748)."""
-
-    def __init__(self, width: int, waves: int = 64) -> None:
-        super().__init__()
-        self.waves = waves
-        self.up = nn.Linear(waves, width)
-        self.down = nn.Linear(width, width)
-
-    def forward(self, t: Tensor) -> Tensor:
-        """t [I] → [I,E]."""
-        half = self.waves // 2
-        frequency = torch.exp(-math.log(10_000) * torch.arange(half, device=t.device) / half)
-        angle = 1000 * t.float()[:, None] * frequency
-        waves = torch.cat([angle.cos(), angle.sin()], dim=1)
-        return self.down(F.silu(self.up(waves.to(self.up.weight.dtype))))
+        return torch.cat([self.text(words), self.latent(latents)]), None
