@@ -22,7 +22,7 @@ import torch
 from mixtures.plan import Plan
 from pipelines.format import manifest, storage
 from pipelines.format.errors import BudgetError, ConflictError, HeadwaterError, Stopped
-from trainer import checkpoint, losses, metrics, parallel, pictures, stood_in
+from trainer import checkpoint, losses, metrics, parallel, pictures, starting, stood_in
 from trainer.batch import Batch
 from trainer.ema import Ema
 from trainer.flow import Noised, noised
@@ -124,6 +124,8 @@ def _begin(run: Run, root: str, identity: str, plan: Plan, where: World, say: Lo
         checkpoint.load(found, model, optimizer, where, ema)
         say("resumed", step=found.step, path=found.path)
     elif run.init:
+        for note in starting.differences(run.init, plan):
+            say(note)
         load.begin(model, run.init, where, run.init_ema)
         if ema is not None:
             ema.restart()
