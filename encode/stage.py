@@ -142,6 +142,7 @@ def extras(config: EncodeRecipe, dataset: Dataset, output: str, commits: Commits
     encoders: dict[str, Any] = {"text": as_written(config.text)}
     identity: dict[str, Any] = {}  # what the latents depend on, key by key: an audit says by it what is another now
     stats: Statistics | None = None
+    seen: list[str] = []
     figures: dict[str, Any] = {}
     if isinstance(config.images, Reuse):
         other = Dataset.open(storage.absolute(config.images.dataset))
@@ -154,7 +155,7 @@ def extras(config: EncodeRecipe, dataset: Dataset, output: str, commits: Commits
         if config.storage == "none":
             # The fingerprint stays that of the identity: no byte of this dataset depends on where a sample was encoded.
             assert isinstance(config.images, ImageEncoder)
-            (stats, _), seen = sampled_statistics(config, dataset, job, gpus_each(config, config.images, job)), []
+            stats, _ = sampled_statistics(config, dataset, job, gpus_each(config, config.images, job))
         else:
             stats, seen = merge_parts(output, commits, job)
         error, grid = codec_error(commits), config.images.grid()

@@ -21,7 +21,7 @@ import torch
 from mixtures.plan import Plan
 from pipelines.format import manifest, storage
 from pipelines.format.errors import BudgetError, ConflictError, Stopped
-from trainer import checkpoint, guards, loggers, losses, meter, metrics, parallel, pictures, stood_in
+from trainer import checkpoint, guards, loggers, losses, meter, metrics, parallel, pictures, starting, stood_in
 from trainer.batch import Batch
 from trainer.ema import Ema
 from trainer.flow import Noised, noised
@@ -120,6 +120,8 @@ def _begin(run: Run, root: str, identity: str, plan: Plan, where: World, say: Lo
         checkpoint.load(found, model, optimizer, where, ema)
         say("resumed", step=found.step, path=found.path)
     elif run.init:
+        for note in starting.differences(run.init, plan):
+            say(note)
         load.begin(model, run.init, where, run.init_ema)
         if ema is not None:
             ema.restart()
@@ -153,6 +155,7 @@ def _steps(state: _State, root: str, identity: str, plan: Plan, first: int, say:
             watch.arrived()
             line, stopping = _step(state, done - 1, prepared, bool(stop is not None and stop.is_set()))
             line |= watch.stepped(line)
+            line |= pictures.shares(state.stream.reader.pictures, line["step_s"])
             if writer is not None:
                 writer.add(line)
             last = done == steps

@@ -74,6 +74,14 @@ def fingerprint_of(run: Run, plan: Plan) -> str | None:
     return None if image is None or run.latents == "stored" else str(image["fingerprint"])
 
 
+def shares(pictures: Pictures | None, seconds: float) -> dict[str, float]:
+    """For a line of metrics: time of the encoder over the time of the step. Above 0.5 or so, or with `data_wait` beside it, storing may pay."""
+    if pictures is None:
+        return {}
+    spent, pictures.seconds = pictures.seconds, 0.0
+    return {"encode": round(spent / max(seconds, 1e-9), 4)}
+
+
 class Pictures:
     """The pictures of a plan's spans, for one Reader: `arrays` in any process, `latents` where the device is."""
 

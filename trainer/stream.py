@@ -135,14 +135,15 @@ class Reader:
     def arrays(self, rows: Sequence[Sequence[Document]], seq: Sequence[int], length: int | None = None) -> dict[str, np.ndarray]:
         """What `batch` returns, as numpy arrays by name; with `encode` pictures instead of latents, of which `made` makes them."""
         length = length or self.plan.sequence_length
-        if self.pictures is None:
+        # An evaluation's own documents bring latents along, also where others name pictures.
+        if self.pictures is None or any(len(d.image_loss) and not d.pictures for row in rows for d in row):
             return packed(rows, seq, length, self.plan.specials.pad, self.width, self.normaliser)
         arrays = packed(rows, seq, length, self.plan.specials.pad, 0)
         return arrays | self.pictures.arrays([d for row in rows for d in row], self.shard)
 
     def made(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Arrays with latents where there were pictures."""
-        return arrays if self.pictures is None else self.pictures.latents(arrays, self.normaliser)
+        return self.pictures.latents(arrays, self.normaliser) if self.pictures is not None and "pictures" in arrays else arrays
 
     def sequence(self, seq: int, split: str = "train") -> list[Document]:
         """The documents of one packed row of the plan, with others in the places of forgotten records where any fit."""

@@ -206,3 +206,24 @@ def test_processes_that_decode_load_no_torch(stored: str) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_evaluations_of_a_run_whose_latents_are_not_stored_give_the_rows_of_one_whose_are(world: Path, tmp_path: Path) -> None:
+    from trainer.evaluate import evaluate_run
+    from trainer.evaluate.flow_loss import FlowLoss
+    from trainer.evaluate.samples import Samples
+    from trainer.evaluate.text_perplexity import TextPerplexity
+    from trainer.evaluate.vqa import Vqa
+
+    rows = []
+    for name, latents in (("none", "encode"), ("f32", "stored")):
+        plan = pixelplan.plan(world, f"judged/{name}", storage=name, mixture={"held_out": {"fraction": 0.3, "seed": 0}}, kinds=("image-text", "vqa"))
+        card = train(pixelplan.run(plan, tmp_path / name, latents=latents, steps=8))
+        parts = [FlowLoss(), TextPerplexity(), Vqa(source="vqa", questions=4), Samples(source="image-text", images=2, steps=2, pictures=2)]
+        rows.append(evaluate_run(card["path"], parts))
+        made = Dataset.open(str(tmp_path / name / "samples"))
+        assert made.encoding is not None and made.encoding["image"]["codec"] != "none" and made.card["records"] == 2
+    assert len(rows[0]) == len(rows[1]) > 5
+    for a, b in zip(*rows, strict=True):
+        assert {k: v for k, v in a.items() if k != "value"} == {k: v for k, v in b.items() if k != "value"}
+        assert a["value"] == pytest.approx(b["value"], rel=1e-3)
