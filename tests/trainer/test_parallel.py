@@ -45,11 +45,13 @@ def rows_of(rank: int, world: int) -> Batch:
     return hand.batch([*mine, *([[]] * (-(-ROWS // world) - len(mine)))], length=64)
 
 
-def built(where: parallel.World, bf16: bool = False, recompute: str | int = "none", compiled: bool = False, **shape: Any) -> TransfusionModel:
+def built(
+    where: parallel.World, bf16: bool = False, recompute: str | int = "none", compiler: str | None = None, **shape: Any
+) -> TransfusionModel:
     """The small model, with a flow head that is not zero: zero would leave most gradients zero."""
     with torch.device("meta"):
         model = Transfusion(**{**SHAPE, **shape}).build(hand.VOCAB, hand.WIDTH, hand.PATCHES)
-    parallel.place(model, where, 0, bf16, recompute, compiled)
+    parallel.place(model, where, 0, bf16, recompute, compiler)
     for name, tensor in parallel.tensors(model).items():
         drawn = torch.Generator().manual_seed(1)
         if name == "latent_out.weight":
@@ -288,3 +290,30 @@ def _kept(how: dict[str, Any]) -> int:
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
         losses.errors(model(batch, seen.z, seen.t, seen.dropped), batch, seen, Flow())
     return sum(kept.values())
+
+
+@pytest.mark.slow
+def test_compiled_blocks_give_the_same_gradients_and_are_compiled_once_more_when_lengths_change() -> None:
+    """Traced and differentiated as compiled code is, without the minutes of writing C++; sharded, so that compiling meets FSDP too."""
+    from torch._dynamo.utils import counters
+
+    batches = [hand.pack(np.random.default_rng(i), rows=1 + i % 3) for i in range(6)]
+    one = _many(built(parallel.World(0, 1, torch.device("cpu"))), batches)
+    with parallel.world("cpu", alone=True) as where:
+        model = built(where, compiler="aot_eager", recompute=1)
+        found = _many(model, batches[:3])
+        frames = counters["frames"]["ok"]
+        found += _many(model, batches[3:])
+        assert counters["frames"]["ok"] == frames > 0, "a batch of another shape was compiled anew"
+    for a, b in zip(found, one, strict=True):
+        assert max(apart(a, b).values()) <= 1e-5
+
+
+def _many(model: TransfusionModel, batches: list[Batch]) -> list[dict[str, torch.Tensor]]:
+    out = []
+    for batch in batches:
+        seen = noised(Flow(), batch, seed=0)
+        losses.objective(Loss(), losses.errors(model(batch, seen.z, seen.t), batch, seen, Flow()), 100, 100).backward()
+        out.append({n: _whole(p.grad) for n, p in model.named_parameters()})
+        model.zero_grad()
+    return out
