@@ -32,11 +32,11 @@ class Subject:
     device: str = "cpu"
 
     @classmethod
-    def load(cls, run_dir: str, device: str = "cpu") -> Subject:
-        """The newest complete checkpoint of a run."""
+    def load(cls, run_dir: str, device: str = "cpu", ema: bool = False) -> Subject:
+        """A run, or while it has not finished its newest complete checkpoint; its weights, or with `ema` their moving average."""
         from trainer.models.load import load_model
 
-        model, run, plan = load_model(run_dir)
+        model, run, plan = load_model(run_dir, ema=ema)
         return cls(model.to(device).eval(), run, Reader(plan), device)
 
     @property
