@@ -110,6 +110,8 @@ def _begin(run: Run, root: str, identity: str, plan: Plan, where: World, say: Lo
     parallel.placed(model, where, run)
     optimizer = adamw(run.optim, model)
     ema = Ema(run.ema, model) if run.ema is not None else None
+    if where.rank == 0:
+        storage.delete_tree(storage.join(root, storage.TMP))  # what a killed save left there is as large as a checkpoint
     found, incomplete = checkpoint.newest(root)
     for path in incomplete:
         say("incomplete checkpoint passed over", path=path)
@@ -159,6 +161,8 @@ def _steps(state: _State, root: str, identity: str, plan: Plan, first: int, say:
             if writer is not None:
                 writer.add(line)
             last = done == steps
+            if done == first + 1 and run.checkpoint_every:
+                saver.prepare(checkpoint.state_of(state.model, state.optimizer, state.ema))
             if stopping or (run.checkpoint_every and done % run.checkpoint_every == 0 and not last):
                 if writer is not None:
                     writer.flush()  # a checkpoint never stands without the lines before it: the guards go on from them

@@ -108,17 +108,20 @@ def _mesh_shape(layout: Layout, size: int) -> tuple[int, ...]:
     return (shard,) if layout.replicate == 1 else (layout.replicate, shard)
 
 
-def place(model: nn.Module, where: World, seed: int, bf16: bool = False, recompute: str | int = "none", compiled: bool = False) -> nn.Module:
+def place(
+    model: nn.Module, where: World, seed: int, bf16: bool = False, recompute: str | int = "none", compiler: str | None = None
+) -> nn.Module:
     """A model built on the meta device, made real: sharded over the world's mesh when there is one, allocated, initialised.
 
-    recompute: "none", "blocks", or the number of first blocks whose inner activations are not kept. compiled: each block through torch.compile.
+    recompute: "none", "blocks", or the number of first blocks whose inner activations are not kept. compiler: the back end of torch.compile through
+    which each block goes.
     """
     blocks: list[Any] = list(model.blocks)  # type: ignore[arg-type]
     # The first ones: when they are computed again, the activations of those behind them are gone already.
     again = recompute if isinstance(recompute, int) else len(blocks) if recompute == "blocks" else 0
     for i, block in enumerate(blocks):
-        if compiled:
-            block.forward = torch.compile(block.forward)
+        if compiler is not None:
+            block.forward = _compiled(block.forward, compiler)
         if i < again:
             block.forward = _recomputed(block.forward)
     if where.mesh is not None:
@@ -131,12 +134,29 @@ def place(model: nn.Module, where: World, seed: int, bf16: bool = False, recompu
 def placed(model: nn.Module, where: World, run: Run) -> nn.Module:
     """`place` as a run asks for it."""
     compiled = where.device.type == "cuda" if run.compile == "auto" else run.compile
-    return place(model, where, run.seed, in_bf16(run, where.device.type), run.recompute, compiled)
+    return place(model, where, run.seed, in_bf16(run, where.device.type), run.recompute, "inductor" if compiled else None)
 
 
 def in_bf16(run: Run, device: str) -> bool:
     """Whether a run computes in bf16 (weights, moments and sums of gradients stay float32)."""
     return run.precision == "bf16" or (run.precision == "auto" and device == "cuda")
+
+
+class _Apart:
+    """Attention, kept out of a block's graph: it is compiled by itself where that pays (FlexAttention), and new with every batch."""
+
+    def __init__(self, attend: Callable[..., Tensor]) -> None:
+        self._attend = attend
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def __call__(self, *args: Any, **more: Any) -> Tensor:
+        return self._attend(*args, **more)
+
+
+def _compiled(forward: Callable[..., Any], compiler: str) -> Callable[..., Any]:
+    """A block's forward as compiled code, one for all blocks; lengths become symbols at the second batch."""
+    graph = torch.compile(forward, backend=compiler)
+    return lambda *args: graph(*(_Apart(a) if callable(a) and not isinstance(a, Tensor) else a for a in args))
 
 
 def _recomputed(forward: Callable[..., Any]) -> Callable[..., Any]:

@@ -45,11 +45,13 @@ def rows_of(rank: int, world: int) -> Batch:
     return hand.batch([*mine, *([[]] * (-(-ROWS // world) - len(mine)))], length=64)
 
 
-def built(where: parallel.World, bf16: bool = False, recompute: str | int = "none", compiled: bool = False, **shape: Any) -> TransfusionModel:
+def built(
+    where: parallel.World, bf16: bool = False, recompute: str | int = "none", compiler: str | None = None, **shape: Any
+) -> TransfusionModel:
     """The small model, with a flow head that is not zero: zero would leave most gradients zero."""
     with torch.device("meta"):
         model = Transfusion(**{**SHAPE, **shape}).build(hand.VOCAB, hand.WIDTH, hand.PATCHES)
-    parallel.place(model, where, 0, bf16, recompute, compiled)
+    parallel.place(model, where, 0, bf16, recompute, compiler)
     for name, tensor in parallel.tensors(model).items():
         drawn = torch.Generator().manual_seed(1)
         if name == "latent_out.weight":
@@ -94,13 +96,13 @@ def cases(world: int) -> dict[str, tuple[Layout, int, dict[str, Any]]]:
     layouts = {"fsdp": Layout(), "hsdp": Layout(replicate=2)}  # of two processes hsdp is two whole copies
     out: dict[str, tuple[Layout, int, dict[str, Any]]] = {}
     for (name, layout), accumulate, bf16 in product(layouts.items(), (1, 4), (False, True)):
-        out[f"{name} x{accumulate} {'bf16' if bf16 else 'fp32'}"] = layout, accumulate, {"bf16": bf16}
+        if (world, name, accumulate) != (2, "hsdp", 1):
+            out[f"{name} x{accumulate} {'bf16' if bf16 else 'fp32'}"] = layout, accumulate, {"bf16": bf16}
     out["fsdp shared ffn"] = Layout(), 4, {"ffn": "shared"}
     out["fsdp mixture of transformers"] = Layout(), 1, {"ffn": "mot"}
     out["fsdp experts"] = Layout(), 4, MOE
     out["hsdp experts recomputed"] = layouts["hsdp"], 4, {**MOE, "recompute": 1}
     out["hsdp experts bf16"] = layouts["hsdp"], 1, {**MOE, "bf16": True}
-    out["hsdp all recomputed"] = layouts["hsdp"], 4, {"recompute": "blocks"}
     out["hsdp all recomputed bf16"] = layouts["hsdp"], 4, {"recompute": "blocks", "bf16": True}
     return out
 
@@ -122,7 +124,8 @@ def _gradients(rank: int, world: int, folder: str) -> None:
     for name, (layout, accumulate, how) in cases(world).items():
         with parallel.world("cpu", layout) as where:
             result[name] = gradients(where, accumulate, **how)
-            result["start"] = full_weights(built(where))
+    with parallel.world("cpu", Layout(replicate=2)) as where:
+        result["start"] = full_weights(built(where))
     if rank == 0:
         torch.save(result, f"{folder}/gradients-{world}.pt")
 
@@ -194,8 +197,7 @@ def apart(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> dict[str, f
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("world", [2, 4])
-@pytest.mark.parametrize("case", [name for name in cases(2) if "bf16" not in name])
+@pytest.mark.parametrize(("world", "case"), [(world, name) for world in (2, 4) for name in cases(world) if "bf16" not in name])
 def test_gradients_of_several_processes_are_those_of_one(several: dict, world: int, case: str) -> None:
     how = {k: v for k, v in cases(world)[case][2].items() if k in ("ffn", "experts")}
     one = gradients(parallel.World(0, 1, torch.device("cpu")), accumulate=1, **how)
@@ -204,18 +206,18 @@ def test_gradients_of_several_processes_are_those_of_one(several: dict, world: i
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("world", [2, 4])
-@pytest.mark.parametrize("case", [name for name in cases(2) if "bf16" in name])
+@pytest.mark.parametrize(("world", "case"), [(world, name) for world in (2, 4) for name in cases(world) if "bf16" in name])
 def test_gradients_in_bf16_are_as_near_to_the_truth_as_those_of_one_process(several: dict, world: int, case: str) -> None:
-    """A weight's gradient is a bf16 product (rounded by 2^-9) for each rank and micro-batch, summed in float32: p products of a like size are
-    rounded apart instead of one, which moves the sum by about 2^-9 sqrt(p) of a product's size, itself 1/sqrt(p) to 1 of the sum. Hence
-    p x 2^-9 at most; and from the float32 gradients no further than half again as far as the one process is."""
+    """A weight's gradient is a product rounded to bf16 (by 2^-9 of itself), here one for each rank and micro-batch, summed in float32, there one for
+    all. Roundings of p parts are independent, so their sum is off by about 2^-9 of the root of the parts' squares, no more than one part's
+    product where parts do not cancel; a hidden state that falls on the other side of a rounding adds as much. Hence 4 x 2^-9 for each weight
+    against the one process; and all in all no further from the float32 gradients than the one process is."""
     how = {k: v for k, v in cases(world)[case][2].items() if k in ("ffn", "experts")}
     exact = gradients(parallel.World(0, 1, torch.device("cpu")), accumulate=1, **how)
     with parallel.world("cpu", alone=True) as where:
         one = gradients(where, accumulate=1, bf16=True, **how)
-    found, products = several[world][case], world * cases(world)[case][1]
-    assert max(apart(found, one).values()) <= max(products, 4) * 2**-9
+    found = several[world][case]
+    assert max(apart(found, one).values()) <= 4 * 2**-9
     whole = lambda of: torch.cat([g.reshape(-1) for g in of.values()])
     off = lambda of: float((whole(of) - whole(exact)).norm() / whole(exact).norm())
     assert off(one) > 1e-4 and off(found) <= 1.5 * off(one)
@@ -288,3 +290,30 @@ def _kept(how: dict[str, Any]) -> int:
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
         losses.errors(model(batch, seen.z, seen.t, seen.dropped), batch, seen, Flow())
     return sum(kept.values())
+
+
+@pytest.mark.slow
+def test_compiled_blocks_give_the_same_gradients_and_are_compiled_once_more_when_lengths_change() -> None:
+    """Traced and differentiated as compiled code is, without the minutes of writing C++; sharded, so that compiling meets FSDP too."""
+    from torch._dynamo.utils import counters
+
+    batches = [hand.pack(np.random.default_rng(i), rows=1 + i % 3) for i in range(5)]
+    one = _many(built(parallel.World(0, 1, torch.device("cpu"))), batches)
+    with parallel.world("cpu", alone=True) as where:
+        model = built(where, compiler="aot_eager")
+        found = _many(model, batches[:2])
+        frames = counters["frames"]["ok"]
+        found += _many(model, batches[2:])
+        assert counters["frames"]["ok"] == frames > 0, "a batch of another shape was compiled anew"
+    for a, b in zip(found, one, strict=True):
+        assert max(apart(a, b).values()) <= 1e-5
+
+
+def _many(model: TransfusionModel, batches: list[Batch]) -> list[dict[str, torch.Tensor]]:
+    out = []
+    for batch in batches:
+        seen = noised(Flow(), batch, seed=0)
+        losses.objective(Loss(), losses.errors(model(batch, seen.z, seen.t), batch, seen, Flow()), 100, 100).backward()
+        out.append({n: _whole(p.grad) for n, p in model.named_parameters()})
+        model.zero_grad()
+    return out

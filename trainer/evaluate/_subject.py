@@ -34,11 +34,11 @@ class Subject:
     device: str = "cpu"
 
     @classmethod
-    def load(cls, run_dir: str, device: str = "cpu") -> Subject:
-        """The newest complete checkpoint of a run."""
+    def load(cls, run_dir: str, device: str = "cpu", ema: bool = False) -> Subject:
+        """A run, or while it has not finished its newest complete checkpoint; its weights, or with `ema` their moving average."""
         from trainer.models.load import load_model
 
-        model, run, plan = load_model(run_dir)
+        model, run, plan = load_model(run_dir, ema=ema)
         reader = Reader(plan, Reading(encode=encoding_of(run, plan, device)))
         if reader.pictures is not None:
             plan.__dict__["datasets"] = [Encoded(d, reader.pictures) for d in plan.datasets]
