@@ -23,12 +23,14 @@ from pipelines.format import manifest, storage
 from pipelines.format.errors import BudgetError, ConflictError, Stopped
 from trainer import checkpoint, guards, loggers, losses, meter, metrics, parallel, stood_in
 from trainer.batch import Batch
+from trainer.ema import Ema
 from trainer.flow import Noised, noised
 from trainer.models import experts, load
 from trainer.models.transfusion import TransfusionModel
 from trainer.optim import adamw, set_rate
 from trainer.parallel import World
 from trainer.run import Run
+from trainer.saver import Saver
 from trainer.stream import Reading, Stream, ahead
 
 Log = Callable[..., Any]
@@ -46,6 +48,7 @@ class _State(NamedTuple):
     account: metrics.Account
     guard: guards.Guard
     weighing: losses.Weighing
+    ema: Ema | None
 
 
 class _Prepared(NamedTuple):
@@ -64,7 +67,7 @@ def train(run: Run, output: str | None = None, log: Log | None = None, stop: thr
     begun, say = time.monotonic(), log or (lambda event, **fields: None)
     root = output or run.output
     plan = Plan.open(run.plan)
-    start = manifest.read_card(run.init)["fingerprint"] if run.init else None
+    start = load.start_of(run.init).fingerprint if run.init else None
     identity = run.identity(plan.card["fingerprint"], start)
     finished = _finished(root, identity)
     if finished is not None:
@@ -72,17 +75,19 @@ def train(run: Run, output: str | None = None, log: Log | None = None, stop: thr
     loggers.check(run.log, root)
     if run.threads:
         torch.set_num_threads(run.threads)
-    with parallel.world(run.device) as where:
+    with parallel.world(run.device, run.parallel, alone=run.precision == "bf16") as where:
         state, first = _begin(run, root, identity, plan, where, say)
         if where.rank == 0 and (event := stood_in.note(root, state.stream.reader.stand_ins)) is not None:
             _log(root, event)
             say("others stand in for forgotten records", **{k: v for k, v in event.items() if k != "event"})
-        _steps(state, root, identity, first, say, stop)
+        _steps(state, root, identity, plan, first, say, stop)
         if state.stream.reader.left_out:
             say("places of forgotten records stayed empty", spans=state.stream.reader.left_out)
-        weights = checkpoint.full_weights(state.model)
+        weights = {load.WEIGHTS: checkpoint.full_weights(state.model)}
+        if state.ema is not None:
+            weights[load.AVERAGE] = {**weights[load.WEIGHTS], **parallel.whole(state.ema.weights, where)}
         if where.rank == 0:
-            _card(state, root, identity, plan, weights)
+            _card(state, root, identity, plan, [load.export(root, w, name) for name, w in weights.items()])
             _log(root, {"event": "trained", "seconds": round(time.monotonic() - begun, 3), "from_step": first, "world": where.size})
             storage.sweep(root)
         where.gather(None)
@@ -102,8 +107,9 @@ def _finished(root: str, identity: str) -> dict[str, Any] | None:
 def _begin(run: Run, root: str, identity: str, plan: Plan, where: World, say: Log) -> tuple[_State, int]:
     """Model, optimizer and account, from the newest complete checkpoint when there is one; and the first step to run."""
     model = load.build(run, load.shape_of(plan))
-    parallel.place(model, where, run.seed, _bf16(run, where))
+    parallel.placed(model, where, run)
     optimizer = adamw(run.optim, model)
+    ema = Ema(run.ema, model) if run.ema is not None else None
     found, incomplete = checkpoint.newest(root)
     for path in incomplete:
         say("incomplete checkpoint passed over", path=path)
@@ -111,10 +117,12 @@ def _begin(run: Run, root: str, identity: str, plan: Plan, where: World, say: Lo
         if found.marker["fingerprint"] != identity:
             raise ConflictError("the output holds checkpoints of another run", where=found.path, found=found.marker["fingerprint"][:16],
                                 allowed=identity[:16], next="choose another `output`, or remove that folder first")  # fmt: skip
-        checkpoint.load(found, model, optimizer, where)
+        checkpoint.load(found, model, optimizer, where, ema)
         say("resumed", step=found.step, path=found.path)
     elif run.init:
-        load.fill(model, load.read_weights(run.init), run.init)
+        load.begin(model, run.init, where, run.init_ema)
+        if ema is not None:
+            ema.restart()
     first = found.step if found is not None else 0
     reading = Reading(run.workers, max(run.prefetch or 0, 2 * run.workers), run.cache.dir, run.cache.bytes, run.verify, parallel.neighbours(where))
     stream = Stream(plan, run.batch, where.rank, where.size, first, steps=run.steps, reading=reading)
@@ -122,19 +130,23 @@ def _begin(run: Run, root: str, identity: str, plan: Plan, where: World, say: Lo
         raise BudgetError("the plan holds no training sequence", where=run.plan)
     account = metrics.Account(plan.sources, found.marker["consumed"] if found is not None else None)
     weighing = losses.Weighing(run.loss, found.marker.get("carried", {}).get("loss") if found is not None else None)
-    return _State(run, where, stream, model, optimizer, account, guards.resumed(run.guards, root, first, where), weighing), first
+    return _State(run, where, stream, model, optimizer, account, guards.resumed(run.guards, root, first, where), weighing, ema), first
 
 
-def _steps(state: _State, root: str, identity: str, first: int, say: Log, stop: threading.Event | None) -> None:
+def _steps(state: _State, root: str, identity: str, plan: Plan, first: int, say: Log, stop: threading.Event | None) -> None:
     run, where, steps = state.run, state.where, state.stream.steps
     depth = run.prefetch if run.prefetch is not None else (2 if where.device.type == "cuda" else 0)
-    facts = lambda: {"fingerprint": identity, "consumed": state.account.as_dict(), "carried": {"loss": state.weighing.state()}}
-    save = lambda done: checkpoint.save(root, done, state.model, state.optimizer, where, facts())
-    watch = meter.Meter(where, meter.peak(run.peak_tflops, where, _bf16(run, where)))
+    saver = Saver(root, where, run.keep, say)
+    facts = lambda: {
+        "fingerprint": identity, "consumed": state.account.as_dict(), "carried": {"loss": state.weighing.state()},
+        "recipe": run.recipe(), "shape": load.shape_of(plan),
+    }  # fmt: skip
+    watch = meter.Meter(where, meter.peak(run.peak_tflops, where, parallel.in_bf16(run, where.device.type)))
     made = ahead(((_prepare(state, batch), done) for batch, done in state.stream), depth)
-    with ExitStack() as stack:
+    with ExitStack() as stack:  # also when a step raises: the threads and processes that read and write end before this does
         writer = _writer(stack, run, root, identity, first) if where.rank == 0 else None
-        stack.enter_context(closing(made))  # also when a step raises: the threads and processes that read end before this does
+        for one in (saver, made):
+            stack.enter_context(closing(one))
         for prepared, done in made:
             watch.arrived()
             line, stopping = _step(state, done - 1, prepared, bool(stop is not None and stop.is_set()))
@@ -145,14 +157,13 @@ def _steps(state: _State, root: str, identity: str, first: int, say: Log, stop: 
             if stopping or (run.checkpoint_every and done % run.checkpoint_every == 0 and not last):
                 if writer is not None:
                     writer.flush()  # a checkpoint never stands without the lines before it: the guards go on from them
-                took: dict[str, float] = {}
-                with watch.saving(took):
-                    path = save(done)
+                with watch.saving() as took:
+                    saver.save(done, checkpoint.state_of(state.model, state.optimizer, state.ema), facts())
                 if writer is not None:
                     writer.note(**took)
-                say("checkpoint", step=done, path=path, **took)
-                if where.rank == 0:
-                    checkpoint.prune(root, run.keep)
+            saver.look()
+            if stopping:
+                saver.wait(must=not last)
             if stopping and not last:
                 raise Stopped(f"stopped after step {done} of {steps}; a checkpoint is kept", where=root, signal=15, next="the same command goes on")
             if done % max(steps // 20, 1) == 0:
@@ -165,10 +176,6 @@ def _writer(stack: ExitStack, run: Run, root: str, identity: str, first: int) ->
     """Where lines go, closed with the stack."""
     others = [stack.enter_context(closing(logger)) for logger in loggers.opened(run, root, identity, first)]
     return stack.enter_context(closing(metrics.Writer(root, first, others)))
-
-
-def _bf16(run: Run, where: World) -> bool:
-    return run.precision == "bf16" or (run.precision == "auto" and where.device.type == "cuda")
 
 
 def _prepare(state: _State, batch: Batch) -> _Prepared:
@@ -213,6 +220,8 @@ def _step(state: _State, step: int, prepared: _Prepared, stop: bool) -> tuple[di
     set_rate(state.optimizer, rate)
     state.optimizer.step()
     state.optimizer.zero_grad(set_to_none=True)
+    if state.ema is not None:
+        state.ema.update(step + 1)
     state.account.add(counts)
     line = metrics.step_line(step, sources, counts, total, weights)
     state.weighing.update(line.get("text"), line.get("flow"))
@@ -226,10 +235,9 @@ def _step(state: _State, step: int, prepared: _Prepared, stop: bool) -> tuple[di
     return {**line, **extra}, bool(shared[-1])
 
 
-def _card(state: _State, root: str, identity: str, plan: Plan, weights: dict[str, torch.Tensor]) -> None:
-    """Export the weights and write run.json: what was consumed, of what, by which model."""
+def _card(state: _State, root: str, identity: str, plan: Plan, files: list[dict[str, Any]]) -> None:
+    """Write run.json, whose weights are `files`: what was consumed, of what, by which model."""
     run, stream, account = state.run, state.stream, state.account
-    file = load.export(root, weights)
     of = dict(zip(losses.COUNTS, account.table.sum(axis=0).tolist(), strict=True))
     sequences = min(stream.steps * run.batch, stream.total)
     sources = {
@@ -241,11 +249,11 @@ def _card(state: _State, root: str, identity: str, plan: Plan, weights: dict[str
     }  # fmt: skip
     parents = [manifest.parent(run.plan, root, plan.card["fingerprint"])]
     if run.init:
-        parents.append(manifest.parent(run.init, root, manifest.read_card(run.init)["fingerprint"]))
+        parents.append(manifest.parent(run.init, root, load.start_of(run.init).fingerprint))
     loss = of["text_targets"] + of["flow_targets"]
     card = manifest.card(
         "run", run.name or storage.absolute(root).rpartition("/")[2], identity, run.recipe(), parents=parents, stages={"train": VERSION},
-        records=sequences, bytes=file["bytes"], files=[file], sources=sources,
+        records=sequences, bytes=sum(f["bytes"] for f in files), files=files, sources=sources,
         tokens={"text": of["text"], "visual": of["visual"], "loss": loss, "all": of["text"] + of["visual"]},
         structure=of["structure"], padding=sequences * plan.sequence_length - of["text"] - of["visual"] - of["structure"],
         steps=stream.steps, parameters=state.model.parameters_by_use(), shape=load.shape_of(plan), flops=metrics.flops(state.model, account.table),

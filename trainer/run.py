@@ -97,6 +97,21 @@ class Logs(Document):
     every: int = Field(1, ge=1)
 
 
+class Ema(Document):
+    """A moving average of the weights, kept beside them in float32 and exported as ema.safetensors. decay: its memory from step to step; early
+    on min(decay, (1 + steps) / (10 + steps)), so that short runs do not average their start."""
+
+    decay: float = Field(0.9999, gt=0, lt=1)
+
+
+class Layout(Document):
+    """How ranks share the model: `replicate` copies of it, each cut over `shard` ranks (null: all there are). replicate 1 is FSDP, more is HSDP:
+    the cut is gathered within a copy (the ranks of a machine, say), and only gradients travel between copies."""
+
+    replicate: int = Field(1, ge=1)
+    shard: int | None = Field(None, ge=1)
+
+
 class Cache(Document):
     """Where, and how much of, remote shards is kept on this machine. dir: shared by its processes (default: HEADWATER_CACHE, or a folder of this
     user's in the temporary one); bytes: the most it may hold (default: half of what is free there, at most 64 GiB)."""
@@ -113,6 +128,8 @@ class Run(Document):
     checkpoint_every: steps between checkpoints (null: only when stopped); the newest `keep` stay. threads: torch's threads (null: as they are).
     prefetch: steps made ready early (null: 2 on a GPU, 0 on a CPU). workers: processes that read and compose batches (0: this one). verify: check
     local data files too, each once at first open (remote ones always are). None of the three changes a batch.
+    init_ema: start from the average that `init` keeps. recompute: blocks whose inner values are computed again in the backward pass instead of
+    kept (all, or the first n). compile: each block through torch.compile (auto: on a GPU).
     peak_tflops: what one device could do, in TFLOP/s, for `mfu` (null: known for common cards in bf16, else no mfu).
     """
 
@@ -120,11 +137,13 @@ class Run(Document):
     plan: str
     seed: int = 0
     init: str | None = None
+    init_ema: bool = False
     latents: Literal["stored"] = "stored"
     model: Annotated[Any, PartOf("trainer.models")]
     loss: Loss = Loss()
     flow: Flow = Flow()
     optim: Optim = Optim()
+    ema: Ema | None = None
     batch: Size = Field(512, ge=1)
     micro_batch: Size | None = Field(None, ge=1)
     steps: Size | None = Field(None, ge=1)
@@ -135,6 +154,9 @@ class Run(Document):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     threads: int | None = Field(None, ge=1)
     processes: int = Field(1, ge=1)
+    parallel: Layout = Layout()
+    recompute: Literal["none", "blocks"] | Annotated[int, Field(ge=1)] = "none"
+    compile: Literal["auto"] | bool = "auto"
     prefetch: int | None = Field(None, ge=0)
     workers: int = Field(0, ge=0, le=64)
     cache: Cache = Cache()
@@ -165,7 +187,7 @@ class Run(Document):
 # Keys that change where or how fast a run goes, not what comes out of it.
 PLACES = frozenset(
     {"name", "plan", "init", "output", "checkpoint_every", "keep", "device", "threads", "processes", "engine", "resources"}
-    | {"prefetch", "workers", "cache", "verify", "guards", "log", "peak_tflops"}
+    | {"prefetch", "workers", "cache", "verify", "guards", "log", "peak_tflops", "parallel", "recompute", "compile"}
 )
 # Keys younger than the first runs, and what held before them: they enter a fingerprint when they say something else, so old runs keep their names.
-LATER: dict[str, Any] = {"loss.scheme": "fixed", "loss.alpha": 0.5, "loss.mu": 0.99}
+LATER: dict[str, Any] = {"loss.scheme": "fixed", "loss.alpha": 0.5, "loss.mu": 0.99, "ema": None, "init_ema": False}

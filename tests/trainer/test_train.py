@@ -121,32 +121,6 @@ def test_a_truncated_piece_makes_a_checkpoint_incomplete_and_a_changed_one_is_re
     assert found is None and passed == [str(piece.parent)]
 
 
-def test_a_save_that_dies_at_any_step_leaves_the_checkpoint_before_it(plan: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = toyplan.run(plan, tmp_path / "run")
-    with pytest.raises(Stopped):
-        train(run, stop=StopAt(2))
-    publish, replace, calls = storage.publish, storage.replace, [0]
-
-    def dying(f):
-        def wrapped(path, *rest, **more):
-            if "checkpoints" in path:
-                calls[0] += 1
-                if calls[0] == limit:
-                    raise OSError("the power went out")
-            return f(path, *rest, **more)
-
-        return wrapped
-
-    monkeypatch.setattr(storage, "publish", dying(publish))
-    monkeypatch.setattr(storage, "replace", dying(replace))
-    for limit in (1, 2, 3):  # .metadata, the piece, the marker
-        calls[0] = 0
-        with pytest.raises(OSError, match="power"):
-            train(run, stop=StopAt(2))
-        found, passed = checkpoint.newest(str(tmp_path / "run"))
-        assert found is not None and found.step == 2 and len(passed) == (limit > 1)
-
-
 def test_a_finished_run_is_left_as_it_is_and_another_may_not_take_its_place(whole: dict, plan: str) -> None:
     again = train(toyplan.run(plan, Path(whole["path"])))
     assert again["seconds"] == 0 and again["fingerprint"] == whole["fingerprint"]

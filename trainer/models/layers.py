@@ -76,6 +76,7 @@ def _turn(x: Tensor, cos: Tensor, sin: Tensor, out: Tensor) -> None:
     torch.mul(a, sin, out=second).addcmul_(b, cos)
 
 
+@torch.compiler.disable  # dynamo cannot write into slices, and would cut the block's graph in seven
 def rotate(parts: tuple[Tensor, ...], v: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Queries and keys, together or apart, [T, .., d] rotated by the tables, and v [T, K, d] as it is, in one tensor [T, H + 2 K, d] of v's type."""
     return _Rotated.apply(cos.to(v.dtype), sin.to(v.dtype), v, *parts)  # type: ignore[no-any-return]
