@@ -5,6 +5,8 @@ Where hand.py writes positions by letters, these come from records, spans and mi
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import hand
 import numpy as np
 
@@ -75,6 +77,19 @@ def document(kind: str | Layout, rng: np.random.Generator, source: int = 0, h: i
     return Document(
         tokens, of.kind, of.turn, of.position, of.condition, target, of.image, of.image_loss, of.image_hidden, of.image_segment,
         values[of.segment[latents], of.offset[latents]], source, int(rng.integers(0, 2**63)) if h is None else h, epoch,
+    )  # fmt: skip
+
+
+def part(doc: Document, keep: np.ndarray) -> Document:
+    """The positions `keep` (bool) of a document as a document, with the images that lie in them, in place and time where they were."""
+    images = np.unique(doc.image[keep & (doc.image >= 0)])
+    number = np.full(len(doc.image_loss) + 1, -1, np.int16)  # its last entry is that of positions without an image
+    number[images] = range(len(images))
+    positions = ("tokens", "kind", "turn", "position", "condition", "text_target")
+    return replace(
+        doc, **{name: getattr(doc, name)[keep] for name in positions}, image=number[doc.image[keep]],
+        **{name: getattr(doc, name)[images] for name in ("image_loss", "image_hidden", "image_segment")},
+        latents=doc.latents[keep[doc.image >= 0]],
     )  # fmt: skip
 
 

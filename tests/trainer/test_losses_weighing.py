@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
+from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 
 import hand
@@ -10,13 +14,14 @@ import laid
 import numpy as np
 import pytest
 import torch
+import torch.multiprocessing as mp
 import toyplan
 from pydantic import ValidationError
 from test_attention import model
 
 from pipelines.format import storage
 from pipelines.format.errors import Stopped
-from trainer import losses
+from trainer import losses, parallel
 from trainer.batch import Batch
 from trainer.flow import noised
 from trainer.loop import train
@@ -198,7 +203,7 @@ def test_a_stopped_run_goes_on_with_the_weights_of_one_that_was_not(plan: str, t
     assert lines(tmp_path / "cut") == whole
     weights = [(line["weight/text"], line["weight/flow"]) for line in whole]
     assert weights[0] == (1.0, 3.0) and len(set(weights)) > 5
-    for before, line in zip(whole, whole[1:], strict=False):
+    for before, line in pairwise(whole):
         if "flow" in before:
             assert line["weight/text"] * before["text"] == pytest.approx(line["weight/flow"] * before["flow"])
         assert line["loss"] == pytest.approx(line["weight/text"] * line["text"] + line["weight/flow"] * line.get("flow", 0.0))
@@ -209,6 +214,31 @@ def test_micro_batches_do_not_change_a_centred_run(plan: str, tmp_path: Path) ->
     train(centred(plan, tmp_path / "parts", micro_batch=1))
     for a, b in zip(lines(tmp_path / "whole")[:4], lines(tmp_path / "parts")[:4], strict=True):
         assert a["weight/flow"] == pytest.approx(b["weight/flow"], rel=1e-3) and a["text"] == pytest.approx(b["text"], rel=1e-3)
+
+
+def worker(rank: int, port: int, plan: str, folder: str) -> None:
+    torch.set_num_threads(1)
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    with parallel.world("cpu"):
+        train(centred(plan, Path(folder, "two")))
+        with suppress(Stopped):
+            train(centred(plan, Path(folder, "two-then-one")), stop=StopAt(4))  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+def test_centred_runs_and_errors_by_time_are_those_of_any_number_of_processes(plan: str, tmp_path: Path) -> None:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    mp.spawn(worker, (port, plan, str(tmp_path)), nprocs=2)
+    train(centred(plan, tmp_path / "one"))
+    assert not (tmp_path / "two-then-one/run.json").exists()
+    train(centred(plan, tmp_path / "two-then-one"))
+    expected = lines(tmp_path / "one")
+    assert any(name.startswith("weight/") for name in expected[0])
+    for name in ("two", "two-then-one"):
+        for a, b in zip(lines(tmp_path / name), expected, strict=True):
+            assert a.keys() == b.keys() and all(a[key] == pytest.approx(b[key], rel=1e-4) for key in a if key != "grad_norm"), (name, a["step"])
 
 
 def test_the_scheme_is_part_of_a_run_s_name_unless_it_is_what_always_held(plan: str, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import hand
 import laid
@@ -200,28 +200,15 @@ def test_a_frame_after_clean_copies_is_predicted_as_if_only_clean_frames_stood_b
     """What sampling does: earlier frames stand there once, finished. Training on copies must give the same answer."""
     batch, doc = one("video_copy")
     seen = noised(Flow(), batch, seed=0)
-    _, logits, flow = answers(batch, seen)
-    blocks = frames(doc)
-    keep = np.ones(len(doc), bool)
+    flow, blocks, keep = answers(batch, seen)[2], frames(doc), np.ones(len(doc), bool)
     for i in (0, 2, 5):  # left: BOS, the clean copies of the first two frames, the noised twin of the third, EOS
         keep[blocks[i]] = False
-    kept_images = np.array([1, 3, 4])
-    renumber = np.full(6, -1, np.int16)
-    renumber[kept_images] = range(3)
-    short = replace(
-        doc, **{f.name: getattr(doc, f.name)[keep] for f in fields(Document) if len(np.shape(getattr(doc, f.name))) and f.name not in PER_IMAGE},
-        **{name: getattr(doc, name)[kept_images] for name in PER_IMAGE if name != "latents"}, latents=doc.latents[np.isin(doc.image[doc.image >= 0], kept_images)],
-    )  # fmt: skip
-    short.image = np.where(short.image >= 0, renumber[short.image], -1)
-    again = hand.batch([[short]], len(short))
-    part = torch.from_numpy(np.isin(doc.image[doc.image >= 0], kept_images))
-    _, short_logits, short_flow = answers(again, Noised(seen.z[part], seen.t[kept_images]))
-    last = again.latent_image == 2
-    assert torch.allclose(short_flow[last], flow[part][last], atol=1e-5)
-    assert int(doc.position[keep][-1]) == int(doc.position[-1])
-
-
-PER_IMAGE = ("image_loss", "image_hidden", "image_segment", "latents")
+    short = laid.part(doc, keep)
+    left = torch.from_numpy(keep[doc.image >= 0])
+    found = answers(hand.batch([[short]], len(short)), Noised(seen.z[left], seen.t[[1, 3, 4]]))[2]
+    twin = torch.from_numpy(short.image[short.image >= 0] == 2)
+    assert short.image_hidden.tolist() == [False, False, True] and torch.allclose(found[twin], flow[left][twin], atol=1e-5)
+    assert (np.diff(short.position) == 1).all()
 
 
 def test_isolated_turns_share_one_image_and_are_answered_as_if_each_stood_alone() -> None:
@@ -233,8 +220,7 @@ def test_isolated_turns_share_one_image_and_are_answered_as_if_each_stood_alone(
         mine = torch.from_numpy(doc.turn[text] == turn)
         changed, flows = moved(batch, torch.from_numpy(doc.turn == turn)[None])
         assert changed[mine].all() and not changed[~mine].any() and not flows.any()
-        keep = (doc.turn == turn) | (doc.turn < 0)
-        alone = replace(doc, **{name: getattr(doc, name)[keep] for name in ("tokens", "kind", "turn", "position", "condition", "text_target", "image")})
+        alone = laid.part(doc, (doc.turn == turn) | (doc.turn < 0))
         _, single, _ = answers(hand.batch([[alone]], len(alone)))
         assert torch.allclose(single[torch.from_numpy(alone.turn[alone.kind != LATENT] == turn)], logits[mine], atol=1e-5)
     changed, _ = moved(batch, places(batch, frames(doc)[0]))
