@@ -50,7 +50,7 @@ def test_a_bias_changes_who_is_chosen_and_not_the_gates() -> None:
 @pytest.mark.parametrize("balance", ["aux", "bias"])
 def test_experts_share_the_work_after_300_steps(balance, tmp_path_factory, monkeypatch) -> None:
     root = tmp_path_factory.getbasetemp() / "balance"
-    plan = str(root / "plan") if root.exists() else toyplan.make(root, tokens=9600, n=600)
+    plan = str(root / "plan") if root.exists() else toyplan.make(root, tokens=9600, n=400)
     seen: list[np.ndarray] = []
     line = experts.load_line
     monkeypatch.setattr(experts, "load_line", lambda counts: (seen.append(counts), line(counts))[1])

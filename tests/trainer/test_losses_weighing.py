@@ -26,6 +26,7 @@ from trainer.batch import Batch
 from trainer.flow import noised
 from trainer.loop import train
 from trainer.losses import SUMS, T_BINS, Weighing
+from trainer.meter import CLOCK
 from trainer.run import Flow, Loss, Run
 
 # ---- weights by scheme ---------------------------------------------------------------------------------------------------------------------
@@ -172,7 +173,7 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def lines(run: str | Path) -> list[dict]:
     text = storage.read(storage.join(str(run), "metrics.jsonl")).decode()
-    return [{k: v for k, v in json.loads(line).items() if k not in ("tokens_per_s", "data_wait")} for line in text.splitlines()]
+    return [{k: v for k, v in json.loads(line).items() if k not in CLOCK} for line in text.splitlines()]
 
 
 class StopAt:
