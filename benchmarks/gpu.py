@@ -49,7 +49,7 @@ def measure() -> int:
         sections: list[tuple[str, Callable[[], Iterator[Row]]]] = [
             *gpu_encoding.sections(root, device, s),
             ("attention", lambda: gpu_attention.attention(device, s)),
-            ("train", lambda: gpu_training.training(root, device, s, flops)),
+            *gpu_training.sections(root, device, s, flops),
         ]
         while sections:
             name, section = sections.pop(0)  # what it holds of the device's memory goes with it

@@ -49,13 +49,13 @@ def text_rows(s: Shape) -> list[list[Document]]:
 class Ours:
     """The trainer's loop, from a plan on: `step` is what it does with a batch that has been read (noise and counts included)."""
 
-    def __init__(self, plan: str, s: Shape, output: Path, **changes: Any) -> None:
+    def __init__(self, plan: str, s: Shape, output: Path, qk_norm: bool = True) -> None:
         from mixtures.plan import Plan
         from trainer import loop
         from trainer.parallel import World
         from trainer.run import Run
 
-        self.run = Run.model_validate({**document(plan, s, output), **changes})
+        self.run = Run.model_validate(document(plan, s, output, qk_norm))
         where = World(0, 1, torch.device("cpu"))
         self._loop = loop
         self._state, _ = loop._begin(self.run, self.run.output, "benchmark", Plan.open(plan), where, lambda *a, **k: None)
@@ -71,10 +71,10 @@ class Ours:
         return float(line["loss"])
 
 
-def document(plan: str, s: Shape, output: Path) -> dict[str, Any]:
-    """The run: the stack of `runs/tiny.yaml` (LayerNorm, squared ReLU), rotary positions and normalised queries and keys, at this shape."""
+def document(plan: str, s: Shape, output: Path, qk_norm: bool = True) -> dict[str, Any]:
+    """The run: the stack of `runs/tiny.yaml` (LayerNorm, squared ReLU, rotary positions) at this shape; normalised queries and keys by choice."""
     shape = {"layers": s.layers, "width": s.width, "heads": s.heads, "ffn": "shared", "ffn_width": s.ffn_width}
-    shape |= {"norm": "layer", "activation": "relu2"}
+    shape |= {"norm": "layer", "activation": "relu2", "qk_norm": qk_norm}
     return {
         "plan": plan, "output": str(output), "model": {"transfusion": shape}, "batch": s.rows, "steps": s.steps, "device": "cpu", "threads": 1,
         "flow": {"predict": "v", "loss_space": "v"}, "optim": {"lr": 1e-4, "warmup": 0, "schedule": "constant"}, "guards": {"spike": "off"},

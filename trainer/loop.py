@@ -135,8 +135,7 @@ def _begin(run: Run, root: str, identity: str, plan: Plan, where: World, say: Lo
         raise BudgetError("the plan holds no training sequence", where=run.plan)
     account = metrics.Account(plan.sources, found.marker["consumed"] if found is not None else None)
     weighing = losses.Weighing(run.loss, found.marker.get("carried", {}).get("loss") if found is not None else None)
-    guard = guards.resumed(run.guards, root, first, where)
-    return _State(run, where, stream, model, optimizer, account, guard, weighing, ema), first
+    return _State(run, where, stream, model, optimizer, account, guards.resumed(run.guards, root, first, where), weighing, ema), first
 
 
 def _steps(state: _State, root: str, identity: str, plan: Plan, first: int, say: Log, stop: threading.Event | None) -> None:
@@ -144,15 +143,15 @@ def _steps(state: _State, root: str, identity: str, plan: Plan, first: int, say:
     depth = run.prefetch if run.prefetch is not None else (2 if where.device.type == "cuda" else 0)
     saver = Saver(root, where, run.keep, say)
     facts = lambda: {
-        "fingerprint": identity, "consumed": state.account.as_dict(), "carried": {"loss": state.weighing.state()}, "recipe": run.recipe(),
-        "shape": load.shape_of(plan),
+        "fingerprint": identity, "consumed": state.account.as_dict(), "carried": {"loss": state.weighing.state()},
+        "recipe": run.recipe(), "shape": load.shape_of(plan),
     }  # fmt: skip
     watch = meter.Meter(where, meter.peak(run.peak_tflops, where, parallel.in_bf16(run, where.device.type)))
     made = ahead(((_prepare(state, batch), done) for batch, done in state.stream), depth)
-    with ExitStack() as stack:
+    with ExitStack() as stack:  # also when a step raises: the threads and processes that read and write end before this does
         writer = _writer(stack, run, root, identity, first) if where.rank == 0 else None
-        stack.enter_context(closing(saver))
-        stack.enter_context(closing(made))  # also when a step raises: the threads and processes that read and write end before this does
+        for one in (saver, made):
+            stack.enter_context(closing(one))
         for prepared, done in made:
             watch.arrived()
             line, stopping = _step(state, done - 1, prepared, bool(stop is not None and stop.is_set()))
@@ -166,8 +165,7 @@ def _steps(state: _State, root: str, identity: str, plan: Plan, first: int, say:
             if stopping or (run.checkpoint_every and done % run.checkpoint_every == 0 and not last):
                 if writer is not None:
                     writer.flush()  # a checkpoint never stands without the lines before it: the guards go on from them
-                took: dict[str, float] = {}
-                with watch.saving(took):
+                with watch.saving() as took:
                     saver.save(done, checkpoint.state_of(state.model, state.optimizer, state.ema), facts())
                 if writer is not None:
                     writer.note(**took)

@@ -65,9 +65,9 @@ class Meter:
         return out
 
     @contextmanager
-    def saving(self, took: dict[str, float]) -> Iterator[None]:
-        """Puts `save_s` into `took`; the next step's time begins after it."""
-        began = time.monotonic()
-        yield
+    def saving(self) -> Iterator[dict[str, float]]:
+        """Gives a dict that holds `save_s` afterwards; the next step's time begins after it."""
+        began, took = time.monotonic(), {}  # type: float, dict[str, float]
+        yield took
         self._begun = time.monotonic()
         took["save_s"] = round(self._begun - began, 3)

@@ -108,8 +108,7 @@ def test_a_meter_counts_waiting_as_waiting_and_saving_as_neither_waiting_nor_wor
     time.sleep(0.02)
     watch.arrived()
     first = watch.stepped({"step_tokens": 100, "flops": 1})
-    took: dict[str, float] = {}
-    with watch.saving(took):
+    with watch.saving() as took:
         time.sleep(0.1)
     watch.arrived()
     time.sleep(0.02)
