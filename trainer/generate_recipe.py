@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
@@ -97,15 +98,16 @@ class Generate(Document):
         return dump(self)
 
 
-def latent_files(prompts: str) -> list[str]:
-    """Files of latents that a file of prompts names, in order, each once; a line that cannot be read names none."""
+def named_files(prompts: str, kinds: Sequence[str] = ("latents", "image")) -> list[str]:
+    """Files of latents and pictures that a file of prompts names, in order, each once; a line that cannot be read names none."""
     folder, found = storage.absolute(prompts.rpartition("/")[0] or "."), dict[str, None]()
     for line in storage.read(prompts).splitlines():
         try:
             pieces = json.loads(line)["prompt"]
         except (ValueError, KeyError, TypeError):
             continue
-        for piece in pieces if isinstance(pieces, list) else []:
-            if isinstance(piece, dict) and isinstance(piece.get("latents"), str):
-                found[storage.resolve(piece["latents"], folder)] = None
+        for piece in pieces if isinstance(pieces, list) else [pieces]:
+            for name in (piece.get(kind) for kind in kinds) if isinstance(piece, dict) else ():
+                if isinstance(name, str):
+                    found[storage.resolve(name, folder)] = None
     return [f for f in found if storage.exists(f)]

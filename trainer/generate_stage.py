@@ -15,7 +15,7 @@ from pipelines.format.document import fingerprint, sha256_hex
 from pipelines.format.errors import InputError
 from pipelines.format.estimate import Estimate
 from pipelines.format.manifest import card, parent, publish_card, read_card, refuse_other_recipe
-from trainer.generate_recipe import PLACES, Generate, latent_files
+from trainer.generate_recipe import PLACES, Generate, named_files
 
 VERSION = 1  # raise it when the same prompts and recipe come to something else
 
@@ -36,7 +36,7 @@ class Stage:
 
         run = _run_of(config)
         plan = Plan.open(parent_path(run, run["parents"][0]))
-        found = asked(config, Reader(plan))
+        found = asked(config, Reader(plan), looks=False)
         words = _Words(plan)
         texts = [[len(p) for p in a.resolved(words.ids).prompt.pieces if isinstance(p, np.ndarray) and p.ndim == 1] for a in found]
         longest = max((needed(a.prompt, t, run["shape"]["patches"]) for a, t in zip(found, texts, strict=True)), default=0)
@@ -77,7 +77,7 @@ def _run_of(config: Generate) -> dict[str, Any]:
 
 def _mark(config: Generate, run: dict[str, Any]) -> str:
     said = {k: v for k, v in config.recipe().items() if k not in PLACES}
-    asked = None if config.prompts is None else [sha256_hex(storage.read(f)) for f in (config.prompts, *latent_files(config.prompts))]
+    asked = None if config.prompts is None else [sha256_hex(storage.read(f)) for f in (config.prompts, *named_files(config.prompts))]
     return fingerprint({"stage": "generate", "version": VERSION, "run": run["fingerprint"], "recipe": said, "prompts": asked})
 
 
