@@ -62,11 +62,13 @@ class Generate(Document):
     prompts: a file of JSON lines; or source: a source of the run's plan, of whose held-out records `count` are asked: text goes on after `given` ids,
     captions are painted (image_first: pictures are captioned), questions are answered, videos go on after `frames` frames, actions are carried out.
     tokens, images: budgets of text and of images the model begins by itself (a line may say its own). samples: outputs for each prompt.
+    weights: the last ones, or their moving average where the run kept one (`ema`).
     form: PNGs, latents, or both; auto is PNGs where latents can be turned back: by `decoder` (as a decode recipe names it), or by the encoder itself.
     """
 
     name: str | None = None
     run: str
+    weights: Literal["last", "ema"] = "last"
     prompts: str | None = None
     source: str | None = None
     count: Size = Field(16, ge=1)

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import safetensors.torch
+import torch
 import toyplan
 import yaml
 from pydantic import ValidationError
 
 from mixtures.plan import Plan
 from pipelines.format import storage
-from pipelines.format.errors import ConflictError, InputError, Reject
+from pipelines.format.document import sha256_hex
+from pipelines.format.errors import ConflictError, InputError, Reject, VerifyError
 from pipelines.format.manifest import read_card
 from trainer import generate_files, generate_lines
 from trainer.generate import PAINT, Generator, Prompt
@@ -218,7 +222,7 @@ def test_pictures_of_a_file_become_the_plans_own_latents_by_a_service(run: str, 
     with pytest.raises(InputError, match=r"this is no picture[^$]*bad.jpg"):
         ask(run, tmp_path, '{"prompt": {"image": "bad.jpg"}}')
     facts = STAGE.plan(recipe(run, tmp_path, prompts=str(tmp_path / "prompts.jsonl"))).facts  # a dry run encodes nothing
-    assert facts["prompts"] == 1 and len(cards) == 3
+    assert facts["prompts"] == 1 and len(cards) == 2
 
 
 def test_words_go_in_and_come_out_by_the_plans_tokenizer(run: str, tmp_path: Path) -> None:
@@ -243,3 +247,23 @@ def test_a_plan_without_images_is_asked_for_none(run: str, tmp_path: Path) -> No
     (tmp_path / "p.jsonl").write_text('{"prompt": {"paint": true}}')
     with pytest.raises(InputError, match="the run's plan has no images"):
         asked(recipe(run, tmp_path, prompts=str(tmp_path / "p.jsonl")), SimpleNamespace(plan=plan))
+
+
+def test_the_moving_average_of_the_weights_may_be_asked(run: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="keeps no moving average"):
+        STAGE.run(recipe(run, tmp_path / "a", source="words", weights="ema"), JOB)
+    kept = tmp_path / "run"
+    shutil.copytree(run, kept)
+    card = json.loads((kept / "run.json").read_text())
+    card["parents"][0]["path"] = str(Path(load_model(run)[2].path).resolve())
+    weights = {k: torch.zeros_like(v) for k, v in safetensors.torch.load_file(kept / "model.safetensors").items()}
+    data = safetensors.torch.save(weights)
+    (kept / "ema.safetensors").write_bytes(data)
+    card["files"].append({"path": "ema.safetensors", "bytes": len(data), "sha256": sha256_hex(data)})
+    (kept / "run.json").write_text(json.dumps(card))
+    greedy = {"steps": 1, "temperature": 0}
+    (row, *_) = lines(STAGE.run(recipe(str(kept), tmp_path / "b", source="words", weights="ema", sampling=greedy), JOB))
+    assert row["pieces"][0]["ids"] == [0] * 6  # weights of zero say the first id for ever
+    (kept / "ema.safetensors").write_bytes(data[:-1] + b"\1")
+    with pytest.raises(VerifyError):
+        STAGE.run(recipe(str(kept), tmp_path / "c", source="words", weights="ema"), JOB)
