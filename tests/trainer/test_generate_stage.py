@@ -20,7 +20,7 @@ from pipelines.format import storage
 from pipelines.format.document import sha256_hex
 from pipelines.format.errors import ConflictError, InputError, Reject, VerifyError
 from pipelines.format.manifest import read_card
-from trainer import generate_files, generate_lines
+from trainer import generate_check, generate_files, generate_lines
 from trainer.generate import PAINT, Generator, Prompt
 from trainer.generate_asked import asked
 from trainer.generate_recipe import Generate
@@ -74,7 +74,7 @@ def test_held_out_records_are_gone_on_with_and_the_same_twice(run: str, tmp_path
     assert all(sum("image" in p for p in r["pieces"]) == painted for r in rows)
     named = {p["image"].partition("#")[2] for r in rows for k in ("prompt", "pieces", "truth") for p in r[k] if "image" in p}
     assert not named or named == set(np.load(tmp_path / "a" / "latents.npz"))
-    assert generate_files.check(second, {}) == []
+    assert generate_check.check(second, {}) == []
 
 
 def test_a_finished_folder_is_left_and_another_recipe_s_is_not_touched(run: str, tmp_path: Path) -> None:
@@ -100,10 +100,10 @@ def test_pictures_come_from_the_service_and_damage_to_them_is_found(run: str, tm
     made = [p["image"] for r in lines(out) for k in ("pieces", "truth") for p in r[k]]
     assert len(made) == 6 and all((tmp_path / "a" / m).read_bytes().startswith(b"\x89PNG") for m in made)
     page = (tmp_path / "a" / "index.html").read_text()
-    assert page.count("data:image/png") == 6 and "<script" not in page and generate_files.pages(out) == [("index.html", page)]
-    assert generate_files.check(out, {}) == [] and (tmp_path / "a" / "latents.npz").exists()
+    assert page.count("data:image/png") == 6 and "<script" not in page and generate_check.pages(out) == [("index.html", page)]
+    assert generate_check.check(out, {}) == [] and (tmp_path / "a" / "latents.npz").exists()
     (tmp_path / "a" / made[2]).write_bytes(b"other")
-    assert generate_files.check(out, {}) == [{"file": made[2], "what": "differs from its line"}]
+    assert generate_check.check(out, {}) == [{"file": made[2], "what": "differs from its line"}]
 
 
 def test_without_a_way_back_to_pictures_latents_are_kept_unless_pictures_are_insisted_on(run: str, tmp_path: Path) -> None:
