@@ -1,19 +1,10 @@
 """What is asked of a run: lines of a file, or held-out records of a source cut where the model is to go on. Out: prompts, with the truth where known.
 
-A line of a file is one prompt:
-
-    {"id": "a", "prompt": "a red cube on", "tokens": 40}
-    {"id": "b", "prompt": ["a red cube", {"paint": true}], "source": "pairs"}
-    {"id": "c", "prompt": [{"latents": "frames.npz", "name": "0"}, {"ids": [17, 4]}, {"paint": true}], "text_as": "action"}
-
-`source` names the source of the plan whose `history` holds (default: noised). Files of latents (.npy, or .npz with a name) lie beside the prompts;
-they hold latents as an encoder stores them. Which held-out records are asked depends on the records alone.
+Which held-out records are asked depends on the records alone.
 """
 
 from __future__ import annotations
 
-import io
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,12 +12,10 @@ from typing import Any
 import numpy as np
 
 from mixtures.layout import atom_ranges, span_segments
-from pipelines.format import chance, storage
+from pipelines.format import chance
 from pipelines.format.errors import InputError
 from trainer.generate_prompt import PAINT, Piece, Prompt
 from trainer.generate_recipe import Generate
-
-KEYS = {"id", "prompt", "source", "tokens", "images", "text_as", "images_as", "history", "window"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,77 +32,15 @@ class Asked:
         return replace(self, prompt=replace(self.prompt, pieces=pieces))
 
 
-def asked(config: Generate, reader: Any) -> list[Asked]:
-    """All prompts, each `samples` times, in order."""
-    found = from_file(config, reader.plan) if config.prompts is not None else held_out(config, reader)
+def asked(config: Generate, reader: Any, looks: bool = True) -> list[Asked]:
+    """All prompts, each `samples` times, in order. looks=False: pictures are not encoded, zeros stand for them."""
+    from trainer.generate_lines import from_file
+
+    found = from_file(config, reader.plan, looks) if config.prompts is not None else held_out(config, reader)
     of_images = [a for a in found if a.prompt.images or any(p is PAINT or getattr(p, "ndim", 1) == 2 for p in a.prompt.pieces)]
     if of_images and "image" not in reader.plan.card["encoding"]:
         raise InputError("the run's plan has no images, so its model reads and makes none", found=f"prompt {of_images[0].prompt.id}")
     return [replace(a, prompt=replace(a.prompt, sample=k)) for a in found for k in range(config.samples)]
-
-
-def from_file(config: Generate, plan: Any) -> list[Asked]:
-    """A prompt a line. InputError with the line where one cannot be read, or an id comes twice."""
-    assert config.prompts is not None
-    folder, out, seen = config.prompts.rpartition("/")[0], [], dict[str, int]()
-    for number, line in enumerate(storage.read(config.prompts).splitlines(), 1):
-        if not line.strip():
-            continue
-        where = f"{config.prompts}:{number}"
-        try:
-            said = json.loads(line)
-        except ValueError as e:
-            raise InputError("not a line of JSON", where=where, found=str(e)) from None
-        if not isinstance(said, dict) or set(said) - KEYS or "prompt" not in said:
-            raise InputError("not a prompt", where=where, found=sorted(said) if isinstance(said, dict) else said, allowed=", ".join(sorted(KEYS)))
-        made = _of_line(said, config, plan, folder, where, str(said.get("id", number)))
-        if made.prompt.id in seen:
-            raise InputError("two prompts of one id would get the same draws", where=where, found=made.prompt.id, next=f"line {seen[made.prompt.id]}")
-        seen[made.prompt.id] = number
-        out.append(made)
-    return out
-
-
-def _of_line(said: dict[str, Any], config: Generate, plan: Any, folder: str, where: str, id: str) -> Asked:
-    pieces = said["prompt"] if isinstance(said["prompt"], list) else [said["prompt"]]
-    read = tuple(_piece(p, folder, where) for p in pieces)
-    source = str(said.get("source", ""))
-    if source and source not in plan.sources:
-        raise InputError("the plan has no such source", where=where, found=source, allowed=", ".join(plan.sources))
-    own: dict[str, Any] = {"history": plan.rules(source).history if source else "noised", "tokens": config.tokens, "images": config.images}
-    if any(p is PAINT for p in read) and "tokens" not in said:
-        own["tokens"] = own["images"] = 0  # a prompt that says what is to be made ends there unless it says otherwise
-    own |= {k: said[k] for k in KEYS - {"id", "prompt", "source"} if k in said}
-    allowed = {"text_as": ("caption", "action"), "images_as": ("context", "frame"), "history": ("noised", "clean_copy")}
-    for key, value in own.items():
-        good = value in allowed[key] if key in allowed else isinstance(value, int) and not isinstance(value, bool) and value >= (key == "window")
-        if not good:
-            raise InputError(f"`{key}` of a prompt", where=where, found=value, allowed=", ".join(allowed.get(key, ("a whole number from 0",))))
-    return Asked(Prompt(id, read, **own), source)
-
-
-def _piece(said: Any, folder: str, where: str) -> Piece:
-    match said:
-        case str():
-            return said
-        case {"paint": True, **rest} if not rest:
-            return PAINT
-        case {"ids": [*ids], **rest} if not rest and all(isinstance(i, int) and not isinstance(i, bool) for i in ids):
-            return np.array(ids, np.int32)
-        case {"latents": str(name), **rest} if not set(rest) - {"name"}:
-            return _latents(storage.resolve(name, storage.absolute(folder or ".")), rest.get("name"), where)  # type: ignore[arg-type]
-    raise InputError("not a piece of a prompt", where=where, found=said, allowed='text, {"ids": […]}, {"latents": FILE, "name": …}, {"paint": true}')
-
-
-def _latents(path: str, name: str | None, where: str) -> np.ndarray:
-    try:
-        found: Any = np.load(io.BytesIO(storage.read(path)), allow_pickle=False)
-        found = found if isinstance(found, np.ndarray) else found[name]
-    except (ValueError, KeyError, OSError, InputError) as e:
-        raise InputError("latents that cannot be read", where=where, found=f"{path}: {e}", allowed=".npy, or .npz and a name in it") from None
-    if found.ndim != 2 or not np.issubdtype(found.dtype, np.floating) or not np.isfinite(found).all():
-        raise InputError("latents of an image are finite numbers [n, C]", where=where, found=f"{path}: {found.dtype} {list(found.shape)}")
-    return found.astype(np.float32)
 
 
 def held_out(config: Generate, reader: Any) -> list[Asked]:

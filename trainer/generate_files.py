@@ -19,13 +19,13 @@ import numpy as np
 from pipelines.format import page, storage
 from pipelines.format.document import sha256_hex
 from pipelines.format.errors import InputError
-from pipelines.format.manifest import file_entry, read_card
+from pipelines.format.manifest import file_entry
 from pipelines.format.page import Html, tag
 from trainer.generate_asked import Asked
+from trainer.generate_check import LATENTS, LINES, PAGE
 from trainer.generate_prompt import PAINT, Generated
 from trainer.generate_recipe import Generate
 
-LINES, LATENTS, PAGE = "generated.jsonl", "latents.npz", "index.html"
 SHOWN = 200  # outputs on the page; all are in the lines
 WIDTH = 128  # of a picture on the page
 
@@ -123,25 +123,3 @@ def _shown(piece: dict[str, Any], pictures: dict[str, bytes]) -> Html:
         name = piece["image"].rpartition("/")[2].removesuffix(".png")
         return page.picture(pictures[name], "image", WIDTH) if name in pictures else tag("code", piece["image"])
     return tag("span", "▢", class_="soft") if "paint" in piece else tag("p", piece["text"])
-
-
-def check(path: str, options: dict[str, Any]) -> list[dict[str, str]]:
-    """What `pipelines verify` finds wrong with a generation: files against the card, pictures against the lines."""
-    root, problems = read_card(path)["path"], []
-    for entry in read_card(path)["files"]:
-        where = storage.join(root, entry["path"])
-        if not storage.exists(where) or sha256_hex(storage.read(where)) != entry["sha256"]:
-            problems.append({"file": entry["path"], "what": "differs from its card" if storage.exists(where) else "missing"})
-    if problems:
-        return problems
-    for line in map(json.loads, storage.read(storage.join(root, LINES)).splitlines()):
-        for piece in (p for k in ("prompt", "pieces", "truth") for p in line.get(k, []) if "sha256" in p):
-            where = storage.join(root, piece["image"])
-            if not storage.exists(where) or sha256_hex(storage.read(where)) != piece["sha256"]:
-                problems.append({"file": piece["image"], "what": "differs from its line" if storage.exists(where) else "missing"})
-    return problems
-
-
-def pages(path: str) -> list[tuple[str, str]]:
-    """The page that was written, for `pipelines view`."""
-    return [(PAGE, storage.read(storage.join(read_card(path)["path"], PAGE)).decode())]

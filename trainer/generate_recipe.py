@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
@@ -61,11 +62,13 @@ class Generate(Document):
     prompts: a file of JSON lines; or source: a source of the run's plan, of whose held-out records `count` are asked: text goes on after `given` ids,
     captions are painted (image_first: pictures are captioned), questions are answered, videos go on after `frames` frames, actions are carried out.
     tokens, images: budgets of text and of images the model begins by itself (a line may say its own). samples: outputs for each prompt.
+    weights: the last ones, or their moving average where the run kept one (`ema`).
     form: PNGs, latents, or both; auto is PNGs where latents can be turned back: by `decoder` (as a decode recipe names it), or by the encoder itself.
     """
 
     name: str | None = None
     run: str
+    weights: Literal["last", "ema"] = "last"
     prompts: str | None = None
     source: str | None = None
     count: Size = Field(16, ge=1)
@@ -97,15 +100,16 @@ class Generate(Document):
         return dump(self)
 
 
-def latent_files(prompts: str) -> list[str]:
-    """Files of latents that a file of prompts names, in order, each once; a line that cannot be read names none."""
+def named_files(prompts: str, kinds: Sequence[str] = ("latents", "image")) -> list[str]:
+    """Files of latents and pictures that a file of prompts names, in order, each once; a line that cannot be read names none."""
     folder, found = storage.absolute(prompts.rpartition("/")[0] or "."), dict[str, None]()
     for line in storage.read(prompts).splitlines():
         try:
             pieces = json.loads(line)["prompt"]
         except (ValueError, KeyError, TypeError):
             continue
-        for piece in pieces if isinstance(pieces, list) else []:
-            if isinstance(piece, dict) and isinstance(piece.get("latents"), str):
-                found[storage.resolve(piece["latents"], folder)] = None
+        for piece in pieces if isinstance(pieces, list) else [pieces]:
+            for name in (piece.get(kind) for kind in kinds) if isinstance(piece, dict) else ():
+                if isinstance(name, str):
+                    found[storage.resolve(name, folder)] = None
     return [f for f in found if storage.exists(f)]

@@ -12,11 +12,12 @@ import numpy as np
 
 from pipelines.format import storage
 from pipelines.format.document import fingerprint, sha256_hex
-from pipelines.format.errors import InputError
+from pipelines.format.errors import InputError, VerifyError
 from pipelines.format.estimate import Estimate
 from pipelines.format.manifest import card, parent, publish_card, read_card, refuse_other_recipe
-from trainer.generate_recipe import PLACES, Generate, latent_files
+from trainer.generate_recipe import PLACES, Generate, named_files
 
+AVERAGE = "ema.safetensors"
 VERSION = 1  # raise it when the same prompts and recipe come to something else
 
 
@@ -36,7 +37,7 @@ class Stage:
 
         run = _run_of(config)
         plan = Plan.open(parent_path(run, run["parents"][0]))
-        found = asked(config, Reader(plan))
+        found = asked(config, Reader(plan), looks=False)
         words = _Words(plan)
         texts = [[len(p) for p in a.resolved(words.ids).prompt.pieces if isinstance(p, np.ndarray) and p.ndim == 1] for a in found]
         longest = max((needed(a.prompt, t, run["shape"]["patches"]) for a, t in zip(found, texts, strict=True)), default=0)
@@ -77,7 +78,7 @@ def _run_of(config: Generate) -> dict[str, Any]:
 
 def _mark(config: Generate, run: dict[str, Any]) -> str:
     said = {k: v for k, v in config.recipe().items() if k not in PLACES}
-    asked = None if config.prompts is None else [sha256_hex(storage.read(f)) for f in (config.prompts, *latent_files(config.prompts))]
+    asked = None if config.prompts is None else [sha256_hex(storage.read(f)) for f in (config.prompts, *named_files(config.prompts))]
     return fingerprint({"stage": "generate", "version": VERSION, "run": run["fingerprint"], "recipe": said, "prompts": asked})
 
 
@@ -89,11 +90,14 @@ def _make(config: Generate, root: str, job: Any) -> tuple[list[Any], list[dict[s
     from trainer.generate import Generator
     from trainer.generate_asked import asked
     from trainer.generate_files import write
+    from trainer.models.load import fill
 
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     device = config.device if config.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     subject = Subject.load(config.run, device)
+    if config.weights == "ema":
+        fill(subject.model, _average(config.run), config.run)
     if config.precision == "bf16" or (config.precision == "auto" and device == "cuda"):
         for module in subject.model.modules():
             if not getattr(module, "full_precision", False):  # a rounded score of a router chooses another expert
@@ -108,6 +112,20 @@ def _make(config: Generate, root: str, job: Any) -> tuple[list[Any], list[dict[s
         raise InputError("a prompt cannot be read", where=config.prompts or config.source, found=str(e)) from e
     job.log("generated", outputs=len(made), passes=generator.passes)
     return made, write(config, root, _shown_by(subject.plan), words.text, found, made)
+
+
+def _average(run: str) -> dict[str, Any]:
+    """The moving average of a run's weights, by name. InputError where it keeps none."""
+    import safetensors.torch
+
+    card = read_card(run)
+    entry = next((f for f in card["files"] if f["path"] == AVERAGE), None)
+    if entry is None:
+        raise InputError("the run keeps no moving average of its weights", where=run, allowed=f"a run with {AVERAGE}", next="weights: last")
+    data = storage.read(storage.join(card["path"], AVERAGE))
+    if sha256_hex(data) != entry["sha256"]:
+        raise VerifyError("the average differs from the run's card", where=storage.join(run, AVERAGE))
+    return safetensors.torch.load(data)
 
 
 def _shown_by(plan: Any) -> Any:

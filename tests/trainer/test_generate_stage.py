@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import safetensors.torch
+import torch
 import toyplan
 import yaml
 from pydantic import ValidationError
 
 from mixtures.plan import Plan
 from pipelines.format import storage
-from pipelines.format.errors import ConflictError, InputError
+from pipelines.format.document import sha256_hex
+from pipelines.format.errors import ConflictError, InputError, Reject, VerifyError
 from pipelines.format.manifest import read_card
-from trainer import generate_files
+from trainer import generate_check, generate_files, generate_lines
 from trainer.generate import PAINT, Generator, Prompt
 from trainer.generate_asked import asked
 from trainer.generate_recipe import Generate
@@ -70,7 +74,7 @@ def test_held_out_records_are_gone_on_with_and_the_same_twice(run: str, tmp_path
     assert all(sum("image" in p for p in r["pieces"]) == painted for r in rows)
     named = {p["image"].partition("#")[2] for r in rows for k in ("prompt", "pieces", "truth") for p in r[k] if "image" in p}
     assert not named or named == set(np.load(tmp_path / "a" / "latents.npz"))
-    assert generate_files.check(second, {}) == []
+    assert generate_check.check(second, {}) == []
 
 
 def test_a_finished_folder_is_left_and_another_recipe_s_is_not_touched(run: str, tmp_path: Path) -> None:
@@ -96,10 +100,10 @@ def test_pictures_come_from_the_service_and_damage_to_them_is_found(run: str, tm
     made = [p["image"] for r in lines(out) for k in ("pieces", "truth") for p in r[k]]
     assert len(made) == 6 and all((tmp_path / "a" / m).read_bytes().startswith(b"\x89PNG") for m in made)
     page = (tmp_path / "a" / "index.html").read_text()
-    assert page.count("data:image/png") == 6 and "<script" not in page and generate_files.pages(out) == [("index.html", page)]
-    assert generate_files.check(out, {}) == [] and (tmp_path / "a" / "latents.npz").exists()
+    assert page.count("data:image/png") == 6 and "<script" not in page and generate_check.pages(out) == [("index.html", page)]
+    assert generate_check.check(out, {}) == [] and (tmp_path / "a" / "latents.npz").exists()
     (tmp_path / "a" / made[2]).write_bytes(b"other")
-    assert generate_files.check(out, {}) == [{"file": made[2], "what": "differs from its line"}]
+    assert generate_check.check(out, {}) == [{"file": made[2], "what": "differs from its line"}]
 
 
 def test_without_a_way_back_to_pictures_latents_are_kept_unless_pictures_are_insisted_on(run: str, tmp_path: Path) -> None:
@@ -192,3 +196,74 @@ def test_the_estimate_says_what_may_be_made(run: str, tmp_path: Path) -> None:
     assert (facts["prompts"], facts["images at most"], facts["positions at most"]) == (6, 12, 1 + 3 * (toyplan.PATCHES + 2))
     yaml.safe_dump(facts)
     assert not storage.exists(str(tmp_path / "manifest.json"))
+
+
+def test_pictures_of_a_file_become_the_plans_own_latents_by_a_service(run: str, tmp_path: Path, monkeypatch) -> None:
+    class Eye:
+        def read(self, data: bytes) -> np.ndarray:
+            if data == b"no picture":
+                raise Reject("not an image")
+            return np.full((2, 2, 3), data[0], np.uint8)
+
+        def load(self):
+            return lambda pixels: np.repeat(pixels[:, :1, :1, 0], toyplan.PATCHES * toyplan.WIDTH).reshape(-1, toyplan.PATCHES, toyplan.WIDTH) / 10
+
+    cards: list[dict] = []
+    service = SimpleNamespace(name="latents", load=lambda: lambda card: cards.append(card) or Eye())
+    monkeypatch.setattr(generate_lines, "entry_points", lambda group: [service])
+    for name, data in (("a.jpg", b"\x0a"), ("b.jpg", b"\x14"), ("bad.jpg", b"no picture")):
+        (tmp_path / name).write_bytes(data)
+    both = '{"prompt": [{"image": "a.jpg"}, {"image": "b.jpg"}, {"paint": true}]}'
+    found = ask(run, tmp_path, f'{{"prompt": [{{"image": "b.jpg"}}, {{"ids": [1]}}]}}\n{both}')
+    assert [[float(p.max()) for p in f.prompt.pieces if getattr(p, "ndim", 0) == 2] for f in found] == [[2.0], [1.0, 2.0]]
+    assert len(cards) == 1 and cards[0]["encoding"]["image"]["encoder"] == "toy"
+    with pytest.raises(InputError, match=r"no such picture[^$]*prompts.jsonl:1"):
+        ask(run, tmp_path, '{"prompt": {"image": "nowhere.jpg"}}')
+    with pytest.raises(InputError, match=r"this is no picture[^$]*bad.jpg"):
+        ask(run, tmp_path, '{"prompt": {"image": "bad.jpg"}}')
+    facts = STAGE.plan(recipe(run, tmp_path, prompts=str(tmp_path / "prompts.jsonl"))).facts  # a dry run encodes nothing
+    assert facts["prompts"] == 1 and len(cards) == 2
+
+
+def test_words_go_in_and_come_out_by_the_plans_tokenizer(run: str, tmp_path: Path) -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    made = Tokenizer(models.WordLevel({f"w{i}": i for i in range(50)}, unk_token="w0"))
+    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    place = Path(load_model(run)[2].datasets[0].path) / "tokenizer.json"
+    made.save(str(place))
+    try:
+        (tmp_path / "p.jsonl").write_text('{"id": "said", "prompt": ["w3 w4", {"paint": true}, "w5"], "tokens": 4}\n')
+        (row,) = lines(STAGE.run(recipe(run, tmp_path / "a", prompts=str(tmp_path / "p.jsonl")), JOB))
+        assert [p.get("ids") for p in row["prompt"]] == [[3, 4], None, [5]]
+        assert row["text"].split() == [f"w{i}" for p in row["pieces"] for i in p.get("ids", [])] and row["pieces"][0]["image"]
+    finally:
+        place.unlink()
+
+
+def test_a_plan_without_images_is_asked_for_none(run: str, tmp_path: Path) -> None:
+    plan = load_model(run)[2]
+    plan.card["encoding"] = {k: v for k, v in plan.card["encoding"].items() if k != "image"}
+    (tmp_path / "p.jsonl").write_text('{"prompt": {"paint": true}}')
+    with pytest.raises(InputError, match="the run's plan has no images"):
+        asked(recipe(run, tmp_path, prompts=str(tmp_path / "p.jsonl")), SimpleNamespace(plan=plan))
+
+
+def test_the_moving_average_of_the_weights_may_be_asked(run: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="keeps no moving average"):
+        STAGE.run(recipe(run, tmp_path / "a", source="words", weights="ema"), JOB)
+    kept = tmp_path / "run"
+    shutil.copytree(run, kept)
+    card = json.loads((kept / "run.json").read_text())
+    card["parents"][0]["path"] = str(Path(load_model(run)[2].path).resolve())
+    weights = {k: torch.zeros_like(v) for k, v in safetensors.torch.load_file(kept / "model.safetensors").items()}
+    data = safetensors.torch.save(weights)
+    (kept / "ema.safetensors").write_bytes(data)
+    card["files"].append({"path": "ema.safetensors", "bytes": len(data), "sha256": sha256_hex(data)})
+    (kept / "run.json").write_text(json.dumps(card))
+    greedy = {"steps": 1, "temperature": 0}
+    (row, *_) = lines(STAGE.run(recipe(str(kept), tmp_path / "b", source="words", weights="ema", sampling=greedy), JOB))
+    assert row["pieces"][0]["ids"] == [0] * 6  # weights of zero say the first id for ever
+    (kept / "ema.safetensors").write_bytes(data[:-1] + b"\1")
+    with pytest.raises(VerifyError):
+        STAGE.run(recipe(str(kept), tmp_path / "c", source="words", weights="ema"), JOB)

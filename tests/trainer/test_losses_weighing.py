@@ -29,7 +29,6 @@ from trainer.check import check
 from trainer.flow import noised
 from trainer.loop import train
 from trainer.losses import SUMS, T_BINS, Weighing
-from trainer.meter import CLOCK
 from trainer.run import Flow, Loss, Run
 from trainer.stream import Stream
 
