@@ -257,3 +257,17 @@ def test_whoever_reads_a_plan_of_nothing_stored_without_an_encoder_is_told(world
     plan = pixelplan.plan(world, "none", storage="none")
     with pytest.raises(InputError, match="not stored"):
         Reader(Plan.open(plan))
+
+
+def test_a_materialised_plan_of_nothing_stored_brings_its_pictures_along_in_order(tmp_path: Path) -> None:
+    import shutil
+
+    from trainer.materialise import STAGE as MATERIALISE
+
+    world = pixelplan.curated(tmp_path, n=12)
+    plan = pixelplan.plan(world, "none", tokens=300, kinds=("image-text", "video"), storage="none")
+    whole = train(pixelplan.run(plan, tmp_path / "whole", latents="encode"))
+    own = pixelplan.carry_out(MATERIALISE, MATERIALISE.config, plan=plan, output=str(tmp_path / "own"), engine="local")
+    for kind in pixelplan.KINDS:
+        shutil.rmtree(world / kind)  # neither its parent nor the curated pictures are needed any more
+    assert losses(train(pixelplan.run(own, tmp_path / "run", latents="encode"))) == losses(whole)
