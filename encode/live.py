@@ -10,6 +10,7 @@ The trainer never imports this: it finds the service by its entry point, so othe
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -78,25 +79,22 @@ class Loaded:
                 latents[k] = decode_latents(encode_latents(image, codec), codec, *image.shape)
         return latents
 
-    def _there(self) -> Any:
+    def _there(self) -> AbstractContextManager[Any]:
         """A thread of its own begins on the first device, whatever the others are on."""
-        from contextlib import nullcontext
-
         if self.number is None:
             return nullcontext()
         import torch
 
         return torch.cuda.device(self.number)
 
-    def _beside(self) -> Any:
-        from contextlib import nullcontext
-
+    def _beside(self) -> AbstractContextManager[Any]:
         if self.encoding.machine.device != "cuda":
             return nullcontext()
         import torch
 
         if self._stream is None:
             self._stream = torch.cuda.Stream()
+            self._stream.wait_stream(torch.cuda.current_stream())  # where the weights were put on the device
         return torch.cuda.stream(self._stream)
 
 

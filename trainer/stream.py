@@ -74,6 +74,9 @@ class Reader:
         self.width = self.normaliser.width if self.normaliser else (plan.card["encoding"].get("image") or {}).get("width", 1)
         # Two halves of one thing: here pictures are decoded, and, where `batch` and `made` are called, encoded.
         self.pictures = Pictures(plan, self.reading.encode, serial=self.reading.workers > 0) if self.reading.encode else None
+        if self.pictures is None and (plan.card["encoding"].get("image") or {}).get("codec") == "none":
+            raise InputError("the latents of this plan are not stored, and whoever reads it encodes no pictures", where=plan.path,
+                             next="train with `latents: encode`, or encode the datasets with another `storage`")  # fmt: skip
         self._shapes = Shapes()
         self.left_out = 0  # places of forgotten records that were passed over, since nothing fitted
         self.shard = lru_cache(maxsize=SHARDS_KEPT)(self._open_shard)

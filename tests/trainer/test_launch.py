@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pixelplan
 import pytest
 import toyplan
 
@@ -84,8 +85,11 @@ def kill_one(root: Path, named: str) -> threading.Thread:
 
 
 @pytest.mark.slow
-def test_two_processes_here_train_what_one_does_and_a_killed_one_is_replaced(plan: str, alone: dict, tmp_path: Path) -> None:
-    run = toyplan.run(plan, tmp_path / "run", processes=2, steps=8, checkpoint_every=3, retries=2)
+def test_two_processes_here_train_what_one_does_and_a_killed_one_is_replaced(tmp_path: Path) -> None:
+    """By latents that both make while training, against one process that reads them."""
+    plan = pixelplan.plan(pixelplan.curated(tmp_path, n=20), "f32", tokens=700, kinds=("image-text", "video"), storage="f32")
+    alone = train(pixelplan.run(plan, tmp_path / "alone", steps=6))
+    run = pixelplan.run(plan, tmp_path / "run", latents="encode", processes=2, steps=6, checkpoint_every=2, retries=2)
     killer = kill_one(tmp_path / "run", "-m trainer")
     path, said = launched(run)
     killer.join(5)

@@ -11,10 +11,16 @@ import pixelplan
 import pytest
 import torch
 
-from mixtures.plan import Plan
+from encode.fit_tokenizer import STAGE as FIT
+from encode.fit_tokenizer import FitTokenizer
+from encode.recipe import EncodeRecipe
+from encode.stage import STAGE
+from mixtures.mixture import Mixture
+from mixtures.plan import Plan, make_plan
 from pipelines.format import storage
 from pipelines.format.dataset import Dataset
 from pipelines.format.errors import ErrorBudgetSpent, InputError
+from tests import toys
 from tests.encode.models import save_siglip
 from trainer import pictures
 from trainer.loop import train
@@ -164,8 +170,6 @@ def test_a_run_that_encodes_is_stopped_and_goes_on_to_the_same_numbers(stored: s
 
 def test_pictures_are_found_by_id_past_records_that_encoding_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every third picture is damaged: rows of the encoded dataset no longer are rows of the parent."""
-    from tests import toys
-
     whole = toys.jpeg
     monkeypatch.setattr(toys, "jpeg", lambda seed, side=32: b"no picture" if seed % 3 == 1 else whole(seed, side))
     world = pixelplan.curated(tmp_path, n=30)
@@ -227,3 +231,43 @@ def test_evaluations_of_a_run_whose_latents_are_not_stored_give_the_rows_of_one_
     for a, b in zip(*rows, strict=True):
         assert {k: v for k, v in a.items() if k != "value"} == {k: v for k, v in b.items() if k != "value"}
         assert a["value"] == pytest.approx(b["value"], rel=1e-3)
+
+
+def test_pictures_in_an_object_store_are_fetched_through_the_cache_like_any_other_data(s3_bucket: str, tmp_path: Path) -> None:
+    root = f"{s3_bucket}/onthefly"
+    toys.curated(f"{root}/video", "video", n=16)
+    pixelplan.carry_out(FIT, FitTokenizer, datasets=[toys.curated(str(tmp_path / "text"), "text")], vocab=300, output=str(tmp_path / "tokenizer"))
+    text = {"text_tokens": {"tokenizer": str(tmp_path / "tokenizer")}}
+    given = {"dataset": f"{root}/video", "text": text, "images": pixelplan.PIXELS}
+    mixture = {"sequence_length": 128, "held_out": {"fraction": 0.1, "seed": 0}}
+    cards = []
+    for storage_, latents in (("none", "encode"), ("f32", "stored")):
+        dataset = pixelplan.carry_out(STAGE, EncodeRecipe, **given, storage=storage_, output=f"{root}/{storage_}")
+        sources = {"clips": {"dataset": dataset, "tokens": 800, "max_epochs": 10}}
+        plan = make_plan(Mixture.model_validate({**mixture, "sources": sources}), str(tmp_path / storage_))
+        for workers in (0, 1):
+            cache = {"dir": str(tmp_path / f"cache-{storage_}-{workers}")}
+            cards.append(train(pixelplan.run(plan, tmp_path / f"{storage_}{workers}", latents=latents, workers=workers, cache=cache)))
+    assert losses(cards[0]) == losses(cards[1]) and largest_difference(cards[0], cards[2]) < 1e-5
+    with pytest.raises(InputError, match="object store"):  # their parent's pictures are not fetched early, so that is refused
+        train(pixelplan.run(str(tmp_path / "f32"), tmp_path / "no", latents="encode"))
+
+
+def test_whoever_reads_a_plan_of_nothing_stored_without_an_encoder_is_told(world: Path) -> None:
+    plan = pixelplan.plan(world, "none", storage="none")
+    with pytest.raises(InputError, match="not stored"):
+        Reader(Plan.open(plan))
+
+
+def test_a_materialised_plan_of_nothing_stored_brings_its_pictures_along_in_order(tmp_path: Path) -> None:
+    import shutil
+
+    from trainer.materialise import STAGE as MATERIALISE
+
+    world = pixelplan.curated(tmp_path, n=12)
+    plan = pixelplan.plan(world, "none", tokens=300, kinds=("image-text", "video"), storage="none")
+    whole = train(pixelplan.run(plan, tmp_path / "whole", latents="encode"))
+    own = pixelplan.carry_out(MATERIALISE, MATERIALISE.config, plan=plan, output=str(tmp_path / "own"), engine="local")
+    for kind in pixelplan.KINDS:
+        shutil.rmtree(world / kind)  # neither its parent nor the curated pictures are needed any more
+    assert losses(train(pixelplan.run(own, tmp_path / "run", latents="encode"))) == losses(whole)
