@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 import torch.multiprocessing as mp
-from test_parallel import rows_of
 
 from trainer import losses, parallel
+from trainer.batch import Batch
 from trainer.flow import noised
 from trainer.models.experts import after_step, balance_loss, layers_of
 from trainer.models.transfusion import Transfusion, TransfusionModel
@@ -22,6 +22,14 @@ from trainer.run import Flow, Loss
 
 EXPERTS = {"count": 9, "granularity": 8, "top_k": 4, "balance_weight": 0.1}
 SHAPE = {"layers": 2, "width": 32, "heads": 4, "kv_heads": 2, "embedding_std": 0.5, "ffn": "moe"}
+
+
+def rows_of(rank: int, world: int) -> Batch:
+    """A rank's share of five rows: ranks hold unlike numbers of tokens, and one of two has an empty row."""
+    rng = np.random.default_rng(0)
+    rows = [[hand.document(hand.SHAPES[(i + k) % len(hand.SHAPES)], rng, h=10 * i + k) for k in range(2)] for i in range(5)]
+    mine = rows[rank::world]
+    return hand.batch([*mine, *([[]] * (-(-5 // world) - len(mine)))], length=64)
 
 
 def made(where: parallel.World, balance: str, bf16: bool = False) -> TransfusionModel:
