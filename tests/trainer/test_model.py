@@ -18,14 +18,23 @@ from trainer.models.transfusion import Transfusion
 from trainer.run import Flow
 
 
-@pytest.mark.parametrize(("ffn", "billions"), [("shared", 1.498), ("per_modality", 2.304)])
-def test_the_papers_models_have_the_papers_parameters(ffn, billions) -> None:
+@pytest.mark.parametrize(
+    ("said", "billions"),
+    [
+        ({"size": "1.5b"}, 1.498), ({"size": "2.3b"}, 2.304), ({"size": "1.5b", "ffn": "per_modality"}, 2.304),
+        ({"size": "2.3b-moe"}, 2.305), ({"size": "13.5b"}, 13.59), ({"size": "51.5b"}, 51.46),
+    ],
+)  # fmt: skip
+def test_the_papers_models_have_the_papers_parameters(said, billions) -> None:
     with torch.device("meta"):
-        built = Transfusion(size="1.5b", ffn=ffn).build(128_256, 1152, 256)
+        built = Transfusion(**said).build(128_256, 1152, 256)
     blocks_and_tables = sum(p.numel() for n, p in built.named_parameters() if n.startswith("blocks.") or n in ("embed", "head"))
     assert blocks_and_tables / 1e9 == pytest.approx(billions, rel=2e-3)
     of = built.parameters_by_use()
-    assert (of["active_text"] + of["embedding"]) / 1e9 == pytest.approx(1.498, rel=2e-3)
+    routers = sum(p.numel() for n, p in built.named_parameters() if ".router." in n)
+    for kind in ("active_text", "active_latent"):
+        assert (of[kind] + of["embedding"] - routers) / 1e9 == pytest.approx(1.498, rel=4e-3), kind
+    assert routers <= 0.034e9
 
 
 def test_a_size_fills_what_is_not_said() -> None:

@@ -119,6 +119,7 @@ class ExpertStack(nn.Module):
             out = self._loop(rows, weight, counts)
         return _Collected.apply(out, token, back, k)  # type: ignore[no-any-return]
 
+    @torch.compiler.disable
     def _loop(self, rows: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
         """The reference: expert after expert over its run of rows. Those without a row take part, so that every weight has a gradient."""
         sizes = [int(n) for n in counts.tolist()]
@@ -127,10 +128,10 @@ class ExpertStack(nn.Module):
 
 
 def groupable(rows: Tensor, down: Tensor) -> bool:
-    """Whether the grouped product takes these: rows to multiply, strides of whole 16 bytes, bf16 on CUDA, bf16 or fp32 on CPU."""
+    """Whether the grouped product takes these: rows to multiply, strides of whole 16 bytes, and bf16, or fp32 on a CPU that does not compile."""
     if not len(rows) or _grouped_mm is None or any(n * rows.element_size() % 16 for n in down.shape[1:]):
         return False
-    return rows.dtype in ((torch.bfloat16,) if rows.is_cuda else (torch.bfloat16, torch.float32))
+    return rows.dtype == torch.bfloat16 or (rows.dtype == torch.float32 and not rows.is_cuda and not torch.compiler.is_compiling())
 
 
 # Public since torch 2.10 or so; before that under its private name (CPU since 2.9).

@@ -75,7 +75,11 @@ def _turn(x: Tensor, cos: Tensor, sin: Tensor, out: Tensor) -> None:
 @torch.compiler.disable  # dynamo cannot write into slices, and would cut the block's graph in seven
 def rotate(qk: Tensor, v: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """qk [T, H + K, d] rotated by the tables, and v [T, K, d] as it is, in one tensor [T, H + 2 K, d] of qk's type."""
-    return _Rotated.apply(qk, v, cos.to(qk.dtype), sin.to(qk.dtype))  # type: ignore[no-any-return]
+    cos, sin = cos.to(qk.dtype), sin.to(qk.dtype)
+    if torch.compiler.is_compiling():  # a compiler makes one kernel of the formula, and cannot follow writes into views
+        a, b = qk.chunk(2, dim=-1)
+        return torch.cat([torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1), v], dim=1)
+    return _Rotated.apply(qk, v, cos, sin)  # type: ignore[no-any-return]
 
 
 class _SquaredReLU(torch.autograd.Function):

@@ -69,17 +69,19 @@ def table(vocab: int = 128_256, channels: int = 1152, patches: int = 256) -> lis
         shape = Transfusion(size=name)
         with torch.device("meta"):
             of = shape.build(vocab, channels, patches).parameters_by_use()
-        rows.append({"size": name, "ffn": shape.ffn, "layers": shape.layers, "width": shape.width, "heads": shape.heads, "kv": shape.kv_heads, **of})
+        dims = {"layers": shape.layers, "width": shape.width, "heads": f"{shape.heads}/{shape.kv_heads}"}
+        experts = f"{shape.experts.count} x {shape.inner}" if shape.ffn == "moe" else f"{shape.inner}"
+        rows.append({"size": name, "ffn": shape.ffn, **dims, "inner": experts, **of})
     return rows
 
 
 def main() -> None:
-    """Print the table."""
-    for row in table():
-        words = [f"{v / 1e9:.3f}B" if isinstance(v, int) and k not in ("layers", "width", "heads", "kv") else str(v) for k, v in row.items()]
-        if row["size"] == "1m":
-            print(" | ".join(row))
-        print(" | ".join(words))
+    """Print the table, parameters in millions."""
+    rows = table()
+    print(" | ".join(rows[0]))
+    for row in rows:
+        counts = ("total", "blocks", "embedding", "projections", "time", "positions", "active_text", "active_latent")
+        print(" | ".join(f"{v / 1e6:,.1f}" if k in counts else str(v) for k, v in row.items()))
 
 
 if __name__ == "__main__":
