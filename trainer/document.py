@@ -41,6 +41,11 @@ class Document:
         return len(self.tokens)
 
 
+def copies(hidden: np.ndarray) -> np.ndarray:
+    """Which images [I] are clean copies of a frame: what follows a hidden twin (mixtures/layout.py). They are structure, not payload."""
+    return np.r_[False, hidden[:-1]] & ~hidden if len(hidden) else np.zeros(0, bool)
+
+
 def packed(
     rows: Sequence[Sequence[Document]],
     seq: Sequence[int],

@@ -9,9 +9,7 @@ tau' = s tau / (1 + (s - 1) tau) is t' = t / (t + s (1 - t)) in this convention.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
 from statistics import NormalDist
 
 import numpy as np
@@ -134,44 +132,3 @@ def squared_error(flow: Flow, prediction: Tensor, batch: Batch, seen: Noised) ->
         if flow.loss_space == "x":
             error = error * (1 - t)
     return error.square().mean(dim=1)
-
-
-@torch.no_grad()
-def sample(
-    model: Callable,
-    batch: Batch,
-    flow: Flow,
-    noise: Tensor,
-    which: Tensor | None = None,
-    steps: int = 25,
-    guidance: float = 3.0,
-) -> Tensor:
-    """Euler sampling of the images `which` (bool[I], default: those with loss) at once, given everything else in the batch clean.
-
-    noise [N,C] is the start (rows of other images are ignored). guidance g: v = v_without + g (v_with - v_without), where "without" drops
-    every named condition of the batch; 1 costs one pass a step. Returns latents [N,C], normalised, sampled rows replaced.
-    """
-    which = batch.image_loss if which is None else which
-    image = batch.latent_image.long()
-    chosen = which[image].unsqueeze(1)
-    z = torch.where(chosen, noise, batch.latents)
-    count = torch.bincount(image, minlength=len(which)).cpu().numpy()
-    s = shift_of(count, z.shape[1]) if flow.shift == "auto" else np.full(len(count), flow.shift)
-    grid = torch.from_numpy(shifted(np.linspace(0, 1, steps + 1)[:, None], s)).float().to(z.device)  # [steps+1, I]
-    unconditional = batch.condition > 0
-    for now, then in pairwise(grid):
-        t = torch.where(which, now, 1.0)
-        v = _velocity_at(model, batch, flow, z, t, None)
-        if guidance != 1:
-            blind = _velocity_at(model, batch, flow, z, t, unconditional)
-            v = blind + guidance * (v - blind)
-        z = torch.where(chosen, z + (then - now)[image].unsqueeze(1) * v, z)
-    return z
-
-
-def _velocity_at(model: Callable, batch: Batch, flow: Flow, z: Tensor, t: Tensor, dropped: Tensor | None) -> Tensor:
-    prediction = model(batch, z, t, dropped).flow.float()
-    if flow.predict == "v":
-        return prediction
-    # No clamp here: the grid's last step has 1 - t >= dt, so z + dt (x - z) / (1 - t) lands on x exactly.
-    return (prediction - z) / (1 - t[batch.latent_image.long()]).clamp(min=1e-6).unsqueeze(1)

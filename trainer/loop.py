@@ -54,6 +54,7 @@ class _State(NamedTuple):
     optimizer: torch.optim.Optimizer
     account: metrics.Account
     ema: Ema | None
+    weighing: losses.Weighing
 
 
 class _Prepared(NamedTuple):
@@ -135,7 +136,8 @@ def _begin(run: Run, root: str, identity: str, plan: Plan, where: World, say: Lo
     if not stream.total:
         raise BudgetError("the plan holds no training sequence", where=run.plan)
     account = metrics.Account(plan.sources, found.marker["consumed"] if found is not None else None)
-    return _State(run, where, stream, model, optimizer, account, ema), first
+    weighing = losses.Weighing(run.loss, found.marker.get("carried", {}).get("loss") if found is not None else None)
+    return _State(run, where, stream, model, optimizer, account, ema, weighing), first
 
 
 def _steps(state: _State, root: str, identity: str, plan: Plan, first: int, say: Log, stop: threading.Event | None) -> None:
@@ -143,7 +145,8 @@ def _steps(state: _State, root: str, identity: str, plan: Plan, first: int, say:
     writer = metrics.Writer(root, first) if where.rank == 0 else None
     depth = run.prefetch if run.prefetch is not None else (2 if where.device.type == "cuda" else 0)
     saver = Saver(root, where, run.keep, say)
-    facts = lambda: {"fingerprint": identity, "consumed": state.account.as_dict(), "recipe": run.recipe(), "shape": load.shape_of(plan)}
+    fixed = {"fingerprint": identity, "recipe": run.recipe(), "shape": load.shape_of(plan)}
+    facts = lambda: {**fixed, "consumed": state.account.as_dict(), "carried": {"loss": state.weighing.state()}}
     clock = time.monotonic()
     made = ahead(((_prepare(state, batch), done) for batch, done in state.stream), depth)
     with closing(saver), closing(made):  # also when a step raises: the threads and processes that read and write end before this does
@@ -187,6 +190,7 @@ def _step(state: _State, step: int, prepared: _Prepared, stop: bool) -> tuple[di
     shared = where.sum(np.append(prepared.counts.reshape(-1), float(stop)))
     counts = shared[:-1].reshape(prepared.counts.shape)
     text_targets, flow_targets = counts[:, -2].sum(), counts[:, -1].sum()
+    weights = state.weighing.weights(text_targets, flow_targets)
     sums: torch.Tensor | float = 0.0
     chosen: torch.Tensor | float = 0.0
     for i, (host, host_seen) in enumerate(prepared.parts):
@@ -194,7 +198,7 @@ def _step(state: _State, step: int, prepared: _Prepared, stop: bool) -> tuple[di
         parallel.last_micro_batch(model, i + 1 == len(prepared.parts))
         out = model(batch, seen.z, seen.t, seen.dropped)
         found = losses.errors(out, batch, seen, run.flow)
-        objective = losses.objective(run.loss, found, text_targets, flow_targets)
+        objective = losses.objective(weights, found, text_targets, flow_targets)
         if out.routed is not None:
             objective = objective + experts.balance_loss(model, out.routed, counts[:, :3].sum())
             chosen = chosen + out.routed.counts.double()
@@ -215,7 +219,10 @@ def _step(state: _State, step: int, prepared: _Prepared, stop: bool) -> tuple[di
     if state.ema is not None:
         state.ema.update(step + 1)
     state.account.add(counts)
-    line = metrics.step_line(step, sources, counts, total, run.loss)
+    line = metrics.step_line(step, sources, counts, total, weights)
+    state.weighing.update(line.get("text"), line.get("flow"))
+    if run.loss.scheme != "fixed":
+        line |= {"weight/text": weights.text, "weight/flow": weights.flow}
     if load.size:
         experts.after_step(model, torch.from_numpy(load))
         line |= experts.load_line(load)

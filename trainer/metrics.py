@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from pipelines.format import storage
-from trainer.losses import COUNTS, SUMS
+from trainer.losses import COUNTS, Weights
 from trainer.run import Loss
 
 FILE = "metrics.jsonl"
@@ -47,9 +47,9 @@ class Account:
         return {name: dict(zip(COUNTS, row.tolist(), strict=True)) for name, row in zip(self.sources, self.table, strict=True)}
 
 
-def step_line(step: int, sources: Sequence[str], counts: np.ndarray, sums: np.ndarray, weights: Loss) -> dict[str, Any]:
+def step_line(step: int, sources: Sequence[str], counts: np.ndarray, sums: np.ndarray, weights: Loss | Weights) -> dict[str, Any]:
     """Losses of a step: total, by modality and by source. Sources without targets in this step are absent."""
-    targets = counts[:, len(COUNTS) - len(SUMS) :]
+    targets = counts[:, -2:]
     totals, numbers = sums.sum(axis=0), targets.sum(axis=0)
     means = {name: float(totals[i] / numbers[i]) for i, name in enumerate(("text", "flow")) if numbers[i]}
     line: dict[str, Any] = {"step": step, "loss": weights.text * means.get("text", 0.0) + weights.flow * means.get("flow", 0.0), **means}

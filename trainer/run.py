@@ -16,8 +16,16 @@ from pipelines.format.document import Document, PartOf, Percent, Size, dump, fin
 
 
 class Loss(Document):
-    """Weights of the two losses (the paper: 1.0 and 3.0), each a mean over its own tokens of the whole step."""
+    """Weights of the two losses, each a mean over its own tokens of the whole step.
 
+    scheme fixed: `text` and `flow` are the weights (the paper: 1.0 and 3.0). token_share: each times its loss's share of the step's trained tokens.
+    centering: the paper's appendix D.2, weights that bring both losses to one moving target; `alpha` is the flow loss's part in the target, `mu` the
+    target's memory from step to step (the paper's values are not known), and `text` and `flow` serve until both losses were seen.
+    """
+
+    scheme: Literal["fixed", "token_share", "centering"] = "fixed"
+    alpha: Percent = Field(0.5, ge=0, le=1)
+    mu: float = Field(0.99, ge=0, lt=1)
     text: float = Field(1.0, ge=0)
     flow: float = Field(3.0, ge=0)
 
@@ -150,4 +158,4 @@ PLACES = frozenset(
     | {"prefetch", "workers", "cache", "verify", "parallel", "recompute", "compile"}
 )
 # Keys younger than the first runs, and what held before them: they enter a fingerprint when they say something else, so old runs keep their names.
-LATER: dict[str, Any] = {"ema": None, "init_ema": False}
+LATER: dict[str, Any] = {"loss.scheme": "fixed", "loss.alpha": 0.5, "loss.mu": 0.99, "ema": None, "init_ema": False}

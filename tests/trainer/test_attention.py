@@ -92,9 +92,9 @@ def test_text_is_causal_and_an_image_sees_itself_whole() -> None:
 
 def test_a_hidden_image_is_seen_by_itself_alone_and_its_clean_copy_by_all() -> None:
     seen = mask(one("b h i t e"))[0]
-    hidden, copy, rest = slice(2, 6), slice(8, 12), np.r_[7:15]
-    assert seen[hidden, hidden].all() and not seen[np.ix_(rest, np.r_[hidden])].any()
-    assert seen[13, copy].all()
+    hidden, twin, copy, rest = slice(2, 6), np.r_[1:7], slice(8, 12), np.r_[7:15]  # the twin: BOI to EOI
+    assert seen[hidden, hidden].all() and not seen[np.ix_(rest, twin)].any() and not seen[0, twin].any()
+    assert seen[hidden, 0:2].all() and seen[13, copy].all()
 
 
 def test_a_turn_sees_the_shared_prefix_and_no_other_turn() -> None:

@@ -1,6 +1,6 @@
 """Pictures that the model makes of held-out captions, written as an ordinary encoded dataset under <run>/samples.
 
-The prompt is BOS · caption · BOI; the image's latents are sampled by Euler steps with guidance from noise that is a draw on the record, so two arms
+The prompt is BOS · caption · BOI; the image's latents are sampled step by step with guidance from noise that is a draw on the record, so two arms
 paint the same captions from the same noise. What is written has the encoding of the data trained on: `pipelines run decode` turns it into
 pictures, and any scorer or view reads it like a dataset. With `pictures` a few are shown in the report too, each below the held-out picture of its
 caption: the service of that name makes them, since the trainer knows no encoder. No number is claimed here: rows come from scorers.
@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_serializer
 
 from pipelines.format import chance, codec, storage
 from pipelines.format.document import Part, dump, fingerprint
@@ -31,7 +31,8 @@ SHOWN = "pictures.parquet"  # caption, held_out, sampled: JPEGs for the report
 
 
 class Samples(Part):
-    """`images` held-out captions of an image-text `source`, sampled in `steps` Euler steps with guidance `guidance` (the paper: 25 and 3.0).
+    """`images` held-out captions of an image-text `source`, sampled in `steps` steps of `sampler` (the paper: 25 of euler; heun runs the model twice
+    a step) with guidance `guidance` (the paper: 3.0).
 
     `required: false` lets arms pass that were not trained on the source. `pictures` of them are kept as JPEGs for the report, made by `decoder`
     (as a decode recipe names it), or by the encoder where it can be inverted."""
@@ -43,6 +44,12 @@ class Samples(Part):
     required: bool = True
     pictures: int = Field(0, ge=0, le=64)
     decoder: dict[str, Any] | None = None
+    sampler: Literal["euler", "heun"] = "euler"
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, dump_: Any) -> dict[str, Any]:
+        """Without a `sampler` that changes nothing: samples made before the key existed keep their fingerprint."""
+        return {k: v for k, v in dump_(self).items() if (k, v) != ("sampler", "euler")}
 
     def run(self, subject: Subject, out: str) -> list[dict[str, Any]]:
         """Writes the dataset <out>/samples (made anew by the same model and settings: left as it is). No rows."""
@@ -79,7 +86,7 @@ class Samples(Part):
         """The records to write, in the order of the spans."""
         import torch
 
-        from trainer.flow import sample
+        from trainer.sampling import sample
 
         reader, documents = subject.reader, [subject.reader.document(s) for s in spans]
         made: list[Record | None] = [None] * len(spans)
@@ -87,8 +94,8 @@ class Samples(Part):
             width = batch.latents.shape[1]
             noise = np.concatenate([_noise(documents[p], width) for p in places])
             with torch.inference_mode():
-                moved = batch.to(subject.device)
-                z = sample(subject.model, moved, subject.run.flow, torch.from_numpy(noise).to(subject.device), None, self.steps, self.guidance)
+                moved, start = batch.to(subject.device), torch.from_numpy(noise).to(subject.device)
+                z = sample(subject.model, moved, subject.run.flow, start, None, self.steps, self.guidance, self.sampler)
             latents = z.float().cpu().numpy()
             if reader.normaliser is not None:
                 latents = reader.normaliser.undo(latents)

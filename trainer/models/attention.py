@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainer.batch import LATENT, PADDING, Batch
+from trainer.batch import LATENT, PADDING, STRUCTURE, Batch
 
 Backend = Literal["auto", "dense", "documents", "flex"]
 
@@ -35,7 +35,7 @@ class Marks(NamedTuple):
     doc: Tensor
     turn: Tensor
     image: Tensor
-    hidden: Tensor  # bool: this position belongs to an image that only it sees
+    hidden: Tensor  # 0, or 1 + the number of the hidden image that this position belongs to, its BOI and EOI included
     condition: Tensor
     dropped: Tensor  # bool: the condition fell
 
@@ -43,24 +43,35 @@ class Marks(NamedTuple):
 def visible(q: Marks, k: Marks) -> Tensor:
     """Whether query position q sees key position k (bool, broadcast).
 
-    Same document; earlier, or of the same image; the key belongs to all turns or to the query's; a hidden image is seen by itself alone; a
-    condition that fell is seen by its own kind alone (so that a caption, which takes loss itself, can still be read by the caption).
+    Same document; earlier, or of the same image; the key belongs to all turns or to the query's; a hidden image, BOI to EOI, is seen by itself
+    alone (whoever comes later finds one frame there, its clean copy, as when sampling); a condition that fell is seen by its own kind alone (so
+    that a caption, which takes loss itself, can still be read by the caption).
     """
     same_image = (q.image == k.image) & (q.image >= 0)
     ordered = (k.place <= q.place) | same_image
     turn = (k.turn < 0) | (k.turn == q.turn)
-    return (q.doc == k.doc) & ordered & turn & (~k.hidden | same_image) & (~k.dropped | (k.condition == q.condition))
+    alone = (k.hidden == 0) | (k.hidden == q.hidden)
+    return (q.doc == k.doc) & ordered & turn & alone & (~k.dropped | (k.condition == q.condition))
 
 
 def marks(batch: Batch, dropped: Tensor | None) -> Marks:
     """The marks of every position, [B,S]."""
     rows, length = batch.shape
-    hidden = torch.zeros_like(batch.kind, dtype=torch.bool)
-    if len(batch.image_hidden):
-        hidden = (batch.image >= 0) & batch.image_hidden[batch.image.clamp(min=0).long()]
     place = torch.arange(length, device=batch.doc.device, dtype=torch.int32).expand(rows, length)
-    fallen = torch.zeros_like(hidden) if dropped is None else dropped
+    hidden = torch.zeros_like(batch.image)
+    if len(batch.image_hidden):
+        owner = _owner(batch)
+        hidden = torch.where((owner >= 0) & batch.image_hidden[owner.clamp(min=0).long()], owner + 1, 0)
+    fallen = torch.zeros_like(batch.kind, dtype=torch.bool) if dropped is None else dropped
     return Marks(place, batch.doc, batch.turn, batch.image, hidden, batch.condition, fallen)
+
+
+def _owner(batch: Batch) -> Tensor:
+    """i32[B,S]: the image that a position belongs to, BOI and EOI with it; -1 none. Every image stands between the two (mixtures/layout.py)."""
+    image, none = batch.image, torch.full_like(batch.image[:, :1], -1)
+    after, before = torch.cat([image[:, 1:], none], dim=1), torch.cat([none, image[:, :-1]], dim=1)
+    beside = torch.where(after >= 0, after, before)
+    return torch.where((batch.kind == STRUCTURE) & (image < 0), beside, image)
 
 
 class Order(NamedTuple):
@@ -237,14 +248,14 @@ def _mask_mod(m: Marks) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
     is not asked for."""
     low, high = _seen(m)
     turns, hidden, fallen = (bool(x) for x in torch.stack([(m.turn >= 0).any(), m.hidden.any(), m.dropped.any()]).tolist())
-    turn, image, hides, drops, condition = m.turn, m.image, m.hidden, m.dropped, m.condition
+    turn, hides, drops, condition = m.turn, m.hidden, m.dropped, m.condition
 
     def mask_mod(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
         out = (k >= low[b, q]) & (k <= high[b, q])
         if turns:
             out = out & ((turn[b, k] < 0) | (turn[b, k] == turn[b, q]))
         if hidden:
-            out = out & (~hides[b, k] | (image[b, k] == image[b, q]))
+            out = out & ((hides[b, k] == 0) | (hides[b, k] == hides[b, q]))
         if fallen:
             out = out & (~drops[b, k] | (condition[b, k] == condition[b, q]))
         return out

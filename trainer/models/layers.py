@@ -72,7 +72,6 @@ def _turn(x: Tensor, cos: Tensor, sin: Tensor, out: Tensor) -> None:
     torch.mul(a, sin, out=second).addcmul_(b, cos)
 
 
-@torch.compiler.disable  # dynamo cannot write into slices, and would cut the block's graph in seven
 def rotate(qk: Tensor, v: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """qk [T, H + K, d] rotated by the tables, and v [T, K, d] as it is, in one tensor [T, H + 2 K, d] of qk's type."""
     cos, sin = cos.to(qk.dtype), sin.to(qk.dtype)
