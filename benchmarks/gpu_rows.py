@@ -30,19 +30,25 @@ class Sizes(NamedTuple):
     channels: int
     vocab: int
     steps: int
+    rows: int  # sequences a training step
+    micro: int  # of them at once
     jpegs: int  # files to encode from, in shards of one batch each
     steady: int  # parts of a run of the encode job that are timed
 
 
 REAL = Sizes(
     27, 1152, 4304, 16, 224, 256, 4096, (4096, 8192), (32, 8, 64),
-    (("1.5b shared", {"size": "1.5b", "ffn": "shared"}), ("2.3b per modality", {"size": "1.5b", "ffn": "per_modality"})),
-    4096, 256, 1152, 128_256, 12, 2048, 48,
+    (("1.5b shared", {"size": "1.5b"}), ("2.3b per modality", {"size": "2.3b"}), ("3.9b experts", {"size": "3.9b"})),
+    4096, 256, 1152, 128_256, 12, 8, 4, 2048, 48,
 )  # fmt: skip
 TOY = Sizes(
     2, 32, 64, 2, 28, 4, 16, (256,), (4, 2, 16),
-    (("toy shared", {"layers": 2, "width": 64, "heads": 4, "kv_heads": 2, "ffn": "shared"}),),
-    128, 4, 8, 300, 3, 16, 4,
+    (
+        ("toy shared", {"layers": 2, "width": 64, "heads": 4, "kv_heads": 2, "ffn": "shared", "ffn_width": 256}),
+        ("toy experts", {"layers": 2, "width": 64, "heads": 4, "kv_heads": 2, "ffn": "moe",
+                         "experts": {"count": 8, "granularity": 4, "top_k": 4, "shared": "none"}}),
+    ),
+    128, 4, 8, 300, 3, 4, 2, 16, 4,
 )  # fmt: skip
 
 

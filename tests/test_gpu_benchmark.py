@@ -26,5 +26,8 @@ def test_every_section_runs_at_toy_size_without_ray_or_codecs_and_the_numerics_h
     jpeg = [f"encode.jpeg.{what}" for what in ("bare", "loop", "load", "write")]
     for name in (*jpeg, "encode.compiled", *(f"encode.stored.{c}" for c in CODECS)):
         assert rows[name]["ours"] > 0 and rows[name]["peer"] > 0
+    assert rows["train.toy experts.dense"]["bar"] == ">= 0.6" and rows["train.toy experts.dense"]["ratio"] > 0
+    assert rows["train.toy shared.save"]["ok"] and rows["train.toy shared.micro_1"]["peer"] > 0
+    assert "matrix products" in rows["train.toy shared.busy"]["unit"]
     assert rows["encode.jpeg.bare"]["bar"] == ">= 0.95" and rows["encode.jpeg.loop"]["bar"] == ">= 1.5"
     assert "not compiled" in rows["encode.jpeg.bare"]["unit"], "a CPU compiles nothing by itself, and the row says so"

@@ -29,7 +29,7 @@ REPO = Path(__file__).resolve().parents[1]
 AFTER = 50  # steps that must be equal
 MODEL = {"layers": 2, "width": 32, "heads": 2, "norm": "layer", "activation": "relu2", "embedding_std": 0.3, "ffn": "moe",
          "experts": {"count": 8, "top_k": 3, "granularity": 8, "balance": "bias"}}  # fmt: skip
-CLOCK = ("tokens_per_s", "data_wait", "mfu", "seconds", "step_s", "data_wait_s", "checkpoint_s")
+CLOCK = ("tokens_per_s", "data_wait", "step_s", "mfu", "memory_gib", "save_s")  # trainer.meter.CLOCK, without importing torch here
 
 
 def forked(*jobs: Callable[[], Any]) -> list[int]:

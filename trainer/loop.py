@@ -9,11 +9,10 @@ from its newest complete checkpoint when the same command is given again.
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import ExitStack, closing
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,8 +20,8 @@ import torch
 
 from mixtures.plan import Plan
 from pipelines.format import manifest, storage
-from pipelines.format.errors import BudgetError, ConflictError, HeadwaterError, Stopped
-from trainer import checkpoint, losses, metrics, parallel, stood_in
+from pipelines.format.errors import BudgetError, ConflictError, Stopped
+from trainer import checkpoint, guards, loggers, losses, meter, metrics, parallel, stood_in
 from trainer.batch import Batch
 from trainer.ema import Ema
 from trainer.flow import Noised, noised
@@ -38,12 +37,6 @@ Log = Callable[..., Any]
 VERSION = 1
 
 
-class Diverged(HeadwaterError):
-    """A loss or gradient that is not a number. Exit 1: neither the input nor the budget is at fault for certain."""
-
-    exit = 1
-
-
 class _State(NamedTuple):
     """What a step reads and changes."""
 
@@ -53,8 +46,9 @@ class _State(NamedTuple):
     model: TransfusionModel
     optimizer: torch.optim.Optimizer
     account: metrics.Account
-    ema: Ema | None
+    guard: guards.Guard
     weighing: losses.Weighing
+    ema: Ema | None
 
 
 class _Prepared(NamedTuple):
@@ -78,6 +72,7 @@ def train(run: Run, output: str | None = None, log: Log | None = None, stop: thr
     finished = _finished(root, identity)
     if finished is not None:
         return {**finished, "seconds": 0.0}
+    loggers.check(run.log, root)
     if run.threads:
         torch.set_num_threads(run.threads)
     with parallel.world(run.device, run.parallel, alone=run.precision == "bf16") as where:
@@ -137,34 +132,37 @@ def _begin(run: Run, root: str, identity: str, plan: Plan, where: World, say: Lo
         raise BudgetError("the plan holds no training sequence", where=run.plan)
     account = metrics.Account(plan.sources, found.marker["consumed"] if found is not None else None)
     weighing = losses.Weighing(run.loss, found.marker.get("carried", {}).get("loss") if found is not None else None)
-    return _State(run, where, stream, model, optimizer, account, ema, weighing), first
+    return _State(run, where, stream, model, optimizer, account, guards.resumed(run.guards, root, first, where), weighing, ema), first
 
 
 def _steps(state: _State, root: str, identity: str, plan: Plan, first: int, say: Log, stop: threading.Event | None) -> None:
     run, where, steps = state.run, state.where, state.stream.steps
-    writer = metrics.Writer(root, first) if where.rank == 0 else None
     depth = run.prefetch if run.prefetch is not None else (2 if where.device.type == "cuda" else 0)
     saver = Saver(root, where, run.keep, say)
     fixed = {"fingerprint": identity, "recipe": run.recipe(), "shape": load.shape_of(plan)}
     facts = lambda: {**fixed, "consumed": state.account.as_dict(), "carried": {"loss": state.weighing.state()}}
-    clock = time.monotonic()
+    watch = meter.Meter(where, meter.peak(run.peak_tflops, where, parallel.in_bf16(run, where.device.type)))
     made = ahead(((_prepare(state, batch), done) for batch, done in state.stream), depth)
-    with closing(saver), closing(made):  # also when a step raises: the threads and processes that read and write end before this does
+    with ExitStack() as stack:  # also when a step raises: the threads and processes that read and write end before this does
+        writer = _writer(stack, run, root, identity, first) if where.rank == 0 else None
+        for one in (saver, made):
+            stack.enter_context(closing(one))
         for prepared, done in made:
-            waited = time.monotonic() - clock
+            watch.arrived()
             line, stopping = _step(state, done - 1, prepared, bool(stop is not None and stop.is_set()))
-            now = time.monotonic()
+            line |= watch.stepped(line)
             if writer is not None:
-                spent = max(now - clock, 1e-9)
-                writer.add({**line, "tokens_per_s": round(line["step_tokens"] / spent, 1), "data_wait": round(waited / spent, 4)})
-            clock = now
+                writer.add(line)
             last = done == steps
             if done == first + 1 and run.checkpoint_every:
                 saver.prepare(checkpoint.state_of(state.model, state.optimizer, state.ema))
             if stopping or (run.checkpoint_every and done % run.checkpoint_every == 0 and not last):
                 if writer is not None:
-                    writer.flush()
-                saver.save(done, checkpoint.state_of(state.model, state.optimizer, state.ema), facts())
+                    writer.flush()  # a checkpoint never stands without the lines before it: the guards go on from them
+                with watch.saving() as took:
+                    saver.save(done, checkpoint.state_of(state.model, state.optimizer, state.ema), facts())
+                if writer is not None:
+                    writer.note(**took)
             saver.look()
             if stopping:
                 saver.wait(must=not last)
@@ -172,8 +170,14 @@ def _steps(state: _State, root: str, identity: str, plan: Plan, first: int, say:
                 raise Stopped(f"stopped after step {done} of {steps}; a checkpoint is kept", where=root, signal=15, next="the same command goes on")
             if done % max(steps // 20, 1) == 0:
                 say("step", step=done, of=steps, loss=round(line["loss"], 4), tokens=line["tokens"])
-    if writer is not None:
-        writer.flush()
+            if "spike" in line:
+                say("spike", step=done - 1, **{k: line[k] for k in ("spike", "spike_above", line["spike"])})
+
+
+def _writer(stack: ExitStack, run: Run, root: str, identity: str, first: int) -> metrics.Writer:
+    """Where lines go, closed with the stack."""
+    others = [stack.enter_context(closing(logger)) for logger in loggers.opened(run, root, identity, first)]
+    return stack.enter_context(closing(metrics.Writer(root, first, others)))
 
 
 def _prepare(state: _State, batch: Batch) -> _Prepared:
@@ -210,8 +214,10 @@ def _step(state: _State, step: int, prepared: _Prepared, stop: bool) -> tuple[di
     together = where.sum(np.append(local, load))
     total, load = together[: local.size].reshape(local.shape), together[local.size :].reshape(load.shape)
     norm = parallel.clip(model, run.optim.clip)
-    if not (np.isfinite(total).all() and math.isfinite(norm)):
-        _diverged(step, sources, local, norm, prepared.batch)
+    trouble = state.guard.look(guards.figures(counts, total, norm))
+    if trouble is not None and trouble.stop:
+        blamed = guards.blame(prepared.parts, model, lambda rows: noised(run.flow, rows, run.seed), run.flow, len(sources), where)
+        raise guards.error(trouble, step, blamed, sources, run.plan)
     rate = run.optim.rate(step, state.stream.steps)
     set_rate(state.optimizer, rate)
     state.optimizer.step()
@@ -225,19 +231,10 @@ def _step(state: _State, step: int, prepared: _Prepared, stop: bool) -> tuple[di
         line |= {"weight/text": weights.text, "weight/flow": weights.flow}
     if load.size:
         experts.after_step(model, torch.from_numpy(load))
-        line |= experts.load_line(load)
+        line |= {**experts.load_line(load), **metrics.routing_line(load)}
     extra = {"tokens": state.account.payload, "step_tokens": int(counts[:, :2].sum()), "lr": rate, "grad_norm": norm}
+    extra |= {"flops": metrics.flops(model, counts), **metrics.consumed_line(state.account), **guards.noted(trouble)}
     return {**line, **extra}, bool(shared[-1])
-
-
-def _diverged(step: int, sources: list[str], sums: np.ndarray, norm: float, batch: Batch) -> None:
-    bad = [name for name, row in zip(sources, sums, strict=True) if not np.isfinite(row).all()]
-    raise Diverged(
-        f"step {step}: the {'loss' if bad else 'gradient'} is not a number",
-        where=f"sequences {[n for n in batch.seq.tolist() if n >= 0]} of the plan",
-        found=f"sources {', '.join(bad)}" if bad else f"gradient norm {norm}, losses of this rank finite",
-        next="lower optim.lr or optim.clip, or look at those sequences: pipelines inspect PLAN",
-    )
 
 
 def _card(state: _State, root: str, identity: str, plan: Plan, files: list[dict[str, Any]]) -> None:
@@ -256,13 +253,12 @@ def _card(state: _State, root: str, identity: str, plan: Plan, files: list[dict[
     if run.init:
         parents.append(manifest.parent(run.init, root, load.start_of(run.init).fingerprint))
     loss = of["text_targets"] + of["flow_targets"]
-    flops = state.model.training_flops(of["text"] + of["structure"], of["visual"], of["text_targets"], of["pairs"])
     card = manifest.card(
         "run", run.name or storage.absolute(root).rpartition("/")[2], identity, run.recipe(), parents=parents, stages={"train": VERSION},
         records=sequences, bytes=sum(f["bytes"] for f in files), files=files, sources=sources,
         tokens={"text": of["text"], "visual": of["visual"], "loss": loss, "all": of["text"] + of["visual"]},
         structure=of["structure"], padding=sequences * plan.sequence_length - of["text"] - of["visual"] - of["structure"],
-        steps=stream.steps, parameters=state.model.parameters_by_use(), shape=load.shape_of(plan), flops=flops,
+        steps=stream.steps, parameters=state.model.parameters_by_use(), shape=load.shape_of(plan), flops=metrics.flops(state.model, account.table),
     )  # fmt: skip
     manifest.publish_card(root, "run.json", card)
 

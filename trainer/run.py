@@ -69,6 +69,34 @@ class Optim(Document):
         return self.lr * (self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * min(done, 1.0))))
 
 
+class Guards(Document):
+    """What stops a run by itself. nan: a loss or gradient that is not a number. spike: text loss, flow loss or gradient norm above
+    median + factor x max(1.4826 MAD, 2 % of the median) of the last `window` steps, `patience` steps in a row (trainer/guards.py)."""
+
+    nan: Literal["stop", "off"] = "stop"
+    spike: Literal["off", "warn", "stop"] = "warn"
+    factor: float = Field(20.0, gt=0)
+    window: int = Field(128, ge=8)
+    patience: int = Field(1, ge=1)
+
+
+class Wandb(Document):
+    """A Weights & Biases project for the lines of metrics.jsonl. mode: null leaves it to WANDB_MODE."""
+
+    project: str
+    entity: str | None = None
+    group: str | None = None
+    mode: Literal["online", "offline"] | None = None
+
+
+class Logs(Document):
+    """Where the lines of metrics.jsonl also go. tensorboard: a folder, or true for <output>/tensorboard. every: steps between lines there."""
+
+    tensorboard: bool | str = False
+    wandb: Wandb | None = None
+    every: int = Field(1, ge=1)
+
+
 class Ema(Document):
     """A moving average of the weights, kept beside them in float32 and exported as ema.safetensors. decay: its memory from step to step; early
     on min(decay, (1 + steps) / (10 + steps)), so that short runs do not average their start."""
@@ -102,6 +130,7 @@ class Run(Document):
     local data files too, each once at first open (remote ones always are). None of the three changes a batch.
     init_ema: start from the average that `init` keeps. recompute: blocks whose inner values are computed again in the backward pass instead of
     kept (all, or the first n). compile: each block through torch.compile (auto: on a GPU).
+    peak_tflops: what one device could do, in TFLOP/s, for `mfu` (null: known for common cards in bf16, else no mfu).
     """
 
     name: str | None = None
@@ -132,6 +161,9 @@ class Run(Document):
     workers: int = Field(0, ge=0, le=64)
     cache: Cache = Cache()
     verify: bool = False
+    guards: Guards = Guards()
+    log: Logs = Logs()
+    peak_tflops: float | None = Field(None, gt=0)
     engine: Literal["ray", "local"] = "local"
     resources: dict[str, Any] | None = None
 
@@ -155,7 +187,7 @@ class Run(Document):
 # Keys that change where or how fast a run goes, not what comes out of it.
 PLACES = frozenset(
     {"name", "plan", "init", "output", "checkpoint_every", "keep", "device", "threads", "processes", "engine", "resources"}
-    | {"prefetch", "workers", "cache", "verify", "parallel", "recompute", "compile"}
+    | {"prefetch", "workers", "cache", "verify", "guards", "log", "peak_tflops", "parallel", "recompute", "compile"}
 )
 # Keys younger than the first runs, and what held before them: they enter a fingerprint when they say something else, so old runs keep their names.
 LATER: dict[str, Any] = {"loss.scheme": "fixed", "loss.alpha": 0.5, "loss.mu": 0.99, "ema": None, "init_ema": False}

@@ -51,7 +51,7 @@ def test_rotary_gradients_are_autograds() -> None:
     g = torch.Generator().manual_seed(0)
     qk, v = (torch.randn(5, heads, 6, generator=g, dtype=torch.float64, requires_grad=True) for heads in (3, 2))
     cos, sin = (x.double() for x in rotary_tables(torch.arange(5), 6, 100.0))
-    assert torch.autograd.gradcheck(lambda a, b: _Rotated.apply(a, b, cos, sin), (qk, v))
+    assert torch.autograd.gradcheck(lambda a, b: _Rotated.apply(cos, sin, b, a[:, :2], a[:, 2:]), (qk, v))
 
 
 def test_rotary_scores_depend_on_distance_alone() -> None:
@@ -59,7 +59,7 @@ def test_rotary_scores_depend_on_distance_alone() -> None:
     q, k = torch.randn(1, 1, 8, generator=g), torch.randn(1, 1, 8, generator=g)
 
     def score(i: int, j: int) -> float:
-        turned = [_Rotated.apply(x, x[:, :0], *rotary_tables(torch.tensor([at]), 8, 100.0)) for x, at in ((q, i), (k, j))]
+        turned = [_Rotated.apply(*rotary_tables(torch.tensor([at]), 8, 100.0), x[:, :0], x) for x, at in ((q, i), (k, j))]
         return float((turned[0] * turned[1]).sum())
 
     assert score(7, 3) == pytest.approx(score(24, 20), abs=1e-5) and score(7, 3) != pytest.approx(score(7, 4), abs=1e-3)

@@ -17,11 +17,11 @@ from pipelines.format import storage
 from pipelines.format.errors import ConflictError, InputError, Stopped, VerifyError
 from trainer import checkpoint, stream
 from trainer.flow import clean
-from trainer.loop import Diverged, train
+from trainer.guards import Diverged
+from trainer.loop import train
+from trainer.meter import CLOCK
 from trainer.models.load import load_model, read_weights
 from trainer.stream import Reader
-
-CLOCK = ("tokens_per_s", "data_wait")
 
 
 @pytest.fixture(scope="module")

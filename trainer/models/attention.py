@@ -144,7 +144,7 @@ def _spread(x: Tensor, slots: Tensor, rows: int, length: int) -> Tensor:
 class _Group(NamedTuple):
     documents: int
     longest: int
-    mask: Tensor  # [documents, 1, longest, longest], additive
+    mask: Tensor | None  # [documents, 1, longest, longest], additive; None = causal, and padding comes last
 
 
 def _documents(batch: Batch, where: Order, dropped: Tensor | None) -> Attend:
@@ -172,22 +172,28 @@ def _documents(batch: Batch, where: Order, dropped: Tensor | None) -> Attend:
         back[index.reshape(-1)[cells]] = cells + offset
         offset += index.size
         groups.append(_Group(len(members), longest, _group_mask(flat, torch.from_numpy(positions).to(device), inside)))
-    into, out_of = torch.from_numpy(np.concatenate(there)).to(device), torch.from_numpy(back).to(device)
+    index = np.concatenate(there)
+    moved = not np.array_equal(index, np.arange(len(slots)))  # texts of one length lie as they should
+    into, out_of = torch.from_numpy(index).to(device), torch.from_numpy(back).to(device)
 
     def attend(qkv: Tensor, heads: int) -> Tensor:
-        cells = qkv.flatten(1).index_select(0, into)
+        cells = qkv.flatten(1).index_select(0, into) if moved else qkv.flatten(1)
         out = []
         for group, part in zip(groups, cells.split([g.documents * g.longest for g in groups]), strict=True):
             q, k, v = _split(part.view(group.documents, group.longest, *qkv.shape[1:]).transpose(1, 2), heads)
-            mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=group.mask.to(q.dtype))
+            mask = None if group.mask is None else group.mask.to(q.dtype)
+            mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
             out.append(mixed.transpose(1, 2).reshape(group.documents * group.longest, -1))
-        return (torch.cat(out) if len(out) > 1 else out[0]).index_select(0, out_of).view(len(qkv), heads, -1)
+        joined = torch.cat(out) if len(out) > 1 else out[0]
+        return (joined.index_select(0, out_of) if moved else joined).view(len(qkv), heads, -1)
 
     return attend
 
 
-def _group_mask(flat: Marks, positions: Tensor, inside: np.ndarray) -> Tensor:
+def _group_mask(flat: Marks, positions: Tensor, inside: np.ndarray) -> Tensor | None:
     m = Marks(*(x[positions] for x in flat))
+    if not ((m.image >= 0) | (m.turn >= 0) | m.hidden | m.dropped).any():
+        return None  # nothing but text: the kernel that knows what causal means skips half
     real = torch.from_numpy(inside).to(positions.device)
     mask = visible(Marks(*(x[:, :, None] for x in m)), Marks(*(x[:, None, :] for x in m))) & real[:, None, :]
     mask[:, :, 0] |= ~real  # a padding query sees something, or its softmax is NaN

@@ -8,6 +8,7 @@ they are shown. Tests build an `Evidence` by hand.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +21,7 @@ from pipelines.format import storage
 from trainer.report.statistics import Floats
 
 KINDS = ("payload", "structure", "padding", "loss")
+TIME = re.compile(r"t\d\.\d-\d\.\d")
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,13 +124,14 @@ def read_metrics(path: str) -> list[dict[str, Any]]:
 
 
 def curves(lines: Iterable[dict[str, Any]]) -> dict[tuple[str, str], tuple[Floats, Floats]]:
-    """(loss, source) → (payload tokens seen, loss) from logged steps: keys `text/<source>` (nats a token) and `flow/<source>`."""
+    """(loss, source) → (payload tokens seen, loss) from logged steps: keys `text/<source>` (nats a token) and `flow/<source>`; `flow/t0.2-0.3` is a
+    time, not a source."""
     points: dict[tuple[str, str], list[tuple[float, float]]] = {}
     for line in lines:
         at = float(line.get("tokens", line["step"]))
         for key, value in line.items():
             loss, slash, source = key.partition("/")
-            if slash and loss in ("text", "flow") and isinstance(value, int | float):
+            if slash and loss in ("text", "flow") and isinstance(value, int | float) and not TIME.fullmatch(source):
                 points.setdefault((loss, source), []).append((at, float(value)))
     return {k: (np.array([p[0] for p in v]), np.array([p[1] for p in v])) for k, v in points.items()}
 
