@@ -155,7 +155,7 @@ def _steps(state: _State, root: str, identity: str, plan: Plan, first: int, say:
             line, stopping = _step(state, done - 1, prepared, bool(stop is not None and stop.is_set()))
             line |= watch.stepped(line)
             if writer is not None:
-                writer.add({**line, **pictures.shares(state.stream.reader.pictures, line["step_s"])})
+                writer.add({**line, **pictures.shares(state.stream.reader.pictures, max(line["step_s"], 1e-4))})
             last = done == steps
             if done == first + 1 and run.checkpoint_every:
                 saver.prepare(checkpoint.state_of(state.model, state.optimizer, state.ema))
