@@ -74,7 +74,7 @@ def _extras(plan: Plan, root: str) -> dict[str, Any]:
                 files.append(file_entry(root, entry["path"], data))
     # How to open the encoder again: pictures of `storage: none` came along as they are, to be encoded while training.
     pictured = next((d.card for d in plan.datasets if (d.encoding or {}).get("image")), {})
-    said = {key: pictured[key] for key in ("encoders", "identity") if key in pictured}
+    said: dict[str, Any] = {key: pictured[key] for key in ("encoders", "identity") if key in pictured}
     return {"encoding": encoding, "files": files, "repeats": True, **said}
 
 

@@ -160,7 +160,7 @@ def drawn_kill(drawn: random.Random, golden: Path, world: int) -> dict[str, Any]
 def soak(folder: Path, trials: int, seed: int) -> list[str]:
     """So many kills. Returns what was not as promised; nothing is what is hoped for."""
     plan = str(folder / "plan")
-    assert forked(lambda: __import__("toyplan").make(folder, tokens=9_000 if trials > 5 else 4_500, n=400)) == [0]
+    assert forked(lambda: __import__("toyplan").make(folder, tokens=9_000 if trials > 5 else 3_200, n=400)) == [0]
     golden: dict[int, list[dict[str, Any]]] = {}
     for world in (1, 2):
         assert launched(plan, folder / f"golden-{world}", world, every=60) == [0] * world

@@ -72,7 +72,11 @@ class Generator:
                 active.append(row)
             self._pass(cache, [r for r in active if not r.done])
             free = sorted([*free, *(r.slots[0] for r in active if r.done)])
-            active = [r for r in active if not r.done]
+            active = sorted((r for r in active if not r.done), key=lambda r: r.slots)
+            while active and not waiting and free and free[0] < active[-1].slots[0]:
+                active[-1].moves_to(free[0], size)
+                active.sort(key=lambda r: r.slots)
+                free = sorted(set(range(size)) - {r.slots[0] for r in active})
         return [r.out for r in rows]
 
     def _pass(self, cache: Cache, rows: list[Row]) -> None:
@@ -80,6 +84,7 @@ class Generator:
         fed: list[tuple[int, Fed, bool]] = []
         for row in rows:
             fed += row.feeds()
+        fed.sort(key=lambda f: f[0])
         if not fed:
             return
         documents = [f.document for _, f, _ in fed]

@@ -63,6 +63,14 @@ class Row:
         self._reads(words([self.maker.specials.bos], 0, NONE, STRUCTURE))
         self._go_on()
 
+    def moves_to(self, slot: int, size: int) -> None:
+        """Go on in another place, with what was read."""
+        assert self.cache is not None
+        target = (slot, slot + size)[: len(self.slots)]
+        for a, b in zip(self.slots, target, strict=True):
+            self.cache.move(a, b)
+        self.slots = target
+
     def _reads(self, fed: Fed) -> None:
         """Put a piece, of one condition, behind what is to be read."""
         self.pending.append(fed)

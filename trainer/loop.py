@@ -142,10 +142,8 @@ def _steps(state: _State, root: str, identity: str, plan: Plan, first: int, say:
     run, where, steps = state.run, state.where, state.stream.steps
     depth = run.prefetch if run.prefetch is not None else (2 if where.device.type == "cuda" else 0)
     saver = Saver(root, where, run.keep, say)
-    facts = lambda: {
-        "fingerprint": identity, "consumed": state.account.as_dict(), "carried": {"loss": state.weighing.state()},
-        "recipe": run.recipe(), "shape": load.shape_of(plan),
-    }  # fmt: skip
+    fixed = {"fingerprint": identity, "recipe": run.recipe(), "shape": load.shape_of(plan)}
+    facts = lambda: {**fixed, "consumed": state.account.as_dict(), "carried": {"loss": state.weighing.state()}}
     watch = meter.Meter(where, meter.peak(run.peak_tflops, where, parallel.in_bf16(run, where.device.type)))
     made = ahead(((_prepare(state, batch), done) for batch, done in state.stream), depth)
     with ExitStack() as stack:  # also when a step raises: the threads and processes that read and write end before this does

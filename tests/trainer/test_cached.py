@@ -165,3 +165,18 @@ def test_groups_hold_each_row_once_and_waste_little() -> None:
         for g in groups:
             assert len(g) * counts[g].max() * ends[g].max() - (counts[g] * ends[g]).sum() <= GROUP_COST
     assert [g.tolist() for g in _alike(np.array([1, 256, 1, 256]), np.full(4, 300))] == [[1, 3], [0, 2]]
+
+
+@torch.no_grad()
+def test_a_row_moves_with_all_it_holds() -> None:
+    net, rng = model(), np.random.default_rng(11)
+    a, b = hand.document("b i c0 t0 e0 c1 t1 e1", rng), hand.document("b t t e", rng)
+    cache = Cache(net, 3, len(a))
+    read = lambda some, cuts, rows: answers(net, some, cuts, False, lambda batch, _: cache.attend(batch, rows=rows))
+    read([b, a], [(0, len(b)), (0, 9)], [0, 2])
+    cache.clear([0])
+    cache.move(2, 0)
+    cache.clear([2])
+    read([b], [(0, 3)], [2])  # what comes to the old place changes nothing
+    found, whole = read([a], [(9, len(a))], [0]), answers(net, [a], [(0, len(a))], False)
+    assert same(found, {k: v for k, v in whole.items() if k in found}) and len(found) == len(a) - 9

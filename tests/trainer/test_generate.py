@@ -40,6 +40,7 @@ PROMPTS = [
     Prompt("answer", (latents(2), ids(7, 8, 9)), tokens=4),
     Prompt("frames", (latents(3), PAINT, PAINT), images_as="frame"),
     Prompt("frames after copies", (latents(3), latents(4), PAINT, PAINT), images_as="frame", history="clean_copy"),
+    Prompt("a clip from nothing", (PAINT, PAINT), images_as="frame", history="clean_copy"),
     Prompt("action", (latents(5), latents(6), ids(10, 11, 12), PAINT), text_as="action"),
     Prompt("interleaved", (ids(2), latents(7), ids(3), PAINT, ids(4, 4), PAINT), tokens=10, images=2),
     Prompt("nothing given", (), tokens=8, images=2),

@@ -23,8 +23,6 @@ from trainer.loop import train
 from trainer.models.load import read_weights
 from trainer.stage import TRAIN
 
-CLOCK = ("tokens_per_s", "data_wait", "encode", "step_s", "mfu")
-
 
 @pytest.fixture(scope="module")
 def plan(tmp_path_factory: pytest.TempPathFactory) -> str:

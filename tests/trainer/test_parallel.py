@@ -18,6 +18,7 @@ import torch.multiprocessing as mp
 import toyplan
 from test_train import StopAt, lines
 
+from pipelines.format import storage
 from pipelines.format.errors import InputError, Stopped
 from trainer import checkpoint, losses, parallel
 from trainer.batch import Batch
@@ -111,7 +112,7 @@ def worker(rank: int, ports: tuple[int, int], folder: str) -> None:
     """One of four processes. First two of them are a world, then all: starting a process costs more than all it does here."""
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "MASTER_ADDR": "127.0.0.1"}
-    for world, port, jobs in ((2, ports[0], (_gradients, _train)), (4, ports[1], (_gradients, _go_on))):
+    for world, port, jobs in ((2, ports[0], (_gradients, _train, _failing)), (4, ports[1], (_gradients, _go_on))):
         if rank < world:
             os.environ |= {"WORLD_SIZE": str(world), "MASTER_PORT": str(port)}
             with parallel.world("cpu"):
@@ -138,6 +139,23 @@ def _train(rank: int, world: int, folder: str) -> None:
             train(toyplan.run(told["plan"], Path(folder, name), ema={"decay": 0.9}), stop=StopAt(4))
         except Stopped:
             Path(folder, f"{name}-{rank}").touch()
+
+
+def _failing(rank: int, world: int, folder: str) -> None:
+    """The last rank cannot write its piece of the first checkpoint; rank 0 notes what it is told."""
+    told, said, publish = json.loads(Path(folder, "told.json").read_text()), [], storage.Building.publish
+
+    def wrapped(building: storage.Building, root: str, name: str) -> str:
+        if "step-00000002" in root:
+            raise OSError("no space left")
+        return publish(building, root, name)
+
+    if rank == world - 1:
+        storage.Building.publish = wrapped  # type: ignore[method-assign]
+    run = toyplan.run(told["plan"], Path(folder, "failing"), steps=5, checkpoint_every=2)
+    train(run, log=lambda event, **fields: said.append([event, {k: str(v) for k, v in fields.items()}]))
+    storage.Building.publish = publish  # type: ignore[method-assign]
+    Path(folder, f"failing-{rank}.json").write_text(json.dumps(said))
 
 
 def _go_on(rank: int, world: int, folder: str) -> None:
@@ -246,6 +264,16 @@ def test_a_run_may_move_between_world_sizes_and_layouts(folder: Path) -> None:
             assert a["loss"] == pytest.approx(b["loss"], rel=1e-5), (name, a["step"])
         for key, value in load.read_weights(str(folder / name), ema=True).items():
             assert torch.allclose(value, average[key], rtol=1e-3, atol=1e-5), (name, key)
+
+
+@pytest.mark.slow
+def test_a_rank_that_cannot_write_is_told_by_all_and_stops_nobody(folder: Path) -> None:
+    for rank in (0, 1):
+        said = json.loads((folder / f"failing-{rank}.json").read_text())
+        failed = [fields for event, fields in said if event == "checkpoint failed"]
+        assert [f["step"] for f in failed] == ["2"] and "rank 1: OSError: no space left" in failed[0]["why"]
+        assert [fields["step"] for event, fields in said if event == "checkpoint"] == ["4"]
+    assert len(lines(folder / "failing")) == 5
 
 
 @pytest.mark.slow

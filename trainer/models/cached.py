@@ -65,6 +65,17 @@ class Cache:
         """Let go of the last positions that a row holds; none of them may be an image's latents."""
         self.length[row] -= positions
 
+    def move(self, source: int, target: int) -> None:
+        """What a row holds goes to another, so that rows in use stand together: side by side they are read where they lie, else copied a pass."""
+        self.length[target], self._images[target], self._plain[target] = self.length[source], self._images[source], self._plain[source]
+        n = int(self.length[source])
+        for mark in self._marks[1:]:
+            mark[target, :n] = mark[source, :n]
+        for stored in self._stored:
+            for x in stored or ():
+                rows = x.view(self.rows, self.capacity, *x.shape[1:])
+                rows[target, :n] = rows[source, :n]
+
     def attend(self, batch: Batch, rows: Sequence[int] | None = None, dropped: Tensor | None = None, keep: bool | Sequence[bool] = True) -> Reading:
         """The `Attend` of one pass over `batch`, whose row i goes on where row `rows[i]` (default: i) of the cache ends.
 
@@ -202,7 +213,7 @@ class _Piece(NamedTuple):
 
 def _alike(counts: np.ndarray, ends: np.ndarray) -> list[np.ndarray]:
     """Rows in groups of alike length, longest first; rows that read nothing in none."""
-    longest = [i for i in np.argsort(-counts, kind="stable") if counts[i]]
+    longest = [i for i in np.lexsort((-ends, -counts)) if counts[i]]
     out: list[list[int]] = []
     for i in longest:
         together = [*out[-1], i] if out else []
