@@ -6,6 +6,7 @@
                                                                           or {dual: {context: {siglip2: …}, target: {sd_vae: …}}}
     storage: bf16                                                        bf16 | f32 | int8 | f8e4m3 | none (docs/codecs.md)
     estimate: {sample: 32, gpu_hour: 2.5}                                what `--dry-run` measures and what things cost; changes no byte
+    statistics: 2048                                                     with `storage: none`: images that the statistics are made of
     output: out/captions-siglip2
 
 `text` is always there, for silent video too, because the ids of the structure tokens come from it.
@@ -51,6 +52,7 @@ class EncodeRecipe(Document):
     images: Annotated[Any, PartOf("encode.encoders")] | None = None
     storage: Codec = "bf16"
     shard_bytes: Size = SHARD_BYTES
+    statistics: Size = Field(2048, ge=0)
     seed: int = 0
     output: str
     engine: Literal["ray", "local"] = "ray"

@@ -21,6 +21,7 @@ from encode.encoders.reuse import Reuse
 from encode.estimate import estimate
 from encode.parts import VERSION, encode_parts, encoding_identity
 from encode.recipe import EncodeRecipe
+from encode.sampled_stats import sampled_statistics
 from encode.stats import Statistics, carried, merge_parts
 from pipelines.build import Build
 from pipelines.format import storage
@@ -141,6 +142,7 @@ def extras(config: EncodeRecipe, dataset: Dataset, output: str, commits: Commits
     encoders: dict[str, Any] = {"text": as_written(config.text)}
     identity: dict[str, Any] = {}  # what the latents depend on, key by key: an audit says by it what is another now
     stats: Statistics | None = None
+    seen: list[str] = []
     figures: dict[str, Any] = {}
     if isinstance(config.images, Reuse):
         other = Dataset.open(storage.absolute(config.images.dataset))
@@ -150,7 +152,12 @@ def extras(config: EncodeRecipe, dataset: Dataset, output: str, commits: Commits
         identity = other.card.get("identity") or {}
         stats = carried(other)
     elif config.images is not None and has_images(dataset):
-        stats, seen = merge_parts(output, commits, job)
+        if config.storage == "none":
+            # The fingerprint stays that of the identity: no byte of this dataset depends on where a sample was encoded.
+            assert isinstance(config.images, ImageEncoder)
+            stats, _ = sampled_statistics(config, dataset, job, gpus_each(config, config.images, job))
+        else:
+            stats, seen = merge_parts(output, commits, job)
         error, grid = codec_error(commits), config.images.grid()
         figures = {"codec": {config.storage: error.figures(config.storage, grid.tokens, grid.channels)}} if error.n else {}
         encoding["image"], encoders["image"] = image_card(config.images, config.storage, seen), as_written(config.images)

@@ -81,11 +81,15 @@ class Fixed:
 
     @classmethod
     def open(cls, named: FixedStats) -> Fixed:
-        """From an artifact of `latent-stats` or an encoded dataset. InputError for anything else."""
+        """From an artifact of `latent-stats`, an encoded dataset, or another plan, whose own they become. InputError for anything else."""
         card = read_card(named.stats)
+        if card["kind"] == "plan" and (entry := (card.get("encoding") or {}).get("stats")):
+            found = moments.read(card["path"], entry)
+            if named.by is None or named.by == ("position" if found.mean.ndim == 2 else "channel"):
+                return cls(card["path"], str(card["fingerprint"]), str(entry["sha256"]), (found.n, found.mean, found.m2))
         said = card.get("stats") if card["kind"] == KIND else (card.get("encoding") or {}).get("stats") if card["kind"] == "dataset" else None
         if not said:
-            allowed = "an artifact of `pipelines run latent-stats`, or an encoded dataset with images"
+            allowed = "an artifact of `pipelines run latent-stats`, an encoded dataset with images, or a plan over such"
             raise InputError("no latent statistics are here", where=named.stats, found=card["kind"], allowed=allowed)
         by = named.by or ("position" if "position" in said else "channel")
         found = moments.read(card["path"], said, by)

@@ -72,7 +72,10 @@ def _extras(plan: Plan, root: str) -> dict[str, Any]:
                 if sha256_hex(data) != entry["sha256"]:
                     raise VerifyError("a file differs from its card", where=storage.join(dataset.path, entry["path"]))
                 files.append(file_entry(root, entry["path"], data))
-    return {"encoding": encoding, "files": files, "repeats": True}
+    # How to open the encoder again: pictures of `storage: none` came along as they are, to be encoded while training.
+    pictured = next((d.card for d in plan.datasets if (d.encoding or {}).get("image")), {})
+    said = {key: pictured[key] for key in ("encoders", "identity") if key in pictured}
+    return {"encoding": encoding, "files": files, "repeats": True, **said}
 
 
 def write_part(item: dict[str, Any], plan: str, print_: str, root: str, shard_bytes: int) -> dict[str, Any]:

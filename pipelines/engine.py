@@ -20,7 +20,6 @@ import logging
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import threading
@@ -30,7 +29,7 @@ from dataclasses import dataclass, replace
 from threading import Event
 from typing import Any, cast
 
-from pipelines import attempts, in_process
+from pipelines import attempts, in_process, launching
 from pipelines.format.errors import HeadwaterError, InputError, Stopped
 from pipelines.lifted import lift, lower
 from pipelines.places import fitting
@@ -172,21 +171,22 @@ class EngineJob:
         context.print_on_execution_start = False
         return ray
 
-    def launch(self, argv: list[str], processes: int = 1, where: str = "local", env: dict[str, str] | None = None) -> int:
-        """Run `python *argv`; several processes go through torchrun here, or srun under SLURM. SIGTERM is passed on when the job stops."""
-        command = [sys.executable, *argv]
-        if where == "slurm":
-            command = ["srun", f"--ntasks={processes}", *command]
-        elif processes > 1:
-            command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", *argv]
-        child = subprocess.Popen(command, env={**os.environ, **(env or {})})
-        while child.poll() is None:
-            if self.stop.wait(0.05):
-                child.terminate()
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    child.wait(30)
-                child.kill()
-        return child.wait()
+    def launch(
+        self, argv: list[str], processes: int = 1, where: str = "local", env: dict[str, str] | None = None, cpus: float = 1.0, gpus: float = 0.0
+    ) -> int:
+        """See `Job.launch`."""
+        if where != "ray":
+            return launching.here(argv, processes, where, env, self.stop, self._told)
+        self._start_ray()
+        import ray.train.torch
+        logging.getLogger("ray.train").setLevel(logging.ERROR)
+        each = {"CPU": cpus, **({"GPU": gpus} if gpus else {})}
+        return launching.on_ray(ray, ray.train, argv, processes, each, env, self.stop, self._told, self.scratch, self._address is None)
+
+    def _told(self, line: str) -> None:
+        """A line of what was launched: for the person watching, and for the log."""
+        print(line, file=sys.stderr, flush=True)
+        self.log("said", line=line)
 
     def log(self, event: str, **fields: Any) -> None:
         """One line of log.jsonl: clock and host stand here and in no card."""

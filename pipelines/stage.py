@@ -216,8 +216,11 @@ class Job(Protocol):
         beside its chain. So a package that may not import the builder has parts, resume and card like all others. Returns the path."""
         ...
 
-    def launch(self, argv: list[str], processes: int = 1, where: str = "local", env: dict[str, str] | None = None) -> int:
-        """Run a Python module or script (argv after `python`) as that many processes that find one another; returns the exit status."""
+    def launch(
+        self, argv: list[str], processes: int = 1, where: str = "local", env: dict[str, str] | None = None, cpus: float = 1.0, gpus: float = 0.0
+    ) -> int:
+        """Run a Python module or script (argv after `python`) as that many processes that find one another; returns the exit status. `where`: local
+        (torchrun), slurm (srun), or ray: workers of Ray Train with so many processors and GPUs each (launching.py). What they print is told."""
         ...
 
     def log(self, event: str, **fields: Any) -> None:

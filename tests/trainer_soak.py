@@ -202,6 +202,8 @@ def trial(plan: str, root: Path, world: int, golden: list[dict[str, Any]], drawn
     first = next((f["step"] for e, f in said if e == "resumed"), 0)
     if first != (found.step if found is not None else 0):
         problems.append(f"went on from {first}, the newest complete checkpoint is {found and found.step}")
+    if left := list(copy.glob("_tmp/*")):
+        problems.append(f"scratch of the killed save is left: {left}")
     named = [f["path"].rpartition("/")[2] for e, f in said if e == "incomplete checkpoint passed over"]
     if named != [p.rpartition("/")[2] for p in passed]:
         problems.append(f"named {named}, unfinished are {passed}")

@@ -20,7 +20,8 @@ PLAIN = ("tokens", "kind", "turn", "position", "condition", "text_target")  # wh
 
 @dataclass(slots=True)
 class Document:
-    """One span of a packed row, laid out: per position arrays of length L, per image arrays of length I, latents [n, C] as stored."""
+    """One span of a packed row, laid out: per position arrays of length L, per image arrays of length I, latents [n, C] as stored ([n, 0] where
+    they are yet to be made of `pictures`)."""
 
     tokens: np.ndarray
     kind: np.ndarray
@@ -36,9 +37,15 @@ class Document:
     source: int = 0
     h: int = 0
     epoch: int = 0
+    pictures: tuple[tuple[int, int, int], ...] = ()  # of each image, where latents are made and not read: dataset, shard, segment of its index
 
     def __len__(self) -> int:
         return len(self.tokens)
+
+
+def copies(hidden: np.ndarray) -> np.ndarray:
+    """Which images [I] are clean copies of a frame: what follows a hidden twin (mixtures/layout.py). They are structure, not payload."""
+    return np.r_[False, hidden[:-1]] & ~hidden if len(hidden) else np.zeros(0, bool)
 
 
 def packed(

@@ -21,7 +21,7 @@ import torch
 from mixtures.plan import Plan
 from pipelines.format import manifest, storage
 from pipelines.format.errors import BudgetError, ConflictError, Stopped
-from trainer import checkpoint, guards, loggers, losses, meter, metrics, parallel, stood_in
+from trainer import checkpoint, guards, loggers, losses, meter, metrics, parallel, pictures, starting, stood_in
 from trainer.batch import Batch
 from trainer.ema import Ema
 from trainer.flow import Noised, noised
@@ -68,7 +68,7 @@ def train(run: Run, output: str | None = None, log: Log | None = None, stop: thr
     root = output or run.output
     plan = Plan.open(run.plan)
     start = load.start_of(run.init).fingerprint if run.init else None
-    identity = run.identity(plan.card["fingerprint"], start)
+    identity = run.identity(plan.card["fingerprint"], start, pictures.fingerprint_of(run, plan))
     finished = _finished(root, identity)
     if finished is not None:
         return {**finished, "seconds": 0.0}
@@ -110,6 +110,8 @@ def _begin(run: Run, root: str, identity: str, plan: Plan, where: World, say: Lo
     parallel.placed(model, where, run)
     optimizer = adamw(run.optim, model)
     ema = Ema(run.ema, model) if run.ema is not None else None
+    if where.rank == 0:
+        storage.delete_tree(storage.join(root, storage.TMP))  # what a killed save left there is as large as a checkpoint
     found, incomplete = checkpoint.newest(root)
     for path in incomplete:
         say("incomplete checkpoint passed over", path=path)
@@ -120,11 +122,14 @@ def _begin(run: Run, root: str, identity: str, plan: Plan, where: World, say: Lo
         checkpoint.load(found, model, optimizer, where, ema)
         say("resumed", step=found.step, path=found.path)
     elif run.init:
+        for note in starting.differences(run.init, plan):
+            say(note)
         load.begin(model, run.init, where, run.init_ema)
         if ema is not None:
             ema.restart()
     first = found.step if found is not None else 0
-    reading = Reading(run.workers, max(run.prefetch or 0, 2 * run.workers), run.cache.dir, run.cache.bytes, run.verify, parallel.neighbours(where))
+    reading = Reading(run.workers, max(run.prefetch or 0, 2 * run.workers), run.cache.dir, run.cache.bytes, run.verify, parallel.neighbours(where),
+                      pictures.encoding_of(run, plan, str(where.device)))  # fmt: skip
     stream = Stream(plan, run.batch, where.rank, where.size, first, steps=run.steps, reading=reading)
     if not stream.total:
         raise BudgetError("the plan holds no training sequence", where=run.plan)
@@ -137,10 +142,8 @@ def _steps(state: _State, root: str, identity: str, plan: Plan, first: int, say:
     run, where, steps = state.run, state.where, state.stream.steps
     depth = run.prefetch if run.prefetch is not None else (2 if where.device.type == "cuda" else 0)
     saver = Saver(root, where, run.keep, say)
-    facts = lambda: {
-        "fingerprint": identity, "consumed": state.account.as_dict(), "carried": {"loss": state.weighing.state()},
-        "recipe": run.recipe(), "shape": load.shape_of(plan),
-    }  # fmt: skip
+    fixed = {"fingerprint": identity, "recipe": run.recipe(), "shape": load.shape_of(plan)}
+    facts = lambda: {**fixed, "consumed": state.account.as_dict(), "carried": {"loss": state.weighing.state()}}
     watch = meter.Meter(where, meter.peak(run.peak_tflops, where, parallel.in_bf16(run, where.device.type)))
     made = ahead(((_prepare(state, batch), done) for batch, done in state.stream), depth)
     with ExitStack() as stack:  # also when a step raises: the threads and processes that read and write end before this does
@@ -152,8 +155,10 @@ def _steps(state: _State, root: str, identity: str, plan: Plan, first: int, say:
             line, stopping = _step(state, done - 1, prepared, bool(stop is not None and stop.is_set()))
             line |= watch.stepped(line)
             if writer is not None:
-                writer.add(line)
+                writer.add({**line, **pictures.shares(state.stream.reader.pictures, max(line["step_s"], 1e-4))})
             last = done == steps
+            if done == first + 1 and run.checkpoint_every:
+                saver.prepare(checkpoint.state_of(state.model, state.optimizer, state.ema))
             if stopping or (run.checkpoint_every and done % run.checkpoint_every == 0 and not last):
                 if writer is not None:
                     writer.flush()  # a checkpoint never stands without the lines before it: the guards go on from them
@@ -257,6 +262,7 @@ def _card(state: _State, root: str, identity: str, plan: Plan, files: list[dict[
         tokens={"text": of["text"], "visual": of["visual"], "loss": loss, "all": of["text"] + of["visual"]},
         structure=of["structure"], padding=sequences * plan.sequence_length - of["text"] - of["visual"] - of["structure"],
         steps=stream.steps, parameters=state.model.parameters_by_use(), shape=load.shape_of(plan), flops=metrics.flops(state.model, account.table),
+        **({} if stream.reader.pictures is None else {"encoded": stream.reader.pictures.made_by()}),
     )  # fmt: skip
     manifest.publish_card(root, "run.json", card)
 

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from trainer.batch import IGNORED, LATENT, PADDING, STRUCTURE, TEXT, Batch
+from trainer.document import copies
 from trainer.flow import Noised, squared_error
 from trainer.models.transfusion import Output
 from trainer.run import Flow, Loss
@@ -113,7 +114,10 @@ def objective(weights: Loss | Weights, found: Errors, text_targets: float, flow_
 
 
 def counts(batch: Batch, sources: int) -> np.ndarray:
-    """[sources, len(COUNTS)] of this batch: payload ids, latent rows, structure tokens, attended pairs, CE targets, trained latents."""
+    """[sources, len(COUNTS)] of this batch: payload ids, latent rows, structure tokens, attended pairs, CE targets, trained latents.
+
+    The clean copy of a frame, which follows its hidden twin, is structure, as in plans: budgets and epochs count a frame once.
+    """
     source, kind = batch.source.numpy().reshape(-1), batch.kind.numpy().reshape(-1)
     slot, image = batch.latent_slot.numpy(), batch.latent_image.numpy()
     of = lambda chosen, weights=None: np.bincount(source[chosen], weights, minlength=sources)
@@ -126,7 +130,9 @@ def counts(batch: Batch, sources: int) -> np.ndarray:
     begin = np.cumsum(patches) - patches
     pairs = of(real[start], size * (size + 1) / 2) + (of(slot[begin], patches * (patches - 1) / 2) if len(slot) else 0)
     target = batch.text_target.numpy().reshape(-1) != IGNORED
-    columns = (of(kind == TEXT), of(kind == LATENT), of(kind == STRUCTURE), pairs, of(target), of(slot[batch.image_loss.numpy()[image]]))
+    again = of(slot[copies(batch.image_hidden.numpy())[image]])
+    visual, structure = of(kind == LATENT) - again, of(kind == STRUCTURE) + again
+    columns = (of(kind == TEXT), visual, structure, pairs, of(target), of(slot[batch.image_loss.numpy()[image]]))
     return np.stack(columns, axis=1).astype(np.int64)
 
 

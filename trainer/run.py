@@ -97,6 +97,23 @@ class Logs(Document):
     every: int = Field(1, ge=1)
 
 
+class Encode(Document):
+    """Latents are made while training, of the curated pictures. encode: the encoder as an encode recipe names it (null: as the plan's datasets do);
+    one that makes other latents than the plan is of is refused. codec: latents go through it, as if they had been stored. service: what offers
+    encoders, by its entry point in `pipelines.services`."""
+
+    encode: dict[str, dict[str, Any] | None] | None = None
+    codec: Literal["bf16", "f32", "int8", "f8e4m3"] | None = None
+    service: str = "latents"
+
+
+class Workers(Document):
+    """What one process takes on a cluster: processors, and GPUs (null: one where the cluster has any and `device` allows it)."""
+
+    cpus: float = Field(1, gt=0)
+    gpus: float | None = Field(None, ge=0)
+
+
 class Ema(Document):
     """A moving average of the weights, kept beside them in float32 and exported as ema.safetensors. decay: its memory from step to step; early
     on min(decay, (1 + steps) / (10 + steps)), so that short runs do not average their start."""
@@ -125,9 +142,11 @@ class Run(Document):
 
     batch: sequences a step, over all ranks. micro_batch: sequences of a rank that go through the model at once (default: all of them).
     steps: stop, and end the schedule, after so many (default: the whole plan). init: a finished run or checkpoint whose weights are the start.
+    latents: `stored` are read, `encode` are made while training, of the pictures (docs/latents.md).
     checkpoint_every: steps between checkpoints (null: only when stopped); the newest `keep` stay. threads: torch's threads (null: as they are).
     prefetch: steps made ready early (null: 2 on a GPU, 0 on a CPU). workers: processes that read and compose batches (0: this one). verify: check
     local data files too, each once at first open (remote ones always are). None of the three changes a batch.
+    processes: of each of `nodes` machines (several: `engine: ray`). retries: how often the run is gone on with when a process is lost.
     init_ema: start from the average that `init` keeps. recompute: blocks whose inner values are computed again in the backward pass instead of
     kept (all, or the first n). compile: each block through torch.compile (auto: on a GPU).
     peak_tflops: what one device could do, in TFLOP/s, for `mfu` (null: known for common cards in bf16, else no mfu).
@@ -138,7 +157,7 @@ class Run(Document):
     seed: int = 0
     init: str | None = None
     init_ema: bool = False
-    latents: Literal["stored"] = "stored"
+    latents: Literal["stored", "encode"] | Encode = "stored"
     model: Annotated[Any, PartOf("trainer.models")]
     loss: Loss = Loss()
     flow: Flow = Flow()
@@ -154,6 +173,8 @@ class Run(Document):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     threads: int | None = Field(None, ge=1)
     processes: int = Field(1, ge=1)
+    nodes: int = Field(1, ge=1)
+    retries: int = Field(0, ge=0)
     parallel: Layout = Layout()
     recompute: Literal["none", "blocks"] | Annotated[int, Field(ge=1)] = "none"
     compile: Literal["auto"] | bool = "auto"
@@ -165,15 +186,18 @@ class Run(Document):
     log: Logs = Logs()
     peak_tflops: float | None = Field(None, gt=0)
     engine: Literal["ray", "local"] = "local"
-    resources: dict[str, Any] | None = None
+    resources: Workers | None = None
 
     def recipe(self) -> dict[str, Any]:
         """The resolved document, as saved with the run."""
         return dump(self)
 
-    def identity(self, plan_fingerprint: str, init_fingerprint: str | None = None) -> str:
-        """Fingerprint of what decides the result: the plan, the start, and every key that changes a number."""
+    def identity(self, plan_fingerprint: str, init_fingerprint: str | None = None, encoder: str | None = None) -> str:
+        """Fingerprint of what decides the result: the plan, the start, and every key that changes a number. `encoder`: the fingerprint of the one
+        that makes latents, which stands for where its weights lie."""
         known = {k: v for k, v in self.recipe().items() if k not in PLACES}
+        if self.latents != "stored":
+            known["latents"] = {"encode": encoder, "codec": None if isinstance(self.latents, str) else self.latents.codec}
         for path, was in LATER.items():
             *outer, key = path.split(".")
             place = known
@@ -187,6 +211,7 @@ class Run(Document):
 # Keys that change where or how fast a run goes, not what comes out of it.
 PLACES = frozenset(
     {"name", "plan", "init", "output", "checkpoint_every", "keep", "device", "threads", "processes", "engine", "resources"}
+    | {"nodes", "retries"}
     | {"prefetch", "workers", "cache", "verify", "guards", "log", "peak_tflops", "parallel", "recompute", "compile"}
 )
 # Keys younger than the first runs, and what held before them: they enter a fingerprint when they say something else, so old runs keep their names.

@@ -30,6 +30,7 @@ from trainer.compose import Shape, Shapes, shape_of
 from trainer.document import IGNORED, Document, packed
 from trainer.horizon import Horizon
 from trainer.normalise import Normaliser
+from trainer.pictures import Encoding, Pictures
 from trainer.remote import Remote
 from trainer.shard import Shard
 
@@ -45,7 +46,7 @@ NEAR_STEPS = 4  # steps whose records are fetched early; more workers look furth
 class Reading(NamedTuple):
     """How a stream reads; nothing here changes a batch. workers: processes that make batches (0: none). depth: batches made early, by all
     workers together. cache_dir, cache_bytes: where and how much of remote shards is kept (None: the defaults). verify: check local files
-    too, once at first open. node: ranks that share this machine, and its cache."""
+    too, once at first open. node: ranks that share this machine, and its cache. encode: latents are made of pictures (None: read)."""
 
     workers: int = 0
     depth: int = 4
@@ -53,6 +54,7 @@ class Reading(NamedTuple):
     cache_bytes: int | None = None
     verify: bool = False
     node: tuple[int, ...] | None = None
+    encode: Encoding | None = None
 
 
 class Reader:
@@ -70,6 +72,11 @@ class Reader:
         stats = plan.latent_stats()
         self.normaliser = Normaliser(*stats[1:]) if stats is not None else None
         self.width = self.normaliser.width if self.normaliser else (plan.card["encoding"].get("image") or {}).get("width", 1)
+        # Two halves of one thing: here pictures are decoded, and, where `batch` and `made` are called, encoded.
+        self.pictures = Pictures(plan, self.reading.encode, serial=self.reading.workers > 0) if self.reading.encode else None
+        if self.pictures is None and (plan.card["encoding"].get("image") or {}).get("codec") == "none":
+            raise InputError("the latents of this plan are not stored, and whoever reads it encodes no pictures", where=plan.path,
+                             next="train with `latents: encode`, or encode the datasets with another `storage`")  # fmt: skip
         self._shapes = Shapes()
         self.left_out = 0  # places of forgotten records that were passed over, since nothing fitted
         self.shard = lru_cache(maxsize=SHARDS_KEPT)(self._open_shard)
@@ -110,22 +117,36 @@ class Reader:
         for segment, start, stop, offset in shape.text:
             tokens[start:stop] = shard.ids_at(first + segment)[offset : offset + stop - start]
         target[shape.predictor] = tokens[shape.predicted]
-        latents = [shard.latents_at(first + segment) for segment in shape.images]
+        pictures: tuple[tuple[int, int, int], ...] = ()
+        if self.pictures is None:
+            latents = [shard.latents_at(first + segment) for segment in shape.images]
+            stored = latents[0] if len(latents) == 1 else np.concatenate(latents) if latents else np.zeros((0, self.width), np.float32)
+        else:
+            stored = np.zeros((int((laid.image >= 0).sum()), 0), np.float32)
+            pictures = tuple((span.dataset, span.shard, first + segment) for segment in shape.images)
         return Document(
             tokens, laid.kind, laid.turn, laid.position, laid.condition, target, laid.image, laid.image_loss, laid.image_hidden, laid.image_segment,
-            latents[0] if len(latents) == 1 else np.concatenate(latents) if latents else np.zeros((0, self.width), np.float32),
-            span.source, int(shard.h[span.row]), span.epoch,
+            stored, span.source, int(shard.h[span.row]), span.epoch, pictures,
         )  # fmt: skip
 
     def batch(self, rows: Sequence[Sequence[Document]], seq: Sequence[int] | None = None, length: int | None = None) -> Batch:
         """Rows of documents as a Batch, latents normalised by the plan's statistics. `length` defaults to the plan's sequence length."""
         from trainer.batch import of_arrays
 
-        return of_arrays(self.arrays(rows, seq if seq is not None else range(len(rows)), length))
+        return of_arrays(self.made(self.arrays(rows, seq if seq is not None else range(len(rows)), length)))
 
     def arrays(self, rows: Sequence[Sequence[Document]], seq: Sequence[int], length: int | None = None) -> dict[str, np.ndarray]:
-        """What `batch` returns, as numpy arrays by name."""
-        return packed(rows, seq, length or self.plan.sequence_length, self.plan.specials.pad, self.width, self.normaliser)
+        """What `batch` returns, as numpy arrays by name; with `encode` pictures instead of latents, of which `made` makes them."""
+        length = length or self.plan.sequence_length
+        # An evaluation's own documents bring latents along, also where others name pictures.
+        if self.pictures is None or any(len(d.image_loss) and not d.pictures for row in rows for d in row):
+            return packed(rows, seq, length, self.plan.specials.pad, self.width, self.normaliser)
+        arrays = packed(rows, seq, length, self.plan.specials.pad, 0)
+        return arrays | self.pictures.arrays([d for row in rows for d in row], self.shard)
+
+    def made(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Arrays with latents where there were pictures."""
+        return self.pictures.latents(arrays, self.normaliser) if self.pictures is not None and "pictures" in arrays else arrays
 
     def sequence(self, seq: int, split: str = "train") -> list[Document]:
         """The documents of one packed row of the plan, with others in the places of forgotten records where any fit."""
@@ -175,10 +196,10 @@ class Stream:
         """This rank's batch of a step; ceil(B / W) rows, empty ones at the end where the plan has run out."""
         from trainer.batch import of_arrays
 
-        return of_arrays(self.arrays(step))
+        return of_arrays(self.reader.made(self.arrays(step)))
 
     def arrays(self, step: int) -> dict[str, np.ndarray]:
-        """What `at` returns, as numpy arrays by name."""
+        """What `at` is made of, as numpy arrays by name."""
         numbers = self.numbers(step)
         if self._horizon is not None:
             self._horizon.reach(step, numbers)
@@ -199,6 +220,8 @@ class Stream:
             self.__dict__["_horizon"].close()
         if "remote" in self.reader.__dict__:
             self.reader.remote.close()
+        if self.reader.pictures is not None:
+            self.reader.pictures.close()
 
     def _made_here(self) -> Iterator[tuple[Batch, int]]:
         for step in range(self.start, self.steps):
@@ -212,7 +235,7 @@ class Stream:
             for step in range(self.start, self.steps):
                 arrays, left_out = workers.take(step)
                 self.reader.left_out += left_out
-                yield of_arrays(arrays), step + 1
+                yield of_arrays(self.reader.made(arrays)), step + 1
 
     @cached_property
     def _horizon(self) -> Horizon | None:

@@ -16,6 +16,7 @@ from typing import Any
 
 from mixtures.plan import Plan
 from pipelines.format.errors import HeadwaterError
+from trainer.pictures import Encoding
 from trainer.slots import Slots
 from trainer.stream import Reading, Stream
 
@@ -48,7 +49,9 @@ def main(memory: int, answers: int) -> None:
 
 def opened(said: dict[str, Any]) -> Stream:
     """The stream that the parent has."""
-    reading = Reading(**{**said["reading"], "node": tuple(said["reading"]["node"] or ()) or None})
+    known = said["reading"]
+    encode = None if known["encode"] is None else Encoding(*known["encode"])
+    reading = Reading(**{**known, "node": tuple(known["node"] or ()) or None, "encode": encode})
     return Stream(Plan.open(said["plan"]), said["batch"], said["rank"], said["world"], 0, said["split"], said["steps"], reading)
 
 

@@ -47,7 +47,9 @@ class Workers:
         self._asked = stream.start
         rows = -(-stream.size // stream.world)
         each = -(-self._depth // count) + 1  # one may be in the trainer's hands
-        size = largest(rows, plan.sequence_length, stream.reader.width)
+        pictures = stream.reader.pictures
+        size = largest(rows, plan.sequence_length, stream.reader.width if pictures is None else 0)
+        size += 0 if pictures is None else pictures.largest(rows * plan.sequence_length)
         said = {
             "plan": storage.absolute(plan.path), "batch": stream.size, "rank": stream.rank, "world": stream.world, "split": stream.split,
             "steps": stream.steps, "reading": stream.reading._asdict(), "size": size, "count": each,

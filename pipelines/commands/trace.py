@@ -116,7 +116,7 @@ def _in_plan(plan: dict[str, Any], holders: list[tuple[dict[str, Any], dict[str,
 
 def _in_run(entry: dict[str, Any], plan: dict[str, Any], hits: list[dict[str, Any]]) -> list[dict[str, Any]]:
     run = read_card(entry["path"])
-    if plan["fingerprint"] not in {parent["fingerprint"] for parent in lineage(entry["path"], run)}:
+    if plan["fingerprint"] not in {parent["fingerprint"] for parent in run["parents"]}:  # not those of the run whose weights it began with
         return []
     done = run.get("steps")
     steps = sorted({s for hit in hits if hit["split"] == "train" and (s := uses.step_of(run, hit["seq"])) is not None})

@@ -70,9 +70,10 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Html:
     return tag("div", tag("table", head, *(tag("tr", *map(cell, row)) for row in rows)), class_="wide")
 
 
-def picture(jpeg: bytes, alt: str = "", width: int | None = None) -> Html:
-    """A JPEG of our own making as an inline image; never hand it bytes that came from data."""
-    source = "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()
+def picture(made: bytes, alt: str = "", width: int | None = None) -> Html:
+    """A JPEG or PNG of our own making as an inline image; never hand it bytes that came from data."""
+    kind = "png" if made.startswith(b"\x89PNG") else "jpeg"
+    source = f"data:image/{kind};base64," + base64.b64encode(made).decode()
     size = f' width="{int(width)}"' if width else ""
     return Html(f'<img src="{source}" alt="{html.escape(alt, quote=True)}"{size}>')
 

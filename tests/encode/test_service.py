@@ -24,6 +24,11 @@ def test_pictures_are_what_the_encoder_makes_of_its_own_latents_enlarged():
     assert np.abs(np.stack(shown).astype(int) - PLAIN.repeat(3, 1).repeat(3, 2)).max() <= 2
 
 
+def test_pngs_are_the_pictures_pixel_for_pixel():
+    shown = pictures(ENCODER.patches(PLAIN), CARD, None, "png")
+    assert all(p.startswith(b"\x89PNG") for p in shown) and np.array_equal(np.stack([images.decode(p) for p in shown]), PLAIN)
+
+
 def test_a_named_decoder_makes_them_instead(tmp_path):
     pytest.importorskip("torch")
     save_decoder(tmp_path, channels=192, patch=4, side=4)

@@ -202,6 +202,18 @@ def test_weights_are_taken_from_a_run_a_stopped_run_or_a_checkpoint(stopped: str
         train(toyplan.run(plan, tmp_path / "nothing", init=str(tmp_path)))
 
 
+def test_weights_alone_are_exported_from_a_checkpoint(stopped: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import safetensors.torch
+
+    from trainer import export
+
+    for options, name, ema in (([], "model.safetensors", False), (["--ema"], "ema.safetensors", True)):
+        assert export.main([stopped, str(tmp_path / "out"), *options]) == 0
+        written, expected = safetensors.torch.load_file(tmp_path / "out" / name), load.read_weights(stopped, ema)
+        assert written.keys() == expected.keys() and all(torch.equal(written[k], expected[k]) for k in expected)
+    assert export.main([str(tmp_path), str(tmp_path / "out")]) == 2 and "no weights here" in capsys.readouterr().err
+
+
 def test_a_checkpoint_in_an_object_store_is_read_by_ranges(plan: str, monkeypatch: pytest.MonkeyPatch) -> None:
     run = toyplan.run(plan, Path("x")).model_copy(update={"output": "memory://runs/ranges"})
     with pytest.raises(Stopped):

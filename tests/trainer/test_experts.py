@@ -15,8 +15,10 @@ import torch.nn.functional as F
 import toyplan
 from pydantic import ValidationError
 from test_attention import model
+from test_train import StopAt
 from torch.utils.checkpoint import checkpoint
 
+from pipelines.format.errors import Stopped
 from trainer import losses
 from trainer.batch import Batch
 from trainer.flow import noised
@@ -132,7 +134,7 @@ def test_the_grouped_product_is_the_loop_in_values_and_gradients(activation, cro
         found[execution] = [out, own.grad, *(p.grad for p in made.parameters())]
     assert (int(counts.eq(0).sum()) > 0) == crowd
     for a, b in zip(found["loop"], found["grouped"], strict=True):
-        assert torch.allclose(a, b, rtol=1e-4, atol=1e-5 * float(a.abs().max()))
+        assert torch.allclose(a, b, rtol=1e-4, atol=1e-5 * float(a.detach().abs().max()))
 
 
 def test_bf16_goes_both_ways_and_routes_as_fp32_does() -> None:
@@ -230,3 +232,17 @@ def test_a_run_in_micro_batches_keeps_the_loads_of_one_that_is_not(tmp_path: Pat
         assert lines[-1]["experts/load_worst"] == pytest.approx(float(loads[-1].max()))
     assert loads[0].shape == (2, 8) and torch.allclose(loads[0].mean(1), torch.ones(2))
     assert torch.allclose(loads[0], loads[1], atol=0.05)  # a weight's last bit may send a token elsewhere
+
+
+@pytest.mark.parametrize("balance", ["aux", "bias"])
+def test_a_stopped_run_goes_on_with_its_loads_and_biases(balance, tmp_path: Path) -> None:
+    plan = toyplan.make(tmp_path, tokens=300, n=40)
+    shape = {"layers": 2, "width": 32, "heads": 2, "norm": "layer", "embedding_std": 0.3, "ffn": "moe"}
+    model_ = {"transfusion": {**shape, "experts": {**MOE["experts"], "balance": balance, "balance_weight": 1.0}}}
+    train(toyplan.run(plan, tmp_path / "whole", model=model_, steps=6))
+    with pytest.raises(Stopped):
+        train(toyplan.run(plan, tmp_path / "halves", model=model_, steps=6), stop=StopAt(3))
+    train(toyplan.run(plan, tmp_path / "halves", model=model_, steps=6))
+    a, b = (safetensors.torch.load_file(tmp_path / name / "model.safetensors") for name in ("whole", "halves"))
+    assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+    assert bool(a["blocks.0.ffn.bias"].any()) == (balance == "bias") and bool(a["blocks.0.ffn.load"].any())

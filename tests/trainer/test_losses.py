@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hand
+import laid
 import numpy as np
+import pytest
 from test_attention import model
 
 from trainer import losses
@@ -37,6 +39,17 @@ def test_counts_by_source_are_those_of_the_documents_counted_by_hand() -> None:
     # t t t e | BOI of both images and e | BOI of the image and e | t e | t1 e1, t0 e0
     assert by["text_targets"] == [4 + 3, 2 + 4, 2]
     assert by["pairs"] == [15 + (105 + 12), (55 + 6) + (91 + 6), 55 + 6]  # L (L + 1) / 2 and 6 more per image of 4
+
+
+@pytest.mark.parametrize("kind", laid.KINDS)
+def test_payload_counted_from_a_batch_is_what_the_layout_says(kind: str) -> None:
+    """Of a clean copy too: the frame counts once, its copy is structure."""
+    rng = np.random.default_rng(0)
+    of = [laid.laid(kind, rng) for _ in range(3)]
+    batch = hand.batch([[laid.document(x, rng, source=i) for i, x in enumerate(of)]], 200)
+    counts = dict(zip(COUNTS, losses.counts(batch, 3).T, strict=True))
+    assert (counts["text"] + counts["visual"]).tolist() == [x.payload for x in of]
+    assert (counts["text"] + counts["visual"] + counts["structure"]).tolist() == [len(x) for x in of]
 
 
 def test_losses_by_source_do_not_depend_on_packing() -> None:

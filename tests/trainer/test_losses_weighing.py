@@ -19,15 +19,18 @@ import toyplan
 from pydantic import ValidationError
 from test_attention import model
 
+from mixtures.mixture import Mixture
+from mixtures.plan import Plan, make_plan
 from pipelines.format import storage
 from pipelines.format.errors import Stopped
-from trainer import losses, parallel
+from trainer import ledger, losses, parallel
 from trainer.batch import Batch
+from trainer.check import check
 from trainer.flow import noised
 from trainer.loop import train
 from trainer.losses import SUMS, T_BINS, Weighing
-from trainer.meter import CLOCK
 from trainer.run import Flow, Loss, Run
+from trainer.stream import Stream
 
 # ---- weights by scheme ---------------------------------------------------------------------------------------------------------------------
 
@@ -172,8 +175,10 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def lines(run: str | Path) -> list[dict]:
+    """What a run says of its losses, weights and tokens; nothing that knows the clock."""
+    said = ("step", "loss", "text", "flow", "weight", "tokens", "lr", "grad_norm")
     text = storage.read(storage.join(str(run), "metrics.jsonl")).decode()
-    return [{k: v for k, v in json.loads(line).items() if k not in CLOCK} for line in text.splitlines()]
+    return [{k: v for k, v in json.loads(line).items() if k.partition("/")[0] in said} for line in text.splitlines()]
 
 
 class StopAt:
@@ -215,6 +220,22 @@ def test_micro_batches_do_not_change_a_centred_run(plan: str, tmp_path: Path) ->
     train(centred(plan, tmp_path / "parts", micro_batch=1))
     for a, b in zip(lines(tmp_path / "whole")[:4], lines(tmp_path / "parts")[:4], strict=True):
         assert a["weight/flow"] == pytest.approx(b["weight/flow"], rel=1e-3) and a["text"] == pytest.approx(b["text"], rel=1e-3)
+
+
+def test_a_run_over_clean_copies_consumes_what_its_plan_takes(tmp_path: Path) -> None:
+    videos, texts = (toyplan.dataset(str(tmp_path / data), data, 60) for data in ("video", "text"))
+    sources = {"clips": {"dataset": videos, "tokens": 600, "history": "clean_copy"}, "words": {"dataset": texts, "tokens": 300}}
+    plan = make_plan(Mixture.model_validate({"sequence_length": 64, "sources": sources}), str(tmp_path / "plan"))
+    opened, seen = Plan.open(plan), ledger.Seen(2)
+    for batch, position in Stream(opened, 4):
+        seen.add(batch, position)
+    assert ledger.check(opened, seen, 4, 0, position) == []
+    card, found = storage.read_json(storage.join(plan, "plan.json")), train(toyplan.run(plan, tmp_path / "run"))
+    for name, source in card["sources"].items():
+        assert found["sources"][name]["tokens"]["all"] == source["taken"], name
+    assert (found["structure"], found["padding"]) == (card["structure"], card["padding"])
+    assert check(found["path"], {}) == []
+    assert sum(ledger.tokens(opened, step=found["steps"], batch=4).values()) == lines(tmp_path / "run")[-1]["tokens"]
 
 
 def worker(rank: int, port: int, plan: str, folder: str) -> None:

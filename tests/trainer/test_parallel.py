@@ -18,6 +18,7 @@ import torch.multiprocessing as mp
 import toyplan
 from test_train import StopAt, lines
 
+from pipelines.format import storage
 from pipelines.format.errors import InputError, Stopped
 from trainer import checkpoint, losses, parallel
 from trainer.batch import Batch
@@ -96,13 +97,13 @@ def cases(world: int) -> dict[str, tuple[Layout, int, dict[str, Any]]]:
     layouts = {"fsdp": Layout(), "hsdp": Layout(replicate=2)}  # of two processes hsdp is two whole copies
     out: dict[str, tuple[Layout, int, dict[str, Any]]] = {}
     for (name, layout), accumulate, bf16 in product(layouts.items(), (1, 4), (False, True)):
-        out[f"{name} x{accumulate} {'bf16' if bf16 else 'fp32'}"] = layout, accumulate, {"bf16": bf16}
+        if (world, name, accumulate) != (2, "hsdp", 1):
+            out[f"{name} x{accumulate} {'bf16' if bf16 else 'fp32'}"] = layout, accumulate, {"bf16": bf16}
     out["fsdp shared ffn"] = Layout(), 4, {"ffn": "shared"}
     out["fsdp mixture of transformers"] = Layout(), 1, {"ffn": "mot"}
     out["fsdp experts"] = Layout(), 4, MOE
     out["hsdp experts recomputed"] = layouts["hsdp"], 4, {**MOE, "recompute": 1}
     out["hsdp experts bf16"] = layouts["hsdp"], 1, {**MOE, "bf16": True}
-    out["hsdp all recomputed"] = layouts["hsdp"], 4, {"recompute": "blocks"}
     out["hsdp all recomputed bf16"] = layouts["hsdp"], 4, {"recompute": "blocks", "bf16": True}
     return out
 
@@ -111,7 +112,7 @@ def worker(rank: int, ports: tuple[int, int], folder: str) -> None:
     """One of four processes. First two of them are a world, then all: starting a process costs more than all it does here."""
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "MASTER_ADDR": "127.0.0.1"}
-    for world, port, jobs in ((2, ports[0], (_gradients, _train)), (4, ports[1], (_gradients, _go_on))):
+    for world, port, jobs in ((2, ports[0], (_gradients, _train, _failing)), (4, ports[1], (_gradients, _go_on))):
         if rank < world:
             os.environ |= {"WORLD_SIZE": str(world), "MASTER_PORT": str(port)}
             with parallel.world("cpu"):
@@ -124,7 +125,8 @@ def _gradients(rank: int, world: int, folder: str) -> None:
     for name, (layout, accumulate, how) in cases(world).items():
         with parallel.world("cpu", layout) as where:
             result[name] = gradients(where, accumulate, **how)
-            result["start"] = full_weights(built(where))
+    with parallel.world("cpu", Layout(replicate=2)) as where:
+        result["start"] = full_weights(built(where))
     if rank == 0:
         torch.save(result, f"{folder}/gradients-{world}.pt")
 
@@ -137,6 +139,23 @@ def _train(rank: int, world: int, folder: str) -> None:
             train(toyplan.run(told["plan"], Path(folder, name), ema={"decay": 0.9}), stop=StopAt(4))
         except Stopped:
             Path(folder, f"{name}-{rank}").touch()
+
+
+def _failing(rank: int, world: int, folder: str) -> None:
+    """The last rank cannot write its piece of the first checkpoint; rank 0 notes what it is told."""
+    told, said, publish = json.loads(Path(folder, "told.json").read_text()), [], storage.Building.publish
+
+    def wrapped(building: storage.Building, root: str, name: str) -> str:
+        if "step-00000002" in root:
+            raise OSError("no space left")
+        return publish(building, root, name)
+
+    if rank == world - 1:
+        storage.Building.publish = wrapped  # type: ignore[method-assign]
+    run = toyplan.run(told["plan"], Path(folder, "failing"), steps=5, checkpoint_every=2)
+    train(run, log=lambda event, **fields: said.append([event, {k: str(v) for k, v in fields.items()}]))
+    storage.Building.publish = publish  # type: ignore[method-assign]
+    Path(folder, f"failing-{rank}.json").write_text(json.dumps(said))
 
 
 def _go_on(rank: int, world: int, folder: str) -> None:
@@ -196,8 +215,7 @@ def apart(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> dict[str, f
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("world", [2, 4])
-@pytest.mark.parametrize("case", [name for name in cases(2) if "bf16" not in name])
+@pytest.mark.parametrize(("world", "case"), [(world, name) for world in (2, 4) for name in cases(world) if "bf16" not in name])
 def test_gradients_of_several_processes_are_those_of_one(several: dict, world: int, case: str) -> None:
     how = {k: v for k, v in cases(world)[case][2].items() if k in ("ffn", "experts")}
     one = gradients(parallel.World(0, 1, torch.device("cpu")), accumulate=1, **how)
@@ -206,18 +224,18 @@ def test_gradients_of_several_processes_are_those_of_one(several: dict, world: i
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("world", [2, 4])
-@pytest.mark.parametrize("case", [name for name in cases(2) if "bf16" in name])
+@pytest.mark.parametrize(("world", "case"), [(world, name) for world in (2, 4) for name in cases(world) if "bf16" in name])
 def test_gradients_in_bf16_are_as_near_to_the_truth_as_those_of_one_process(several: dict, world: int, case: str) -> None:
-    """A weight's gradient is a bf16 product (rounded by 2^-9) for each rank and micro-batch, summed in float32: p products of a like size are
-    rounded apart instead of one, which moves the sum by about 2^-9 sqrt(p) of a product's size, itself 1/sqrt(p) to 1 of the sum. Hence
-    p x 2^-9 at most; and from the float32 gradients no further than half again as far as the one process is."""
+    """A weight's gradient is a product rounded to bf16 (by 2^-9 of itself), here one for each rank and micro-batch, summed in float32, there one for
+    all. Roundings of p parts are independent, so their sum is off by about 2^-9 of the root of the parts' squares, no more than one part's
+    product where parts do not cancel; a hidden state that falls on the other side of a rounding adds as much. Hence 4 x 2^-9 for each weight
+    against the one process; and all in all no further from the float32 gradients than the one process is."""
     how = {k: v for k, v in cases(world)[case][2].items() if k in ("ffn", "experts")}
     exact = gradients(parallel.World(0, 1, torch.device("cpu")), accumulate=1, **how)
     with parallel.world("cpu", alone=True) as where:
         one = gradients(where, accumulate=1, bf16=True, **how)
-    found, products = several[world][case], world * cases(world)[case][1]
-    assert max(apart(found, one).values()) <= max(products, 4) * 2**-9
+    found = several[world][case]
+    assert max(apart(found, one).values()) <= 4 * 2**-9
     whole = lambda of: torch.cat([g.reshape(-1) for g in of.values()])
     off = lambda of: float((whole(of) - whole(exact)).norm() / whole(exact).norm())
     assert off(one) > 1e-4 and off(found) <= 1.5 * off(one)
@@ -246,6 +264,16 @@ def test_a_run_may_move_between_world_sizes_and_layouts(folder: Path) -> None:
             assert a["loss"] == pytest.approx(b["loss"], rel=1e-5), (name, a["step"])
         for key, value in load.read_weights(str(folder / name), ema=True).items():
             assert torch.allclose(value, average[key], rtol=1e-3, atol=1e-5), (name, key)
+
+
+@pytest.mark.slow
+def test_a_rank_that_cannot_write_is_told_by_all_and_stops_nobody(folder: Path) -> None:
+    for rank in (0, 1):
+        said = json.loads((folder / f"failing-{rank}.json").read_text())
+        failed = [fields for event, fields in said if event == "checkpoint failed"]
+        assert [f["step"] for f in failed] == ["2"] and "rank 1: OSError: no space left" in failed[0]["why"]
+        assert [fields["step"] for event, fields in said if event == "checkpoint"] == ["4"]
+    assert len(lines(folder / "failing")) == 5
 
 
 @pytest.mark.slow
@@ -297,13 +325,13 @@ def test_compiled_blocks_give_the_same_gradients_and_are_compiled_once_more_when
     """Traced and differentiated as compiled code is, without the minutes of writing C++; sharded, so that compiling meets FSDP too."""
     from torch._dynamo.utils import counters
 
-    batches = [hand.pack(np.random.default_rng(i), rows=1 + i % 3) for i in range(6)]
+    batches = [hand.pack(np.random.default_rng(i), rows=1 + i % 3) for i in range(5)]
     one = _many(built(parallel.World(0, 1, torch.device("cpu"))), batches)
     with parallel.world("cpu", alone=True) as where:
-        model = built(where, compiler="aot_eager", recompute=1)
-        found = _many(model, batches[:3])
+        model = built(where, compiler="aot_eager")
+        found = _many(model, batches[:2])
         frames = counters["frames"]["ok"]
-        found += _many(model, batches[3:])
+        found += _many(model, batches[2:])
         assert counters["frames"]["ok"] == frames > 0, "a batch of another shape was compiled anew"
     for a, b in zip(found, one, strict=True):
         assert max(apart(a, b).values()) <= 1e-5

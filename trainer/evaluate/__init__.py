@@ -24,12 +24,12 @@ class Evaluations(Document):
     evaluate: list[Evaluation] = []
 
 
-def evaluate_run(run_dir: str, parts: list[Part], device: str = "cpu") -> list[dict[str, Any]]:
-    """Evaluate the run and write eval.json; or read it, when the run was already evaluated so."""
+def evaluate_run(run_dir: str, parts: list[Part], device: str = "cpu", ema: bool = False) -> list[dict[str, Any]]:
+    """Evaluate the run (with `ema` the moving average of its weights) and write eval.json; or read it, when the run was already evaluated so."""
     place = storage.join(run_dir, "eval.json")
     run = str(read_card(run_dir)["fingerprint"])
     asked = dump(Evaluations(evaluate=list(parts)))["evaluate"]
-    mark = fingerprint({"run": run, "evaluate": asked, "version": VERSION})
+    mark = fingerprint({"run": run, "evaluate": asked, "version": VERSION, **({"ema": True} if ema else {})})
     if storage.exists(place):
         before = storage.read_json(place)
         if before.get("fingerprint") == mark:
@@ -38,7 +38,7 @@ def evaluate_run(run_dir: str, parts: list[Part], device: str = "cpu") -> list[d
     if parts:
         from trainer.evaluate._subject import Subject
 
-        subject = Subject.load(run_dir, device)
+        subject = Subject.load(run_dir, device, ema)
         for part in parts:
             rows += part.run(subject, run_dir)  # type: ignore[attr-defined]
     storage.replace(place, _json({"run": run, "fingerprint": mark, "evaluate": asked, "rows": rows}), scratch=run_dir)

@@ -16,8 +16,10 @@ import torch
 
 from mixtures.span import Specials
 from trainer.batch import Batch, Document
+from trainer.evaluate._encoded import Encoded
 from trainer.flow import Noised, clean
-from trainer.stream import Reader
+from trainer.pictures import encoding_of
+from trainer.stream import Reader, Reading
 
 BATCH_POSITIONS = 6144  # positions a forward pass: large enough to fill one core, small enough to stay in its cache
 
@@ -32,12 +34,15 @@ class Subject:
     device: str = "cpu"
 
     @classmethod
-    def load(cls, run_dir: str, device: str = "cpu") -> Subject:
-        """The newest complete checkpoint of a run."""
+    def load(cls, run_dir: str, device: str = "cpu", ema: bool = False) -> Subject:
+        """A run, or while it has not finished its newest complete checkpoint; its weights, or with `ema` their moving average."""
         from trainer.models.load import load_model
 
-        model, run, plan = load_model(run_dir)
-        return cls(model.to(device).eval(), run, Reader(plan), device)
+        model, run, plan = load_model(run_dir, ema=ema)
+        reader = Reader(plan, Reading(encode=encoding_of(run, plan, device)))
+        if reader.pictures is not None:
+            plan.__dict__["datasets"] = [Encoded(d, reader.pictures) for d in plan.datasets]
+        return cls(model.to(device).eval(), run, reader, device)
 
     @property
     def plan(self) -> Any:

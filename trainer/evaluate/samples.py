@@ -161,6 +161,8 @@ def _seal(root: str, like: Any, mark: str, recipe: dict[str, Any], parents: list
     if storage.exists(storage.join(root, SHOWN)):
         files.append(file_entry(root, SHOWN, storage.read(storage.join(root, SHOWN))))
     encoding = {k: v for k, v in like.card["encoding"].items() if k != "stats"}
+    if encoding["image"]["codec"] == "none":  # sampled latents are stored, whatever those were that they imitate
+        encoding["image"] = {**encoding["image"], "codec": "bf16"}
     counts = {k: commit[k] for k in ("in", "written", "filtered", "rejected", "tokens")}
     held = {"samples": {"records": commit["written"], "tokens": commit["tokens"]}}
     facts = {**counts, "records": commit["written"], "bytes": sum(f["bytes"] for f in commit["files"]), "sources": held}

@@ -103,7 +103,6 @@ class ExpertStack(nn.Module):
         self.up = nn.Parameter(torch.empty(experts, inner * (2 if activation == "swiglu" else 1), width))
         self.down = nn.Parameter(torch.empty(experts, width, inner))
 
-    @torch.compiler.disable  # the grouped product is one kernel; the loop depends on the counts
     def forward(self, x: Tensor, chosen: Tensor, gate: Tensor, counts: Tensor) -> Tensor:
         """x [T,W], chosen and gate [T,k], counts [E] of chosen → [T,W], the sum of each token's experts by their gates."""
         k = chosen.shape[1]

@@ -98,10 +98,13 @@ def _turn(x: Tensor, cos: Tensor, sin: Tensor, out: Tensor) -> None:
     torch.mul(a, sin, out=second).addcmul_(b, cos)
 
 
-@torch.compiler.disable  # dynamo cannot write into slices, and would cut the block's graph in seven
 def rotate(parts: tuple[Tensor, ...], v: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Queries and keys, together or apart, [T, .., d] rotated by the tables, and v [T, K, d] as it is, in one tensor [T, H + 2 K, d] of v's type."""
-    return _Rotated.apply(cos.to(v.dtype), sin.to(v.dtype), v, *parts)  # type: ignore[no-any-return]
+    cos, sin = cos.to(v.dtype), sin.to(v.dtype)
+    if torch.compiler.is_compiling():  # a compiler makes one kernel of the formula, and cannot follow writes into views
+        halves = [part.chunk(2, dim=-1) for part in parts]
+        return torch.cat([*(torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1) for a, b in halves), v], dim=1)
+    return _Rotated.apply(cos, sin, v, *parts)  # type: ignore[no-any-return]
 
 
 @torch.compiler.disable

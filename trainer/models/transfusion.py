@@ -249,6 +249,6 @@ def _places(batch: Batch, images: int) -> tuple[Tensor, Tensor]:
 
 def _plane(position: Tensor, text: int, place: Tensor, side: int) -> Tensor:
     """Places in a plane [T,2] for positions [T], text first: text at (p, p), a latent at (p0 + row, p0 + column), p0 its image's first position."""
-    first = position[text:] - place.to(position.dtype)
-    latents = torch.stack([first + (place // side), first + place % side], dim=1)
+    first = position[text:].index_select(0, torch.arange(len(place), device=place.device) - place).long()
+    latents = torch.stack([first + place // side, first + place % side], dim=1)
     return torch.cat([position[:text, None].expand(-1, 2), latents.to(position.dtype)])
