@@ -1,6 +1,6 @@
 """What a training step costs on a CPU, f32, one thread: beside the same stack in torch's own layers, beside transfusion-pytorch, and its data.
 
-    python -m benchmarks.step --json           about a minute
+    python -m benchmarks.step --json           about two minutes of processor time
     python -m benchmarks.step --toy            proof that it runs, not a measurement
 
     step.packed    payload tokens a processor second of our loop's step on packed rows of text, pictures and clips, against nn.TransformerEncoderLayer

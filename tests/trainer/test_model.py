@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from trainer import losses
 from trainer.flow import clean, noised
-from trainer.models.layers import _Rotated, _SquaredReLU, rotary_tables
+from trainer.models.layers import _Rotated, _RotatedWhole, _SquaredReLU, rotary_tables
 from trainer.models.transfusion import Transfusion
 from trainer.run import Flow
 
@@ -52,6 +52,8 @@ def test_rotary_gradients_are_autograds() -> None:
     qk, v = (torch.randn(5, heads, 6, generator=g, dtype=torch.float64, requires_grad=True) for heads in (3, 2))
     cos, sin = (x.double() for x in rotary_tables(torch.arange(5), 6, 100.0))
     assert torch.autograd.gradcheck(lambda a, b: _Rotated.apply(cos, sin, b, a[:, :2], a[:, 2:]), (qk, v))
+    assert torch.autograd.gradcheck(lambda a, b: _RotatedWhole.apply(cos, sin, torch.cat([a, b], dim=1), 3), (qk, v))
+    assert torch.equal(_RotatedWhole.apply(cos, sin, torch.cat([qk, v], dim=1), 3), _Rotated.apply(cos, sin, v, qk))
 
 
 def test_rotary_scores_depend_on_distance_alone() -> None:

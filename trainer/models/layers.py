@@ -67,6 +67,28 @@ class _Rotated(torch.autograd.Function):
         return None, None, grad[:, turned:], *back
 
 
+class _RotatedWhole(torch.autograd.Function):
+    """The same where queries, keys and values still lie in one tensor (no norm between): no concatenation of their gradients either."""
+
+    @staticmethod
+    def forward(ctx: Any, cos: Tensor, sin: Tensor, qkv: Tensor, turned: int) -> Tensor:  # type: ignore[override]
+        ctx.save_for_backward(cos, sin)
+        ctx.turned = turned
+        return _turned(qkv, cos, sin, turned)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
+        cos, sin = ctx.saved_tensors
+        return None, None, _turned(grad, cos, -sin, ctx.turned), None
+
+
+def _turned(x: Tensor, cos: Tensor, sin: Tensor, heads: int) -> Tensor:
+    out = torch.empty_like(x, memory_format=torch.contiguous_format)
+    _turn(x[:, :heads], cos, sin, out[:, :heads])
+    out[:, heads:] = x[:, heads:]
+    return out
+
+
 def _turn(x: Tensor, cos: Tensor, sin: Tensor, out: Tensor) -> None:
     """Rotate the halves of each head of x [T, heads, d] into one another, into `out`."""
     half = x.shape[-1] // 2
@@ -83,6 +105,12 @@ def rotate(parts: tuple[Tensor, ...], v: Tensor, cos: Tensor, sin: Tensor) -> Te
         halves = [part.chunk(2, dim=-1) for part in parts]
         return torch.cat([*(torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1) for a, b in halves), v], dim=1)
     return _Rotated.apply(cos, sin, v, *parts)  # type: ignore[no-any-return]
+
+
+@torch.compiler.disable
+def rotate_whole(qkv: Tensor, turned: int, cos: Tensor, sin: Tensor) -> Tensor:
+    """qkv [T, H + 2 K, d] with its first `turned` heads rotated by the tables."""
+    return _RotatedWhole.apply(cos.to(qkv.dtype), sin.to(qkv.dtype), qkv, turned)  # type: ignore[no-any-return]
 
 
 class _SquaredReLU(torch.autograd.Function):
@@ -122,6 +150,9 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, text: int, cos: Tensor, sin: Tensor, attend: Attend) -> Tensor:
         """x [T,E] → [T,E]."""
+        if self.qk_gain is None:
+            qkv = self.qkv(x).view(len(x), self.heads + 2 * self.kv_heads, self.head)
+            return self.out(attend(rotate_whole(qkv, self.heads + self.kv_heads, cos, sin), self.heads).flatten(1))
         parts, v = self.asked(x)
         return self.out(attend(rotate(parts, v, cos, sin), self.heads).flatten(1))
 
