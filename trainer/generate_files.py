@@ -109,7 +109,7 @@ def _pictures(config: Generate, data: Any, images: dict[str, np.ndarray]) -> dic
 def _page(config: Generate, lines: list[dict[str, Any]], pictures: dict[str, bytes]) -> str:
     """Rows of prompt, what was made, and the truth."""
     head = tag("tr", *(tag("th", x) for x in ("", "Given", "Made", "Held out")))
-    name = lambda x: tag("td", f"{x['id'][:12]} · {x['sample']}", tag("br"), tag("span", x["stop"], class_="tag"))
+    name = lambda x: tag("td", f"{x['id'][:12]} · {x['sample']}", tag("div", x["stop"], class_="soft"))
     cells = lambda x: [tag("td", *(_shown(p, pictures) for p in x.get(k, []))) for k in ("prompt", "pieces", "truth")]
     body = [tag("tr", name(x), *cells(x)) for x in lines[:SHOWN]]
     more = f", {SHOWN} of them shown" if len(lines) > SHOWN else ""
