@@ -27,7 +27,8 @@ def test_lines_of_both_streams_go_to_the_person_and_the_log_and_none_to_standard
 
 
 def test_a_stop_is_passed_on_as_sigterm_and_waited_for() -> None:
-    code = "import signal, sys, time\n" "signal.signal(15, lambda *_: (print('saved', flush=True), sys.exit(7)))\n" "print('up', flush=True)\ntime.sleep(60)"
+    lines = ("import signal, sys, time", "signal.signal(15, lambda *_: (print('saved', flush=True), sys.exit(7)))", "print('up', flush=True)")
+    code = "\n".join((*lines, "time.sleep(60)"))
     stop, heard = threading.Event(), []
 
     def told(line: str) -> None:
