@@ -73,7 +73,7 @@ def _extras(plan: Plan, root: str) -> dict[str, Any]:
                     raise VerifyError("a file differs from its card", where=storage.join(dataset.path, entry["path"]))
                 files.append(file_entry(root, entry["path"], data))
     # How to open the encoder again: pictures of `storage: none` came along as they are, to be encoded while training.
-    pictured = next((d.card for d in plan.datasets if (d.encoding or {}).get("image")), {})
+    pictured: dict[str, Any] = next((d.card for d in plan.datasets if (d.encoding or {}).get("image")), {})
     said: dict[str, Any] = {key: pictured[key] for key in ("encoders", "identity") if key in pictured}
     return {"encoding": encoding, "files": files, "repeats": True, **said}
 
