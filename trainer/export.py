@@ -11,6 +11,7 @@ import argparse
 import json
 import sys
 
+from pipelines.format import storage
 from pipelines.format.errors import HeadwaterError
 from trainer.models import load
 
@@ -25,6 +26,7 @@ def main(arguments: list[str]) -> int:
     try:
         start = load.start_of(asked.source)
         entry = load.export(asked.to, load.read_weights(asked.source, asked.ema), load.AVERAGE if asked.ema else load.WEIGHTS)
+        storage.sweep(asked.to)
     except HeadwaterError as error:
         print(error, file=sys.stderr)
         return error.exit
