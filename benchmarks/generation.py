@@ -19,8 +19,8 @@ import torch
 from benchmarks.alternating import alternate, compared
 from mixtures.span import Specials
 from trainer.batch import collate
-from trainer.generate import Generator, Prompt, Sampling
-from trainer.generate_prompt import words
+from trainer.generate.generator import Generator, Prompt, Sampling
+from trainer.generate.prompt import words
 from trainer.models.transfusion import Transfusion
 from trainer.parallel import initialise
 from trainer.run import Flow

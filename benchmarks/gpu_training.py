@@ -77,7 +77,7 @@ class Rig:
 
     def __init__(self, shape: dict[str, Any], made: str, output: Path, device: str, s: Sizes, **changes: Any) -> None:
         from mixtures.plan import Plan
-        from trainer import loop, parallel
+        from trainer import loop, parallel, step
         from trainer.run import Run
 
         document = {
@@ -86,10 +86,10 @@ class Rig:
             "flow": {"predict": "x", "loss_space": "v", "cfg_drop": {"caption": 0.1}}, **changes,
         }  # fmt: skip
         self.run = Run.model_validate(document)
-        self._loop, self._open = loop, ExitStack()
+        self._step, self._open = step, ExitStack()
         began = time.perf_counter()
         self.where = self._open.enter_context(parallel.world(self.run.device, self.run.parallel, alone=self.run.precision == "bf16"))
-        self.state, _ = loop._begin(self.run, self.run.output, "gpu", Plan.open(made), self.where, lambda *a, **k: None)
+        self.state, _ = loop.begin(self.run, self.run.output, "gpu", Plan.open(made), self.where, lambda *a, **k: None)
         sync()
         self.ready = time.perf_counter() - began
 
@@ -103,11 +103,11 @@ class Rig:
         """The input of each step, made ahead as a run makes it."""
         from trainer.ahead import ahead
 
-        return ahead((self._loop._prepare(self.state, batch) for batch, _ in self.state.stream), 2)
+        return ahead((self._step.prepare(self.state, batch) for batch, _ in self.state.stream), 2)
 
     def step(self, prepared: Any, number: int = 0) -> dict[str, Any]:
         """One optimizer step; its metrics line."""
-        line, _ = self._loop._step(self.state, number, prepared, False)
+        line, _ = self._step.advance(self.state, number, prepared, False)
         sync()
         return dict(line)
 

@@ -51,14 +51,14 @@ class Ours:
 
     def __init__(self, plan: str, s: Shape, output: Path, qk_norm: bool = True) -> None:
         from mixtures.plan import Plan
-        from trainer import loop
+        from trainer import loop, step
         from trainer.parallel import World
         from trainer.run import Run
 
         self.run = Run.model_validate(document(plan, s, output, qk_norm))
         where = World(0, 1, torch.device("cpu"))
-        self._loop = loop
-        self._state, _ = loop._begin(self.run, self.run.output, "benchmark", Plan.open(plan), where, lambda *a, **k: None)
+        self._step = step
+        self._state, _ = loop.begin(self.run, self.run.output, "benchmark", Plan.open(plan), where, lambda *a, **k: None)
 
     @property
     def parameters(self) -> int:
@@ -67,7 +67,7 @@ class Ours:
 
     def step(self, batch: Batch) -> float:
         """One optimizer step; its loss."""
-        line, _ = self._loop._step(self._state, 0, self._loop._prepare(self._state, batch), False)
+        line, _ = self._step.advance(self._state, 0, self._step.prepare(self._state, batch), False)
         return float(line["loss"])
 
 

@@ -13,50 +13,25 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import torch
 
 from mixtures.plan import Plan
 from pipelines.format import manifest, storage
 from pipelines.format.errors import BudgetError, ConflictError, Stopped
 from trainer import checkpoint, guards, loggers, losses, meter, metrics, parallel, pictures, starting, stood_in
-from trainer.batch import Batch
 from trainer.ema import Ema
-from trainer.flow import Noised, noised
-from trainer.models import experts, load
-from trainer.models.transfusion import TransfusionModel
-from trainer.optim import adamw, set_rate
+from trainer.models import load
+from trainer.optim import adamw
 from trainer.parallel import World
 from trainer.run import Run
 from trainer.saver import Saver
+from trainer.step import State, advance, prepare
 from trainer.stream import Reading, Stream, ahead
 
 Log = Callable[..., Any]
 VERSION = 1
-
-
-class _State(NamedTuple):
-    """What a step reads and changes."""
-
-    run: Run
-    where: World
-    stream: Stream
-    model: TransfusionModel
-    optimizer: torch.optim.Optimizer
-    account: metrics.Account
-    guard: guards.Guard
-    weighing: losses.Weighing
-    ema: Ema | None
-
-
-class _Prepared(NamedTuple):
-    """A step's input: the batch's counts by source, its micro-batches with what is seen of their images, and its sequence numbers."""
-
-    counts: np.ndarray
-    parts: list[tuple[Batch, Noised]]
-    batch: Batch
 
 
 def train(run: Run, output: str | None = None, log: Log | None = None, stop: threading.Event | None = None) -> dict[str, Any]:
@@ -76,7 +51,7 @@ def train(run: Run, output: str | None = None, log: Log | None = None, stop: thr
     if run.threads:
         torch.set_num_threads(run.threads)
     with parallel.world(run.device, run.parallel, alone=run.precision == "bf16") as where:
-        state, first = _begin(run, root, identity, plan, where, say)
+        state, first = begin(run, root, identity, plan, where, say)
         if where.rank == 0 and (event := stood_in.note(root, state.stream.reader.stand_ins)) is not None:
             _log(root, event)
             say("others stand in for forgotten records", **{k: v for k, v in event.items() if k != "event"})
@@ -104,7 +79,7 @@ def _finished(root: str, identity: str) -> dict[str, Any] | None:
     return card
 
 
-def _begin(run: Run, root: str, identity: str, plan: Plan, where: World, say: Log) -> tuple[_State, int]:
+def begin(run: Run, root: str, identity: str, plan: Plan, where: World, say: Log) -> tuple[State, int]:
     """Model, optimizer and account, from the newest complete checkpoint when there is one; and the first step to run."""
     model = load.build(run, load.shape_of(plan))
     parallel.placed(model, where, run)
@@ -135,24 +110,24 @@ def _begin(run: Run, root: str, identity: str, plan: Plan, where: World, say: Lo
         raise BudgetError("the plan holds no training sequence", where=run.plan)
     account = metrics.Account(plan.sources, found.marker["consumed"] if found is not None else None)
     weighing = losses.Weighing(run.loss, found.marker.get("carried", {}).get("loss") if found is not None else None)
-    return _State(run, where, stream, model, optimizer, account, guards.resumed(run.guards, root, first, where), weighing, ema), first
+    return State(run, where, stream, model, optimizer, account, guards.resumed(run.guards, root, first, where), weighing, ema), first
 
 
-def _steps(state: _State, root: str, identity: str, plan: Plan, first: int, say: Log, stop: threading.Event | None) -> None:
+def _steps(state: State, root: str, identity: str, plan: Plan, first: int, say: Log, stop: threading.Event | None) -> None:
     run, where, steps = state.run, state.where, state.stream.steps
     depth = run.prefetch if run.prefetch is not None else (2 if where.device.type == "cuda" else 0)
     saver = Saver(root, where, run.keep, say)
     fixed = {"fingerprint": identity, "recipe": run.recipe(), "shape": load.shape_of(plan)}
     facts = lambda: {**fixed, "consumed": state.account.as_dict(), "carried": {"loss": state.weighing.state()}}
     watch = meter.Meter(where, meter.peak(run.peak_tflops, where, parallel.in_bf16(run, where.device.type)))
-    made = ahead(((_prepare(state, batch), done) for batch, done in state.stream), depth)
+    made = ahead(((prepare(state, batch), done) for batch, done in state.stream), depth)
     with ExitStack() as stack:  # also when a step raises: the threads and processes that read and write end before this does
         writer = _writer(stack, run, root, identity, first) if where.rank == 0 else None
         for one in (saver, made):
             stack.enter_context(closing(one))
         for prepared, done in made:
             watch.arrived()
-            line, stopping = _step(state, done - 1, prepared, bool(stop is not None and stop.is_set()))
+            line, stopping = advance(state, done - 1, prepared, bool(stop is not None and stop.is_set()))
             line |= watch.stepped(line)
             line |= pictures.shares(state.stream.reader.pictures, line["step_s"])
             if writer is not None:
@@ -184,64 +159,7 @@ def _writer(stack: ExitStack, run: Run, root: str, identity: str, first: int) ->
     return stack.enter_context(closing(metrics.Writer(root, first, others)))
 
 
-def _prepare(state: _State, batch: Batch) -> _Prepared:
-    """Count and noise a batch on the host, cut into micro-batches."""
-    size = state.run.micro_batch or len(batch.seq)
-    parts = [batch] if size >= len(batch.seq) else [batch.rows(i, i + size) for i in range(0, len(batch.seq), size)]
-    seen = [(part, noised(state.run.flow, part, state.run.seed)) for part in parts]
-    return _Prepared(losses.counts(batch, len(state.account.sources)), seen, batch)
-
-
-def _step(state: _State, step: int, prepared: _Prepared, stop: bool) -> tuple[dict[str, Any], bool]:
-    """One optimizer step. Returns its metrics line, and whether any rank was asked to stop."""
-    run, where, model, sources = state.run, state.where, state.model, state.account.sources
-    shared = where.sum(np.append(prepared.counts.reshape(-1), float(stop)))
-    counts = shared[:-1].reshape(prepared.counts.shape)
-    text_targets, flow_targets = counts[:, -2].sum(), counts[:, -1].sum()
-    weights = state.weighing.weights(text_targets, flow_targets)
-    sums: torch.Tensor | float = 0.0
-    chosen: torch.Tensor | float = 0.0
-    for i, (host, host_seen) in enumerate(prepared.parts):
-        batch, seen = host.to(where.device), host_seen.to(where.device)
-        parallel.last_micro_batch(model, i + 1 == len(prepared.parts))
-        out = model(batch, seen.z, seen.t, seen.dropped)
-        found = losses.errors(out, batch, seen, run.flow)
-        objective = losses.objective(weights, found, text_targets, flow_targets)
-        if out.routed is not None:
-            objective = objective + experts.balance_loss(model, out.routed, counts[:, :3].sum())
-            chosen = chosen + out.routed.counts.double()
-        objective.backward()
-        sums = sums + losses.sums(found, len(sources))
-    assert isinstance(sums, torch.Tensor)
-    local = sums.cpu().numpy()
-    load = chosen.cpu().numpy() if isinstance(chosen, torch.Tensor) else np.zeros((0, 0))
-    together = where.sum(np.append(local, load))
-    total, load = together[: local.size].reshape(local.shape), together[local.size :].reshape(load.shape)
-    norm = parallel.clip(model, run.optim.clip)
-    trouble = state.guard.look(guards.figures(counts, total, norm))
-    if trouble is not None and trouble.stop:
-        blamed = guards.blame(prepared.parts, model, lambda rows: noised(run.flow, rows, run.seed), run.flow, len(sources), where)
-        raise guards.error(trouble, step, blamed, sources, run.plan)
-    rate = run.optim.rate(step, state.stream.steps)
-    set_rate(state.optimizer, rate)
-    state.optimizer.step()
-    state.optimizer.zero_grad(set_to_none=True)
-    if state.ema is not None:
-        state.ema.update(step + 1)
-    state.account.add(counts)
-    line = metrics.step_line(step, sources, counts, total, weights)
-    state.weighing.update(line.get("text"), line.get("flow"))
-    if run.loss.scheme != "fixed":
-        line |= {"weight/text": weights.text, "weight/flow": weights.flow}
-    if load.size:
-        experts.after_step(model, torch.from_numpy(load))
-        line |= {**experts.load_line(load), **metrics.routing_line(load)}
-    extra = {"tokens": state.account.payload, "step_tokens": int(counts[:, :2].sum()), "lr": rate, "grad_norm": norm}
-    extra |= {"flops": metrics.flops(model, counts), **metrics.consumed_line(state.account), **guards.noted(trouble)}
-    return {**line, **extra}, bool(shared[-1])
-
-
-def _card(state: _State, root: str, identity: str, plan: Plan, files: list[dict[str, Any]]) -> None:
+def _card(state: State, root: str, identity: str, plan: Plan, files: list[dict[str, Any]]) -> None:
     """Write run.json, whose weights are `files`: what was consumed, of what, by which model."""
     run, stream, account = state.run, state.stream, state.account
     of = dict(zip(losses.COUNTS, account.table.sum(axis=0).tolist(), strict=True))

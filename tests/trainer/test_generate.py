@@ -13,8 +13,8 @@ from test_cached import SHAPES
 
 from mixtures.span import Specials
 from trainer.batch import IGNORED, LATENT, STRUCTURE, TEXT, Batch, Document
-from trainer.generate import PAINT, Generated, Generator, Prompt, Sampling
-from trainer.generate_draws import chosen, noise, times, uniform
+from trainer.generate.draws import chosen, noise, times, uniform
+from trainer.generate.generator import PAINT, Generated, Generator, Prompt, Sampling
 from trainer.normalise import Normaliser
 from trainer.run import Flow
 from trainer.sampling import sample

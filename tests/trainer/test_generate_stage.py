@@ -20,11 +20,12 @@ from pipelines.format import storage
 from pipelines.format.document import sha256_hex
 from pipelines.format.errors import ConflictError, InputError, Reject, VerifyError
 from pipelines.format.manifest import read_card
-from trainer import generate_check, generate_files, generate_lines
-from trainer.generate import PAINT, Generator, Prompt
-from trainer.generate_asked import asked
-from trainer.generate_recipe import Generate
-from trainer.generate_stage import STAGE
+from trainer.generate import check, files
+from trainer.generate import lines as lines_of_prompts
+from trainer.generate.asked import asked
+from trainer.generate.generator import PAINT, Generator, Prompt
+from trainer.generate.recipe import Generate
+from trainer.generate.stage import STAGE
 from trainer.loop import train
 from trainer.models.load import load_model
 from trainer.stream import Reader
@@ -74,7 +75,7 @@ def test_held_out_records_are_gone_on_with_and_the_same_twice(run: str, tmp_path
     assert all(sum("image" in p for p in r["pieces"]) == painted for r in rows)
     named = {p["image"].partition("#")[2] for r in rows for k in ("prompt", "pieces", "truth") for p in r[k] if "image" in p}
     assert not named or named == set(np.load(tmp_path / "a" / "latents.npz"))
-    assert generate_check.check(second, {}) == []
+    assert check.check(second, {}) == []
 
 
 def test_a_finished_folder_is_left_and_another_recipe_s_is_not_touched(run: str, tmp_path: Path) -> None:
@@ -93,17 +94,17 @@ def test_pictures_come_from_the_service_and_damage_to_them_is_found(run: str, tm
         asked_for.append((latents.shape, encoders, decoder, form))
         return [b"\x89PNG" + bytes([i]) for i in range(len(latents))]
 
-    monkeypatch.setattr(generate_files, "entry_points", lambda group: [SimpleNamespace(name="pictures", load=lambda: pictures)])
-    monkeypatch.setattr("trainer.generate_stage._shown_by", lambda plan: SimpleNamespace(path="x", card={"encoders": {"image": {}}}))
+    monkeypatch.setattr(files, "entry_points", lambda group: [SimpleNamespace(name="pictures", load=lambda: pictures)])
+    monkeypatch.setattr("trainer.generate.stage._shown_by", lambda plan: SimpleNamespace(path="x", card={"encoders": {"image": {}}}))
     out = STAGE.run(recipe(run, tmp_path / "a", source="pairs", decoder={"toy": {}}, form="both"), JOB)
     assert asked_for == [((6, toyplan.PATCHES, toyplan.WIDTH), {"image": {}}, {"toy": {}}, "png")]
     made = [p["image"] for r in lines(out) for k in ("pieces", "truth") for p in r[k]]
     assert len(made) == 6 and all((tmp_path / "a" / m).read_bytes().startswith(b"\x89PNG") for m in made)
     page = (tmp_path / "a" / "index.html").read_text()
-    assert page.count("data:image/png") == 6 and "<script" not in page and generate_check.pages(out) == [("index.html", page)]
-    assert generate_check.check(out, {}) == [] and (tmp_path / "a" / "latents.npz").exists()
+    assert page.count("data:image/png") == 6 and "<script" not in page and check.pages(out) == [("index.html", page)]
+    assert check.check(out, {}) == [] and (tmp_path / "a" / "latents.npz").exists()
     (tmp_path / "a" / made[2]).write_bytes(b"other")
-    assert generate_check.check(out, {}) == [{"file": made[2], "what": "differs from its line"}]
+    assert check.check(out, {}) == [{"file": made[2], "what": "differs from its line"}]
 
 
 def test_without_a_way_back_to_pictures_latents_are_kept_unless_pictures_are_insisted_on(run: str, tmp_path: Path) -> None:
@@ -210,7 +211,7 @@ def test_pictures_of_a_file_become_the_plans_own_latents_by_a_service(run: str, 
 
     cards: list[dict] = []
     service = SimpleNamespace(name="latents", load=lambda: lambda card: cards.append(card) or Eye())
-    monkeypatch.setattr(generate_lines, "entry_points", lambda group: [service])
+    monkeypatch.setattr(lines_of_prompts, "entry_points", lambda group: [service])
     for name, data in (("a.jpg", b"\x0a"), ("b.jpg", b"\x14"), ("bad.jpg", b"no picture")):
         (tmp_path / name).write_bytes(data)
     both = '{"prompt": [{"image": "a.jpg"}, {"image": "b.jpg"}, {"paint": true}]}'

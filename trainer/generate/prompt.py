@@ -46,7 +46,7 @@ class Prompt:
     images of the prompt are to images made later (which is what guidance leaves out): `frame` is a video's own past, trained as an image is.
     history: as the plan says of a video source. Under clean_copy later frames see clean copies, which condition them; where a copy stands is where
     the frame itself stood, so only what guidance leaves out differs. window: each image in a document of its own after the last `window` images and
-    the text since: rollouts longer than what was trained (generate_rollout.py).
+    the text since: rollouts longer than what was trained (rollout.py).
     """
 
     id: str

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from trainer.generate_prompt import PAINT, Generated, Piece, Prompt
+from trainer.generate.prompt import PAINT, Generated, Piece, Prompt
 
 if TYPE_CHECKING:
-    from trainer.generate import Generator
+    from trainer.generate.generator import Generator
 
 
 def rolled(maker: Generator, prompts: Sequence[Prompt]) -> list[Generated]:

@@ -1,6 +1,6 @@
 """`pipelines run generate -c FILE`: prompts through a finished run, and what came out as files people and programs read.
 
-In: a Generate. Out: the path of its folder (see generate_files.py), its card written last. The same run, prompts and recipe give the same bytes on
+In: a Generate. Out: the path of its folder (see files.py), its card written last. The same run, prompts and recipe give the same bytes on
 one kind of machine; a folder that is finished is left as it is. No torch before `plan` or `run` is called.
 """
 
@@ -15,7 +15,7 @@ from pipelines.format.document import fingerprint, sha256_hex
 from pipelines.format.errors import InputError, VerifyError
 from pipelines.format.estimate import Estimate
 from pipelines.format.manifest import card, parent, publish_card, read_card, refuse_other_recipe
-from trainer.generate_recipe import PLACES, Generate, named_files
+from trainer.generate.recipe import PLACES, Generate, named_files
 
 AVERAGE = "ema.safetensors"
 VERSION = 1  # raise it when the same prompts and recipe come to something else
@@ -31,8 +31,8 @@ class Stage:
         """Prompts, what may be made of them, and the memory of the cache; no weight is read."""
         from mixtures.plan import Plan
         from pipelines.format.manifest import parent_path
-        from trainer.generate_asked import asked
-        from trainer.generate_prompt import PAINT, needed
+        from trainer.generate.asked import asked
+        from trainer.generate.prompt import PAINT, needed
         from trainer.stream import Reader
 
         run = _run_of(config)
@@ -87,9 +87,9 @@ def _make(config: Generate, root: str, job: Any) -> tuple[list[Any], list[dict[s
     import torch
 
     from trainer.evaluate._subject import Subject
-    from trainer.generate import Generator
-    from trainer.generate_asked import asked
-    from trainer.generate_files import write
+    from trainer.generate.asked import asked
+    from trainer.generate.files import write
+    from trainer.generate.generator import Generator
     from trainer.models.load import fill
 
     if config.threads is not None:

@@ -21,10 +21,10 @@ from pipelines.format.document import sha256_hex
 from pipelines.format.errors import InputError
 from pipelines.format.manifest import file_entry
 from pipelines.format.page import Html, tag
-from trainer.generate_asked import Asked
-from trainer.generate_check import LATENTS, LINES, PAGE
-from trainer.generate_prompt import PAINT, Generated
-from trainer.generate_recipe import Generate
+from trainer.generate.asked import Asked
+from trainer.generate.check import LATENTS, LINES, PAGE
+from trainer.generate.prompt import PAINT, Generated
+from trainer.generate.recipe import Generate
 
 SHOWN = 200  # outputs on the page; all are in the lines
 WIDTH = 128  # of a picture on the page

@@ -16,12 +16,12 @@ from torch import Tensor
 
 from mixtures.layout import CONTEXT, NONE
 from trainer.document import STRUCTURE
-from trainer.generate_draws import Path, noise, path, times, velocity
-from trainer.generate_prompt import TEXT_AS, Fed, Generated, Prompt, block, kinds, needed, tensor, together, words
+from trainer.generate.draws import Path, noise, path, times, velocity
+from trainer.generate.prompt import TEXT_AS, Fed, Generated, Prompt, block, kinds, needed, tensor, together, words
 from trainer.models.cached import Cache
 
 if TYPE_CHECKING:
-    from trainer.generate import Generator
+    from trainer.generate.generator import Generator
 
 
 class Row:

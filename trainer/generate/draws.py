@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from pipelines.format import chance
-from trainer.generate_recipe import Sampling
+from trainer.generate.recipe import Sampling
 from trainer.run import Flow
 from trainer.sampling import LAST, Sampler, grid
 

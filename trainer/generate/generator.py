@@ -1,6 +1,6 @@
 """Interleaved generation: text until <BOI>, then a block of latents denoised, then <EOI> and text again, until EOS or a budget.
 
-In: prompts (see generate_prompt.py) and a model. Out: what the model adds to each. Prompts of different lengths and in different states go through
+In: prompts (see prompt.py) and a model. Out: what the model adds to each. Prompts of different lengths and in different states go through
 the model side by side, one pass a step: one reads its prompt while a second draws a token and a third is half way to an image.
 
     read ──▶ draw a token ──▶ read it ──▶ …
@@ -23,11 +23,11 @@ from torch import Tensor
 
 from mixtures.span import Specials
 from trainer.batch import collate
-from trainer.generate_draws import chosen, uniform
-from trainer.generate_prompt import PAINT, Fed, Generated, Prompt
-from trainer.generate_recipe import Sampling
-from trainer.generate_rollout import rolled
-from trainer.generate_row import Row
+from trainer.generate.draws import chosen, uniform
+from trainer.generate.prompt import PAINT, Fed, Generated, Prompt
+from trainer.generate.recipe import Sampling
+from trainer.generate.rollout import rolled
+from trainer.generate.row import Row
 from trainer.models.cached import Cache
 from trainer.normalise import Normaliser
 from trainer.run import Flow

@@ -22,9 +22,9 @@ import numpy as np
 
 from pipelines.format import storage
 from pipelines.format.errors import InputError, Reject
-from trainer.generate_asked import Asked
-from trainer.generate_prompt import PAINT, Piece, Prompt
-from trainer.generate_recipe import Generate, named_files
+from trainer.generate.asked import Asked
+from trainer.generate.prompt import PAINT, Piece, Prompt
+from trainer.generate.recipe import Generate, named_files
 
 KEYS = {"id", "prompt", "source", "tokens", "images", "text_as", "images_as", "history", "window"}
 

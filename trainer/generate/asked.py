@@ -14,8 +14,8 @@ import numpy as np
 from mixtures.layout import atom_ranges, span_segments
 from pipelines.format import chance
 from pipelines.format.errors import InputError
-from trainer.generate_prompt import PAINT, Piece, Prompt
-from trainer.generate_recipe import Generate
+from trainer.generate.prompt import PAINT, Piece, Prompt
+from trainer.generate.recipe import Generate
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Asked:
 
 def asked(config: Generate, reader: Any, looks: bool = True) -> list[Asked]:
     """All prompts, each `samples` times, in order. looks=False: pictures are not encoded, zeros stand for them."""
-    from trainer.generate_lines import from_file
+    from trainer.generate.lines import from_file
 
     found = from_file(config, reader.plan, looks) if config.prompts is not None else held_out(config, reader)
     of_images = [a for a in found if a.prompt.images or any(p is PAINT or getattr(p, "ndim", 1) == 2 for p in a.prompt.pieces)]
