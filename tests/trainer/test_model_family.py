@@ -20,7 +20,7 @@ from trainer.batch import Batch
 from trainer.flow import clean, noised
 from trainer.models import transfusion
 from trainer.models.attention import order, prepare
-from trainer.models.layers import _Rotated, rotary_tables
+from trainer.models.layers import rotary_tables, rotate
 from trainer.models.transfusion import Transfusion, TransfusionModel, _plane
 from trainer.run import Flow, Run
 
@@ -227,7 +227,7 @@ def test_in_a_plane_a_step_down_is_as_near_as_a_step_right() -> None:
     q, k = half.repeat_interleave(2, dim=-1).repeat(1, 1, 1, 1)
 
     def score(a: tuple[int, int], b: tuple[int, int]) -> float:
-        turned = [_Rotated.apply(x, x[:, :0], *rotary_tables(torch.tensor([at]), 8, 100.0)) for x, at in ((q, a), (k, b))]
+        turned = [rotate((x,), x[:, :0], *rotary_tables(torch.tensor([at]), 8, 100.0)) for x, at in ((q, a), (k, b))]
         return float((turned[0] * turned[1]).sum())
 
     assert score((5, 5), (3, 4)) == pytest.approx(score((9, 2), (7, 1)), abs=1e-5)  # distance alone

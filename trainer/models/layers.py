@@ -107,9 +107,10 @@ def rotate(parts: tuple[Tensor, ...], v: Tensor, cos: Tensor, sin: Tensor) -> Te
     return _Rotated.apply(cos, sin, v, *parts)  # type: ignore[no-any-return]
 
 
-@torch.compiler.disable
 def rotate_whole(qkv: Tensor, turned: int, cos: Tensor, sin: Tensor) -> Tensor:
     """qkv [T, H + 2 K, d] with its first `turned` heads rotated by the tables."""
+    if torch.compiler.is_compiling():
+        return rotate((qkv[:, :turned],), qkv[:, turned:], cos, sin)
     return _RotatedWhole.apply(cos.to(qkv.dtype), sin.to(qkv.dtype), qkv, turned)  # type: ignore[no-any-return]
 
 
