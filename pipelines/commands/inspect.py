@@ -164,10 +164,25 @@ def show(answer: dict[str, Any]) -> None:
             say(short(entry))
     elif "card" in answer:
         table(answer["path"], ["", ""], [[key, short(value, 100)] for key, value in answer["card"].items()])
+    elif answer.get("metrics"):
+        _show_metrics(answer["path"], answer["metrics"])
     else:
-        rows = answer.get("metrics") or answer.get("results") or []
+        rows = answer.get("results") or []
         columns = list(dict.fromkeys(key for row in rows for key in row))
         table(answer["path"], columns, [[_figure(row.get(c)) for c in columns] for row in rows])
+
+
+def _show_metrics(path: str, rows: list[dict[str, Any]]) -> None:
+    """What is one figure a step as a table of steps; what is several (by source, time, layer: `text/vqa`) of the last step, a line a kind."""
+    columns = list(dict.fromkeys(key for row in rows for key in row if "/" not in key))
+    table(path, columns, [[_figure(row.get(c)) for c in columns] for row in rows])
+    kinds: dict[str, list[str]] = {}
+    for key, value in rows[-1].items():
+        kind, slash, of = key.rpartition("/")
+        if slash:
+            kinds.setdefault(kind, []).append(f"{of} {_figure(value)}")
+    if kinds:
+        table(f"step {rows[-1].get('step')}", ["", ""], [[kind, "   ".join(of)] for kind, of in kinds.items()])
 
 
 def _show_read(answer: dict[str, Any]) -> None:

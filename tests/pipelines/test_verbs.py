@@ -86,6 +86,16 @@ def test_inspect_shows_sequences_of_a_plan_and_the_last_figures_of_a_run(shelf: 
     assert run["metrics"] == [{"step": 2, "loss": 2.5}]
 
 
+def test_figures_by_source_are_shown_of_the_last_step_alone(shelf: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    lines = [{"step": i, "loss": 3.0 - i, "text/vqa": 2.25 - i, "flow/t0.0-0.1": 0.5, "text/captions": 1.5} for i in range(2)]
+    (shelf / "run/metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    capfd.readouterr()
+    assert main(["inspect", str(shelf / "run")]) == 0
+    shown = capfd.readouterr().out + capfd.readouterr().err
+    assert "vqa 1.25   captions 1.5" in shown and "2.25" not in shown and "t0.0-0.1 0.5" in shown
+    assert [line.split() for line in shown.splitlines() if line.split()[:1] in (["0"], ["1"])] == [["0", "3"], ["1", "2"]]
+
+
 def test_a_kind_that_nobody_knows_shows_its_card(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     publish_card(str(tmp_path), "manifest.json", card("tokenizer", "words", "f" * 64, {"vocab": 300}, files=[]))
     assert tell(capfd, "inspect", str(tmp_path))[1]["card"]["recipe"] == {"vocab": 300}
