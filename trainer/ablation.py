@@ -17,7 +17,7 @@ from pydantic import BaseModel, Field, model_validator
 
 from mixtures.mixture import Mixture
 from pipelines.format import storage
-from pipelines.format.document import Document, Percent, Size, dump, fingerprint, merge, parse
+from pipelines.format.document import Document, PartOf, Percent, Size, dump, fingerprint, merge, parse
 from pipelines.format.errors import RecipeError
 from trainer.evaluate import Evaluation
 from trainer.run import Run
@@ -36,7 +36,10 @@ class Arm(Document):
 
 
 class Ablation(Document):
-    """An ablation document. `mixture` and `run` are what all arms share; `parallel` arms train side by side, each in a process of its own."""
+    """An ablation document. `mixture` and `run` are what all arms share; `parallel` arms train side by side, each in a process of its own.
+
+    experiment: the paper's number, E1 to E13, whose values the report sets beside ours. question: what is asked, in a sentence. compare: the
+    questions put to the numbers, and report: the figures, both by name; neither changes a run."""
 
     blocks: ClassVar[dict[str, type[BaseModel]]] = {"run": Run, "mixture": Mixture}  # each may say `extends` of its own
     name: str | None = None
@@ -46,6 +49,10 @@ class Ablation(Document):
     mixture: dict[str, Any]
     arms: Annotated[dict[str, Arm], Field(min_length=1)]
     evaluate: list[Evaluation] = []
+    experiment: Annotated[str, Field(pattern=r"^E\d{1,2}$")] | None = None
+    question: str | None = None
+    compare: list[Annotated[Any, PartOf("trainer.report.compare")]] = []
+    report: list[Annotated[Any, PartOf("trainer.report.figures")]] = []
     output: str
     parallel: Annotated[int, Field(ge=1)] = 1
     engine: str = "local"

@@ -41,6 +41,7 @@ class RunEvidence:
     answers: pa.Table | None = None
     lineage: tuple[tuple[str, str], ...] = ()  # (what, fingerprint), nearest first
     model: str = ""
+    items: dict[str, pa.Table] = field(default_factory=dict)  # metric → what it is the mean of (trainer/evaluate/_items.py)
     pictures: pa.Table | None = None  # caption, held_out, sampled: what `samples` with `pictures` kept
 
 
@@ -88,6 +89,22 @@ class Evidence:
         if len({len(v) for v in out}) != 1 or not len(out[0]):
             return None
         return np.stack(out)
+
+    def items(self, arm: str, metric: str, split: str | None = None) -> tuple[Floats, Floats, list[str]] | None:
+        """(values [seeds, items], weights [items], names) of a metric, items in the order of their names; of one split, or all. None unless every
+        seed has the same items."""
+        found = []
+        for seed in self.seeds:
+            table = self.runs[arm, seed].items.get(metric) if (arm, seed) in self.runs else None
+            if table is None:
+                return None
+            rows = sorted((r["split"], r["item"], r["value"], r["weight"]) for r in table.to_pylist() if split is None or r["split"] == split)
+            found.append(rows)
+        names = [[(s, i) for s, i, _, _ in rows] for rows in found]
+        if not names or not names[0] or any(n != names[0] for n in names):
+            return None
+        values = np.array([[v for _, _, v, _ in rows] for rows in found])
+        return values, np.array([w for _, _, _, w in found[0]]), [i for _, i in names[0]]
 
     @property
     def seeds_said(self) -> str:

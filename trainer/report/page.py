@@ -6,9 +6,20 @@ or None when the ablation has nothing of its kind. The page allows itself no out
 
 from __future__ import annotations
 
+from typing import Annotated, Any
+
+from pipelines.format.document import Document, PartOf, part_name
 from trainer.report import accuracy, arms, caveats, differences, language, lineage, loss_curves, pictures, tokens, types
 from trainer.report.evidence import Evidence
 from trainer.report.markup import POLICY, Markup, joined, link, tag
+
+
+class Asked(Document):
+    """The part of an ablation document that only its report reads."""
+
+    report: list[Annotated[Any, PartOf("trainer.report.figures")]] = []
+    compare: list[Annotated[Any, PartOf("trainer.report.compare")]] = []
+
 
 SECTIONS = (  # anchor, name in the navigation, what makes it
     ("accuracy", "accuracy", accuracy.section),
@@ -56,7 +67,7 @@ th,td{white-space:normal;padding:.2em .35em}figure,tr{break-inside:avoid}h2,.cap
 
 def render(evidence: Evidence) -> str:
     """The whole page."""
-    made = [(anchor, name, section) for anchor, name, make in SECTIONS if (section := make(evidence)) is not None]
+    made = [(anchor, name, section) for anchor, name, make in [*_asked(evidence), *SECTIONS] if (section := make(evidence)) is not None]
     head = tag(
         "head",
         tag("meta", charset="utf-8"),
@@ -68,6 +79,12 @@ def render(evidence: Evidence) -> str:
     nav = tag("nav", *(link(anchor, name) for anchor, name, _ in made))
     body = tag("body", tag("main", *_opening(evidence), nav, *(section for _, _, section in made)))
     return f"<!doctype html>\n{tag('html', head, body, lang='en')}\n"
+
+
+def _asked(evidence: Evidence) -> list[tuple[str, str, Any]]:
+    """The figures and questions that the document names, before what every report has."""
+    parts = Asked.model_validate({k: evidence.card.get("recipe", {}).get(k) or [] for k in ("report", "compare")})
+    return [(f"{part_name(p)}-{i}", part_name(p).replace("_", " "), p.section) for i, p in enumerate([*parts.report, *parts.compare])]
 
 
 def _opening(evidence: Evidence) -> list[Markup]:

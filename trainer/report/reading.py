@@ -7,6 +7,7 @@ from typing import Any
 
 from pipelines.format import storage
 from pipelines.format.manifest import parent_path, read_card
+from trainer.evaluate._items import item_path
 from trainer.report.evidence import Evidence, RunEvidence, curves, read_metrics, read_table
 
 
@@ -35,6 +36,11 @@ def evaluated(run_dir: str) -> list[dict[str, Any]]:
     return list(storage.read_json(place)["rows"]) if storage.exists(place) else []
 
 
+def _metrics(run_dir: str) -> list[str]:
+    """Metrics of eval.json that may have items; perplexity's are nats."""
+    return sorted({"text_nats", *(str(row["metric"]) for row in evaluated(run_dir))})
+
+
 def read_run(path: str, arm: str, seed: int) -> RunEvidence:
     """One run's evidence, from its folder."""
     card = read_card(path)
@@ -59,6 +65,7 @@ def read_run(path: str, arm: str, seed: int) -> RunEvidence:
         answers=read_table(storage.join(path, "answers.parquet")),
         lineage=tuple(lineage),
         model=model,
+        items={m: t for m in _metrics(path) if (t := read_table(item_path(path, m))) is not None},
         pictures=read_table(storage.join(path, "samples/pictures.parquet")),
     )
 
