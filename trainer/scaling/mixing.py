@@ -5,9 +5,10 @@
     effective     L = E + exp(k - beta log sum_j w_j x_j)      a token of source j counts w_j: L(D) of scaling laws with effective data
     exponential   L = E + exp(k + sum_j t_j x_j)               Data Mixing Laws (Ye et al. 2024, arXiv 2403.16952)
 
-Every loss (a domain, a source's held-out text, flow loss) has a law of its own; which form it takes is decided by cross-validation over arms. Linear
-regression on shares ranks RegMix's published runs (arXiv 2407.01492) at Spearman .83 in the mean, these forms at .97 and .98 (docs/scaling.md): losses fall steeply
-at a source's first per cent and flatten after. A source's weight that the arms hardly show is drawn to the middle by a faint ridge.
+Every loss (a domain, a source's held-out text, flow loss) has a law of its own; which form it takes is decided by cross-validation over arms.
+Linear regression on shares ranks RegMix's published runs (arXiv 2407.01492) at Spearman .83 in the mean, these forms at .97 and .98
+(docs/scaling.md): losses fall steeply at a source's first per cent and flatten after. A source's weight that the arms hardly show is drawn to the
+middle by a faint ridge.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ FAR = 12.0  # weights within e^12 of one another
 
 @dataclass(frozen=True, slots=True)
 class MixingLaw:
-    """One loss as a function of the mixture. parameters: E, k, then for `effective` log beta and log w by source, for `exponential` t by source. error:
-    cross-validated root mean square, in the loss's unit; null: that of predicting the mean; rank: cross-validated Spearman correlation."""
+    """One loss as a function of the mixture. parameters: E, k, then for `effective` log beta and log w by source, for `exponential` t by source.
+    error: cross-validated root mean square, in the loss's unit; null: that of predicting the mean; rank: cross-validated Spearman correlation."""
 
     form: Form
     parameters: Floats
@@ -102,8 +103,8 @@ def _exponent(form: Form, p: Floats, x: Floats) -> Floats:
 
 
 def fitted(form: Form, x: Floats, loss: Floats, begin: Floats | None = None) -> Floats:
-    """Parameters of least squares with a faint ridge, from a few starts or from `begin`. Losses are brought to unit spread first, so that the ridge means
-    the same in any unit."""
+    """Parameters of least squares with a faint ridge, from a few starts or from `begin`. Losses are brought to unit spread first, so that the ridge
+    means the same in any unit."""
     from scipy.optimize import least_squares
 
     spread = float(loss.std()) or 1.0

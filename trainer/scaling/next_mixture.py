@@ -35,8 +35,8 @@ def propose(
     laws: list[MixingLaw], x: Any, losses: Any, weights: Any = None, total: float | None = None, bounds: Any = None,
     groups: Any = None, draws: int = 100, key: int = 0,
 ) -> Proposal:  # fmt: skip
-    """The next mixture. x [arms, sources] and losses [arms, laws] are what the laws were fitted to; weights: of the losses (null: equal, each over its
-    own spread); total: tokens in the unit of x (null: the arms' largest); bounds: [sources, 2] of shares, to search a box instead of the hull.
+    """The next mixture. x [arms, sources] and losses [arms, laws] are what the laws were fitted to; weights: of the losses (null: equal, each over
+    its own spread); total: tokens in the unit of x (null: the arms' largest); bounds: [sources, 2] of shares, to search a box instead of the hull.
     ValueError: bounds that hold no mixture."""
     x, losses = np.asarray(x, np.float64), np.asarray(losses, np.float64)
     weigh = (1 / np.where(losses.std(0) > 0, losses.std(0), 1) if weights is None else np.asarray(weights, np.float64)).astype(np.float64)

@@ -119,7 +119,8 @@ class _Data:
 
     def rows(self, rows: Any) -> _Data:
         """Some runs, in the same units."""
-        return replace(self, log_n=self.log_n[rows], d=self.d[rows], log_loss=self.log_loss[rows], other=None if self.other is None else self.other[rows])
+        other = None if self.other is None else self.other[rows]
+        return replace(self, log_n=self.log_n[rows], d=self.d[rows], log_loss=self.log_loss[rows], other=other)
 
     def log_d(self, worth: float) -> Floats:
         return np.log(self.d if self.other is None else self.d + worth * self.other)

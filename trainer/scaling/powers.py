@@ -3,9 +3,8 @@
     optima by budget   ──▶   a, b with intervals   ──▶   data ratio of two modalities as the model grows, dense against sparse
 
 Intervals of a sweep of one's own come from its runs: losses about each budget's parabola are drawn again, all optima refitted, the law fitted to
-each draw; what the line itself does not explain is added on top (`powers`). Published optima have no runs: theirs come from residuals about the line, as
-a bootstrap of the t statistic, which a handful of budgets needs (Efron and Tibshirani 1993, chapter 12; plain percentiles are too narrow by a third
-at five points).
+each draw; where optima scatter about the line by more than that, the interval is widened to what they do. Published optima have no runs: theirs come
+from residuals about the line, as a bootstrap of the t statistic, which a handful of budgets needs (Efron and Tibshirani 1993, chapter 12).
 """
 
 from __future__ import annotations
@@ -127,13 +126,14 @@ def _law(budgets: Floats, values: Floats, exponents: Floats) -> Power:
     low, high = np.quantile(kept, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]) if len(kept) >= 20 else (float("nan"), float("nan"))
     drawn = float(kept.std(ddof=1)) if len(kept) >= 20 else float("nan")
     wider = max(1.0, error / drawn) if drawn > 0 and np.isfinite(error) else 1.0
+    exponents[:] = slope + wider * (exponents - slope)  # what is made of two modalities' draws is as wide
     interval = Estimate(slope, slope - wider * (slope - float(low)), slope + wider * (float(high) - slope), wider * drawn)
     return Power(float(np.exp(intercept)), interval, len(budgets), float(budgets.min()), float(budgets.max()))
 
 
 def growth(times: float, a_first: float, a_second: float, b_first: float | None = None, b_second: float | None = None) -> float:
-    """By how much the compute-optimal data of the first modality grow over those of the second while the model grows `times`: since D ~ N^(b/a), it is
-    times^(b1/a1 - b2/a2), which with a + b = 1 is times^(1/a1 - 1/a2). Growth, not the ratio itself."""
+    """By how much the compute-optimal data of the first modality grow over those of the second while the model grows `times`: since D ~ N^(b/a), it
+    is times^(b1/a1 - b2/a2), which with a + b = 1 is times^(1/a1 - 1/a2). Growth, not the ratio itself."""
     first = (1 - a_first if b_first is None else b_first) / a_first
     second = (1 - a_second if b_second is None else b_second) / a_second
     return float(times ** (first - second))
