@@ -2,14 +2,14 @@
 
     losses of 5 to 9 sizes at equal FLOPs   ──▶   N_opt, D_opt, the loss there; or the reason why there is none
 
-Approach 2 of Hoffmann et al. 2022 (arXiv 2203.15556). A minimum counts only where the parabola opens upward and lies between the smallest and the
-largest size: an extrapolated one says where the ladder should have gone, not where the optimum is. D_opt is what a run of N_opt would have read,
-between the runs on either side, so that D need not be C / 6N.
+Approach 2 of Hoffmann et al. 2022 (arXiv 2203.15556). A minimum counts only where the parabola opens upward, has it between the smallest and the
+largest size, and neither of these has the lowest loss: an extrapolated one says where the ladder should have gone, not where the optimum is. D_opt is
+what a run of N_opt would have read, between the runs on either side, so that D need not be C / 6N.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -57,24 +57,28 @@ def optimum(budget: float, n: Any, d: Any, loss: Any) -> Optimum:
     left = len(n) - 3
     spread = float(np.sqrt(((design @ c - loss) ** 2).sum() / left)) if left else float("nan")
     found = Optimum(budget, (float(c[0]), float(c[1]), float(c[2])), centre, (float(n.min()), float(n.max())), len(n), spread=spread)
-    return _placed(found, n, d)
+    sizes = np.unique(n)
+    lowest = int(np.argmin([loss[n == s].mean() for s in sizes]))
+    placed = _placed(found, n, d)
+    if placed.reason is None and lowest in (0, len(sizes) - 1):
+        return replace(found, reason=f"the {'smallest' if lowest == 0 else 'largest'} size has the lowest loss: nothing bounds the minimum there")
+    return placed
 
 
 def _placed(found: Optimum, n: Floats, d: Floats) -> Optimum:
     """The minimum, where it counts."""
     c0, c1, c2 = found.coefficients
-    values = {k: getattr(found, k) for k in ("budget", "coefficients", "centre", "sizes", "runs", "spread")}
     # Rounding makes a curvature of about 1e-16 times the losses out of a straight line.
     if c2 <= 1e-9 * max(abs(c0), 1e-30):
-        return Optimum(**values, reason="losses do not bend upward")
+        return replace(found, reason="losses do not bend upward")
     x = -c1 / (2 * c2)
     best = found.centre + x
     if not np.log(found.sizes[0]) < best < np.log(found.sizes[1]):
         side = "below the smallest" if best <= np.log(found.sizes[0]) else "above the largest"
-        return Optimum(**values, reason=f"its minimum lies {side} size")
+        return replace(found, reason=f"its minimum lies {side} size")
     sizes = np.unique(n)
     tokens = np.array([np.log(d[n == s]).mean() for s in sizes])
-    return Optimum(**values, n=float(np.exp(best)), d=float(np.exp(np.interp(best, np.log(sizes), tokens))), loss=c0 + c1 * x + c2 * x * x)
+    return replace(found, n=float(np.exp(best)), d=float(np.exp(np.interp(best, np.log(sizes), tokens))), loss=c0 + c1 * x + c2 * x * x)
 
 
 def resampled(found: Optimum, n: Any, d: Any, loss: Any, draws: int, key: int) -> Floats:
