@@ -16,6 +16,7 @@ import numpy as np
 
 from trainer.scaling.draws import Floats, generator
 
+FLAT = 1e-9  # of the loss: rounding makes a curvature of about 1e-16 out of a straight line
 LEAST = 4  # sizes: three determine a parabola and leave nothing to judge it by
 
 
@@ -68,8 +69,7 @@ def optimum(budget: float, n: Any, d: Any, loss: Any) -> Optimum:
 def _placed(found: Optimum, n: Floats, d: Floats) -> Optimum:
     """The minimum, where it counts."""
     c0, c1, c2 = found.coefficients
-    # Rounding makes a curvature of about 1e-16 times the losses out of a straight line.
-    if c2 <= 1e-9 * max(abs(c0), 1e-30):
+    if c2 <= FLAT * abs(c0):
         return replace(found, reason="losses do not bend upward")
     x = -c1 / (2 * c2)
     best = found.centre + x
@@ -89,13 +89,12 @@ def resampled(found: Optimum, n: Any, d: Any, loss: Any, draws: int, key: int) -
     left = len(n) - 3
     fitted = found.at(n)
     residual = (loss - fitted) * np.sqrt(len(n) / left) if left > 0 else np.zeros_like(loss)
-    random = generator(key, "residuals", len(n), draws)
     x = np.log(n) - found.centre
     solve = np.linalg.pinv(np.stack([np.ones_like(x), x, x * x], axis=1))
-    out = np.full((draws, 2), np.nan)
-    for i, picks in enumerate(random.integers(0, len(n), (draws, len(n)))):
-        c = solve @ (fitted + residual[picks])
-        again = _placed(Optimum(found.budget, (float(c[0]), float(c[1]), float(c[2])), found.centre, found.sizes, found.runs), n, d)
-        if again.reason is None:
-            out[i] = np.log(again.n), np.log(again.d)
-    return out
+    picks = generator(key, "residuals", len(n), draws).integers(0, len(n), (draws, len(n)))
+    c0, c1, c2 = solve @ (fitted + residual[picks]).T
+    upward = c2 > FLAT * np.abs(c0)
+    best = np.where(upward, -c1 / np.where(upward, 2 * c2, 1), np.nan) + found.centre
+    best[(best <= np.log(found.sizes[0])) | (best >= np.log(found.sizes[1]))] = np.nan
+    sizes = np.unique(n)
+    return np.stack([best, np.interp(best, np.log(sizes), [np.log(d[n == s]).mean() for s in sizes])], axis=1)

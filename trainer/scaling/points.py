@@ -7,9 +7,11 @@ card says it consumed.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,7 +36,7 @@ class Measured:
     seed: int
     n: float
     d: float
-    losses: dict[str, float] = field(default_factory=dict)
+    losses: dict[str, float] = field(default_factory=dict, hash=False)
     flops: float | None = None
     text: float | None = None
     visual: float | None = None
@@ -45,8 +47,15 @@ def planned(evidence: Evidence) -> dict[str, Point]:
     recipe = evidence.card.get("recipe") or {}
     if not recipe.get("isoflop"):
         return {}
-    points = Isoflop.model_validate(recipe["isoflop"]).points(recipe["run"], recipe["mixture"])
+    points = _points(json.dumps([recipe["isoflop"], recipe["run"], recipe["mixture"]], sort_keys=True))
     return {arm: point for arm, point in points.items() if arm in evidence.arms}
+
+
+@lru_cache(maxsize=4)
+def _points(document: str) -> dict[str, Point]:
+    # A figure and a table ask for the same sweep, and its models take seconds to count.
+    isoflop, run, mixture = json.loads(document)
+    return Isoflop.model_validate(isoflop).points(run, mixture)
 
 
 def measured(evidence: Evidence, points: dict[str, Point]) -> list[Measured]:

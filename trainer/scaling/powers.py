@@ -110,13 +110,12 @@ def frontier(runs: dict[float, tuple[Any, Any, Any]], key: int = 0, draws: int =
 
 def _exponents(budgets: Floats, drawn: Floats, key: int) -> Floats:
     """(a, b) of each draw [budgets, draws, 2]. Draws in which a budget lost its minimum fit the others, as the sweep itself would have."""
-    out = np.full((drawn.shape[1], 2), np.nan)
-    for i in range(drawn.shape[1]):
-        kept = np.isfinite(drawn[:, i, 0])
-        if kept.sum() >= 2:
-            u = np.log(budgets[kept]) - np.log(budgets[kept]).mean()
-            out[i] = u @ drawn[kept, i] / (u @ u)
-    return out
+    kept = np.isfinite(drawn[:, :, :1]).astype(np.float64)
+    count = kept.sum(0)
+    u = np.log(budgets)[:, None, None]
+    u = (u - (u * kept).sum(0) / np.maximum(count, 1)) * kept
+    out = (u * np.nan_to_num(drawn)).sum(0) / np.maximum((u * u).sum(0), 1e-300)
+    return np.where(count >= 2, out, np.nan)
 
 
 def _law(budgets: Floats, values: Floats, exponents: Floats) -> Power:

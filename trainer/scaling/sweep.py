@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,11 @@ class Laws:
 
 def laws(runs: Sequence[Measured], key: int = 0, draws: int = 1000, refits: int = 200) -> Laws:
     """Everything that can be fitted; what cannot is named with its reason. Deterministic in runs and key."""
+    return _laws(tuple(runs), key, draws, refits)
+
+
+@lru_cache(maxsize=4)
+def _laws(runs: tuple[Measured, ...], key: int, draws: int, refits: int) -> Laws:
     found: dict[tuple[str, str], Frontier] = {}
     fitted: dict[tuple[str, str], Law] = {}
     failed: dict[tuple[str, str], str] = {}
