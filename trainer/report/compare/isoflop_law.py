@@ -15,9 +15,8 @@ from trainer.report.evidence import Evidence
 from trainer.report.markup import Markup, table, tag
 from trainer.scaling.isoflop import Point, said
 from trainer.scaling.points import MODALITIES, Measured, measured, planned
+from trainer.scaling.published import EXPONENTS
 from trainer.scaling.sweep import Laws, against, asymmetry, laws
-
-PAPER = {("dense", "language"): (0.47, 0.53), ("dense", "vision"): (0.37, 0.63), ("moe", "language"): (0.41, 0.59), ("moe", "vision"): (0.36, 0.64)}
 
 
 class IsoflopLaw(Part):
@@ -57,8 +56,8 @@ def rows(found: Laws) -> list[dict[str, Any]]:
             row["parametric"] = {k: _plain(v) for k, v in (fitted.intervals or {}).items() if k != "worth"}
         else:
             row["parametric_missing"] = found.failed.get((family, modality))
-        if (family, modality) in PAPER:
-            row["paper_a"], row["paper_b"] = PAPER[family, modality]
+        if (family, modality) in EXPONENTS:
+            row["paper_a"], row["paper_b"] = EXPONENTS[family, modality]
         out.append(row)
     for family in found.families:
         if (two := asymmetry(found, family)) is not None:
@@ -107,7 +106,7 @@ def _exponents(found: Laws) -> Markup | None:
     body = []
     for key, front in found.frontiers.items():
         if front.size is not None and front.tokens is not None:
-            paper = PAPER.get(key)
+            paper = EXPONENTS.get(key)
             body.append([" ".join(key), str(front.size.points), str(front.size.exponent), str(front.tokens.exponent),
                          f"{paper[0]:g}, {paper[1]:g}" if paper else None])  # fmt: skip
     if not body:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from pipelines.format.document import Part
-from trainer.report.drawing import colour, draw, figure, legend
+from trainer.report.drawing import PAPER, colour, draw, figure, legend
 from trainer.report.evidence import Evidence
 from trainer.report.markup import Markup, clean, tag
 from trainer.scaling.isoflop import said
@@ -79,7 +79,7 @@ def _curves(fig: Any, runs: list[Measured], found: Laws, keys: list[tuple[str, s
                 x = np.geomspace(*best.sizes, 80)
                 panel.plot(x, best.at(x), "-" if best.reason is None else "--", lw=1.1, alpha=0.85, color=colour(i))
                 if best.reason is None:
-                    panel.plot([best.n], [best.loss], "*", ms=10, color=colour(i), zorder=4)
+                    panel.plot([best.n], [best.loss], "*", ms=9, mec=PAPER, mew=0.6, color=colour(i), zorder=4)
         panel.set_title(f"{clean(family)}: {modality}")
         panel.set_ylabel(f"held-out loss, {UNITS[modality]}", fontsize=8)
         panel.set_xlabel("active non-embedding parameters", fontsize=8)
