@@ -1,0 +1,154 @@
+"""A law of the losses over mixtures, from the arms, and the mixture to try next.
+
+    compare: [{mixing_law: {losses: [{metric: text_perplexity}, {metric: flow_loss, weight: 3}], bounds: {vqa: [5%, 30%]}}}]
+
+Every loss has a law of its own over tokens by source (trainer/scaling/mixing.py); perplexities enter as nats, scores of which more is better as
+1 - score. The next mixture minimises the weighted sum within the mixtures that the arms span, unless `bounds` say where else to look: then the table
+says whether the answer lies outside, where a law extrapolates. Sources that no arm trains on are left out.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+
+from pipelines.format.document import Document, Part, Percent, Size
+from trainer.report.evidence import Evidence
+from trainer.report.markup import Markup, table, tag
+from trainer.scaling import mixing
+from trainer.scaling.draws import Floats
+from trainer.scaling.next_mixture import Proposal, propose
+
+HIGHER = ("vqa", "benchmark", "scene_match", "commands")  # scores of which more is better, whatever stands after a dot
+
+
+class Loss(Document):
+    """One loss, and its weight in the sum (null: one over its spread between arms)."""
+
+    metric: str
+    split: str = "held_out"
+    weight: float | None = Field(None, ge=0)
+
+    @property
+    def name(self) -> str:
+        """As the tables call it."""
+        return self.metric if self.split == "held_out" else f"{self.metric} {self.split}"
+
+    def of(self, value: float) -> float:
+        """The loss of a row's value."""
+        if self.metric == "text_perplexity":
+            return math.log(value)
+        return 1 - value if self.metric.partition(".")[0] in HIGHER else value
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """x [arms, sources]: tokens over `unit`, the arms' mean total; losses [arms, laws], means over seeds."""
+
+    sources: list[str]
+    arms: list[str]
+    x: Floats
+    losses: Floats
+    laws: list[mixing.MixingLaw]
+    unit: float
+    next: Proposal
+
+
+class MixingLaw(Part):
+    """losses: what is predicted. form: null lets cross-validation choose for each. bounds: least and most share by source, to search a box instead of
+    the arms' hull. total: payload tokens of the next mixture (null: the largest arm's)."""
+
+    losses: list[Loss] = [Loss(metric="text_perplexity"), Loss(metric="flow_loss")]
+    form: mixing.Form | None = None
+    bounds: dict[str, tuple[Percent, Percent]] | None = None
+    total: Size | None = Field(None, ge=1)
+    draws: int = Field(100, ge=0)
+    key: int = 0
+
+    def rows(self, evidence: Evidence) -> list[dict[str, Any]]:
+        """A row a loss (form, errors, worth by source), then the proposal; empty where the arms are too few."""
+        found = self._found(evidence)
+        if isinstance(found, str):
+            return []
+        out: list[dict[str, Any]] = []
+        for loss, law in zip(self.losses, found.laws, strict=True):
+            worth = dict(zip(found.sources, (float(w) for w in law.worth), strict=True))
+            out.append({"loss": loss.name, "form": law.form, "error": law.error, "null": law.null, "rank": law.rank, "worth": worth})
+        p = found.next
+        shares = dict(zip(found.sources, (float(s) for s in p.shares), strict=True))
+        gain = {k: (v if math.isfinite(v) else None) for k, v in (("value", p.gain.value), ("low", p.gain.low), ("high", p.gain.high))}
+        return [*out, {"next": shares, "best_arm": found.arms[p.arm], "gain": gain, "chance": p.chance, "inside": p.inside}]
+
+    def section(self, evidence: Evidence) -> Markup | None:
+        """The tables, or why there is no law."""
+        found = self._found(evidence)
+        title = tag("h2", "A law over mixtures")
+        if isinstance(found, str):
+            return tag("section", title, tag("p", f"No law: {found}.", class_="weak"), id="mixing-law")
+        return tag("section", title, *self._tables(found), id="mixing-law")
+
+    def _found(self, evidence: Evidence) -> Found | str:
+        """The laws and the proposal, or the reason why there are none."""
+        tokens = {a: _tokens(evidence, a) for a in evidence.arms}
+        sources = [s for s in dict.fromkeys(s for t in tokens.values() for s in t) if any(t.get(s, 0) for t in tokens.values())]
+        rows, losses, arms = [], [], []
+        for arm in evidence.arms:
+            means = [evidence.mean(arm, loss.metric, loss.split) for loss in self.losses]
+            if all(m is not None for m in means) and any(tokens[arm].values()):
+                arms.append(arm)
+                rows.append([tokens[arm].get(s, 0.0) for s in sources])
+                losses.append([loss.of(m) for loss, m in zip(self.losses, means, strict=True) if m is not None])
+        if not arms:
+            return "no arm has all of " + ", ".join(loss.name for loss in self.losses)
+        raw, y = np.array(rows), np.array(losses)
+        unit = float(raw.sum(1).mean())
+        x = raw / unit
+        try:
+            laws = [mixing.fit(x, y[:, i], self.form, key=self.key) for i in range(y.shape[1])]
+            weights = [1 / max(float(y[:, i].std()), 1e-12) if loss.weight is None else loss.weight for i, loss in enumerate(self.losses)]
+            total = float(x.sum(1).max()) if self.total is None else self.total / unit
+            asked = propose(laws, x, y, weights, total, self._box(sources), draws=self.draws, key=self.key)
+        except ValueError as e:
+            return str(e)
+        return Found(sources, arms, x, y, laws, unit, asked)
+
+    def _box(self, sources: list[str]) -> Floats | None:
+        if self.bounds is None:
+            return None
+        for name in self.bounds:
+            if name not in sources:
+                raise ValueError(f"bounds: no arm trains on {name!r}; known: {', '.join(sources)}")
+        return np.array([self.bounds.get(s, (0.0, 1.0)) for s in sources])
+
+    def _tables(self, found: Found) -> list[Markup]:
+        body = []
+        for loss, law in zip(self.losses, found.laws, strict=True):
+            errors = [f"{law.error:.3g}", f"{law.null:.3g}", f"{law.rank:.2f}"]
+            body.append([loss.name, law.form, *errors, *(f"{w:.2g}" for w in law.worth)])
+        caption = (
+            f"Laws over {len(found.arms)} arms. Error: cross-validated over arms, beside that of predicting the mean; rank: Spearman correlation of "
+            "cross-validated predictions. By source: what a token of it counts next to the best source's, for that loss."
+        )
+        laws = table(["loss", "form", "error", "of the mean", "rank", *found.sources], body, caption)
+        p, best = found.next, found.x[found.next.arm]
+        chance = f", and resampled arms agree in {100 * p.chance:.0f} %" if math.isfinite(p.chance) else ""
+        where = "inside the mixtures that the arms span" if p.inside else "outside the mixtures that the arms span: an extrapolation"
+        total = (float(found.x.sum(1).max()) if self.total is None else self.total / found.unit) * found.unit
+        words = f"The next mixture, at {total:.3g} tokens, {where}. Weighted loss less than the best arm's by {p.gain}{chance}."
+        rows = [["next", *(f"{100 * s:.1f} %" for s in p.shares)], [found.arms[p.arm], *(f"{100 * s:.1f} %" for s in best / best.sum())]]
+        useless = [loss.name for loss, law in zip(self.losses, found.laws, strict=True) if not law.error < law.null]
+        note = tag("p", f"No better than predicting the mean: {', '.join(useless)}. Its law says nothing.", class_="bad") if useless else None
+        return [laws, *([note] if note is not None else []), table(["mixture", *found.sources], rows, words)]
+
+
+def _tokens(evidence: Evidence, arm: str) -> dict[str, float]:
+    """Payload tokens by source that an arm read, mean over seeds; planned where no run says."""
+    runs = [r for s in evidence.seeds if (r := evidence.runs.get((arm, s))) is not None]
+    if not runs:
+        return {s: float(n) for s, n in evidence.budgets.get(arm, {}).items()}
+    names = dict.fromkeys(s for r in runs for s in r.tokens)
+    return {s: sum(r.tokens.get(s, {}).get("payload", 0) for r in runs) / len(runs) for s in names}
