@@ -31,6 +31,7 @@ import warnings
 from typing import Any
 
 from trainer.report.marks import (  # noqa: F401 - the one import of who draws
+    BASELINES,
     COLOURS,
     FAINT,
     INK,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from trainer.report.markup import clean
@@ -67,7 +67,7 @@ def reference(panel: Any, value: float, name: str, i: int = 0, upright: bool = T
     line(value, linestyle=BASELINES[i % len(BASELINES)], color=color, linewidth=1.2, zorder=3, label=clean(name))
 
 
-def categories(panel: Any, names: Sequence[str], at: Sequence[float], width: int = 18) -> None:
+def categories(panel: Any, names: Sequence[str], at: Iterable[float], width: int = 18) -> None:
     """Names down the left side at heights `at`: an axis of names needs no other label."""
     panel.set_yticks(list(at), ragged(list(names), width))
     panel.tick_params(axis="y", length=0)
@@ -114,8 +114,8 @@ def token_axis(panel: Any, axis: str, label: str) -> None:
     side.set_major_formatter(FuncFormatter(lambda v, _: short(v)))
 
 
-def label_ends(panel: Any, ends: Sequence[tuple[float, float, str, str]]) -> None:
-    """Names to the right of line ends (x, y, name, colour), joined to them by a thin line where they had to move. Call it after all is drawn."""
+def label_ends(panel: Any, ends: Sequence[tuple[float, float, str, str]], heading: str = "") -> None:
+    """Names to the right of line ends (x, y, name, colour), joined to them by thin lines, below a heading. Call it after all is drawn."""
     if not ends:
         return
     low, high = panel.get_ylim()
@@ -129,6 +129,9 @@ def label_ends(panel: Any, ends: Sequence[tuple[float, float, str, str]]) -> Non
         arrow = {"arrowstyle": "-", "color": ink, "linewidth": 0.9, "shrinkA": 0, "shrinkB": 2, "relpos": (0, 0.5)}
         panel.annotate(clean(name), (x, y), xytext=(1.04, height), textcoords="axes fraction", va="center", ha="left", fontsize=SMALL,
                        color=INK, arrowprops=arrow, annotation_clip=False)  # fmt: skip
+    if heading:
+        top = max(1.02, heights[-1] + 1.25 * SMALL / points)
+        panel.annotate(clean(heading), (1.04, top), xycoords="axes fraction", fontsize=SMALL, color=INK, ha="left", annotation_clip=False)
 
 
 def _moved(heights: list[float], gap: float) -> list[float]:

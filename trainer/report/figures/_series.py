@@ -1,0 +1,74 @@
+"""Lines of measured values over something that arms differ in: what `grid`, `saturation` and `lines` draw with.
+
+In: arms, each at an x (a budget, a share, a key of its run) and with a `Measured`. Out: marks on a panel, and the same values as a table below.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from textwrap import wrap
+from typing import Any
+
+from trainer.report.drawing import FAINT, dots, look, whisker
+from trainer.report.evidence import Evidence
+from trainer.report.figures._measured import Measured, said_split
+from trainer.report.figures._measures import Measure, measure
+from trainer.report.markup import Markup, table, tag
+
+Point = tuple[float, str, Measured]  # x, arm, what it has
+
+
+def series(panel: Any, points: Sequence[Point], i: int, measure: Measure, name: str | None = None, ink: str | None = None) -> None:
+    """One line through the means, a whisker and the seeds' rings at each."""
+    style = look(i) if ink is None else {**look(i), "color": ink, "linestyle": (0, (4, 2))}
+    factor, ordered = measure.factor, sorted(points, key=lambda p: p[0])
+    panel.plot([p[0] for p in ordered], [factor * p[2].mean for p in ordered], **style, markersize=5.5, zorder=3, label=name)
+    for x, _, found in ordered:
+        marks(panel, x, found, factor, style["color"])
+
+
+def marks(panel: Any, x: float, found: Measured, factor: float, ink: str) -> None:
+    """The whisker and the seeds of one point."""
+    whisker(panel, x, factor * found.low, factor * found.high, color=ink, cap=2.5)
+    if len(found.seeds) > 1:
+        dots(panel, [x] * len(found.seeds), [factor * v for v in found.seeds], ink)
+
+
+def dress(panel: Any, measure: Measure, split: str) -> None:
+    """The axis of values and its grid."""
+    from matplotlib.ticker import MaxNLocator
+
+    where = said_split(split)
+    panel.set_ylabel("\n".join(wrap(measure.label + (f" ({where})" if where else ""), 30)))
+    panel.yaxis.set_major_locator(MaxNLocator(5))
+    panel.grid(axis="y")
+
+
+def apart(panel: Any, at: float) -> None:
+    """A thin line between what stands apart (none of a source) and the axis proper."""
+    panel.axvline(at, color=FAINT, linewidth=0.7, linestyle=(0, (1, 2)), zorder=1)
+
+
+def values_table(evidence: Evidence, header: Sequence[str], rows: Sequence[tuple[Sequence[Any], Measure, Measured | None]]) -> Markup:
+    """Values as a folded table: what the figure draws, to copy. A row is its first cells, the measure and what was found."""
+    body = []
+    for cells, of, found in rows:
+        said = of.said
+        if found is None:
+            body.append([*cells, None, None, None])
+            continue
+        bounds = f"{said(found.low)} to {said(found.high)}" if found.low == found.low else None
+        body.append([*cells, said(found.mean), bounds, " ".join(said(v) for v in found.seeds)])
+    shown = table([*header, "mean", "95 % interval", "by seed"], body)
+    return tag("details", tag("summary", "Values of this figure"), shown)
+
+
+def better_said(metrics: Iterable[str]) -> str:
+    """Which way is better, in a sentence for a caption."""
+    said = "; ".join(f"{measure(m).name}: {measure(m).better} is better" for m in metrics)
+    return said[:1].upper() + said[1:] + "."
+
+
+def better_first(measure: Measure, points: Sequence[Point]) -> list[Point]:
+    """Points from best to worst mean."""
+    return sorted(points, key=lambda p: p[2].mean, reverse=measure.better == "higher")
