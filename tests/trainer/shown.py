@@ -40,7 +40,9 @@ def ablation(
                 results.append({"arm": arm, "seed": seed, "metric": metric, "split": split, "value": own, "n": items or 100, "chance": None})
                 if items and math.isfinite(own) and "." not in metric and split == "held_out":
                     noise = random.standard_normal(items)
-                    kept[arm, seed][metric] = table_of(own * (1 + 0.3 * (noise - noise.mean())))
+                    logs = metric == "text_perplexity"
+                    name, mean = ("text_nats", math.log(own)) if logs else (metric, own)
+                    kept[arm, seed][name] = table_of(mean * (1 + 0.05 * (noise - noise.mean())))
     tokens = {a: {s: {"payload": n, "structure": n // 20, "loss": n // 2, "text": n // 3} for s, n in b.items()} for a, b in arms.items()}
     made = {
         (a, s): RunEvidence(a, s, 400, tokens[a], tokens[a], 500, 1e13, 40.0, 395_000, curves_of(b), items=kept[a, s])

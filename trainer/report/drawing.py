@@ -8,6 +8,7 @@ What is here to draw with (`panel` is a matplotlib Axes; the marks are in `marks
     colour(i), look(i)           series colours, and with marker and dash, for lines that must be told apart without colour
     panels(fig, titles, columns) small multiples in reading order; `size(n, columns)` gives their width and height in inches
     whisker, dots, reference     an interval, the seeds, a dashed baseline
+    limits                       an axis for values and intervals of which one may be very wide
     log_axis, token_axis         ticks that read 1K 2K 5K, 0.1 1 10 %, or 6×10¹⁸; a linear axis of tokens
     label_ends                   names at the ends of lines, moved apart so that none covers another
     categories, ragged           long arm names as an axis, broken at + _ - and spaces
@@ -42,6 +43,7 @@ from trainer.report.marks import (  # noqa: F401 - the one import of who draws
     dots,
     label_ends,
     legend,
+    limits,
     log_axis,
     look,
     number,

@@ -49,11 +49,32 @@ def panels(fig: Any, titles: Sequence[str], columns: int = 2, share_x: bool = Fa
     return list(grid[: len(titles)])
 
 
-def whisker(panel: Any, at: float, low: float, high: float, across: bool = False, color: str = INK, cap: float = 3.0) -> None:
-    """An interval with caps: upright at x = at, or across at y = at."""
-    if low == low and high == high:
-        x, y = ([low, high], [at, at]) if across else ([at, at], [low, high])
-        panel.plot(x, y, color=color, linewidth=1.1, marker="|" if across else "_", markersize=2 * cap, markeredgewidth=1.1, zorder=4)
+def limits(values: Iterable[float], bounds: Iterable[float] = (), from_nothing: bool = False) -> tuple[float, float]:
+    """An axis that shows every value, and of the bounds of intervals what lies no farther out than the values are spread: one wide interval (two
+    seeds have little else) must not press all values together. `from_nothing`: bars, which start at 0."""
+    values, bounds = [v for v in values if math.isfinite(v)], [b for b in bounds if math.isfinite(b)]
+    low, high = min(values), max(values)
+    if from_nothing:
+        return 0.0, 1.04 * min(max([high, *bounds]), 1.35 * high) if high > 0 else 1.0
+    reach = max(high - low, 0.02 * max(abs(high), abs(low))) or 1.0
+    low, high = max(min([low, *bounds]), low - reach), min(max([high, *bounds]), high + reach)
+    margin = 0.07 * (high - low) or 0.5 * reach
+    return low - margin, high + margin
+
+
+def whisker(panel: Any, at: float, low: float, high: float, across: bool = False, color: str = INK, cap: float = 3.0,
+            within: tuple[float, float] = (-math.inf, math.inf)) -> None:  # fmt: skip
+    """An interval with caps: upright at x = at, or across at y = at. What lies beyond `within` (see `limits`) is cut, and ends in an arrow."""
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return
+    ends = [min(max(low, within[0]), within[1]), min(max(high, within[0]), within[1])]
+    style = {"color": color, "linewidth": 1.1, "zorder": 4}
+    panel.plot(*((ends, [at, at]) if across else ([at, at], ends)), **style)
+    for end, whole, arrow in zip(ends, (low, high), ("<>" if across else "v^"), strict=True):
+        cut = end != whole
+        marker = arrow if cut else "|" if across else "_"
+        size = 4.0 if cut else 2 * cap
+        panel.plot(*(([end], [at]) if across else ([at], [end])), marker=marker, markersize=size, markeredgewidth=1.1, clip_on=False, **style)
 
 
 def dots(panel: Any, x: Sequence[float], y: Sequence[float], color: str) -> None:

@@ -10,7 +10,7 @@ or three seeds it is honest and very wide. Items whose mean is not the row's val
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -90,9 +90,10 @@ def chosen_arms(evidence: Evidence, arms: Sequence[str]) -> list[str]:
     return [a for a in arms if a in evidence.arms] if arms else list(evidence.arms)
 
 
-def said_interval(found: Sequence[Measured | None]) -> str:
+def said_interval(found: Iterable[Measured | None]) -> str:
     """What the whiskers of a figure are, in a sentence."""
-    of = [kind for kind in (BOTH, ITEMS, SEEDS) if any(m is not None and m.resampled == kind for m in found)]
+    there = {m.resampled for m in found if m is not None}
+    of = [kind for kind in (BOTH, ITEMS, SEEDS) if kind in there]
     if not of:
         return "One seed and no items, so no whiskers."
     tail = ", or seeds alone where items were not kept" if of[-1] == SEEDS and len(of) > 1 else ""

@@ -25,8 +25,6 @@ class Measure:
         return self.form.format(value * self.factor)
 
 
-
-
 def _share(name: str) -> Measure:
     return Measure(name, "%", "higher", 100.0, "{:.1f}")
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from textwrap import wrap
 from typing import Any
 
-from trainer.report.drawing import FAINT, dots, look, whisker
+from trainer.report.drawing import FAINT, dots, limits, look, whisker
 from trainer.report.evidence import Evidence
 from trainer.report.figures._measured import Measured, said_split
 from trainer.report.figures._measures import Measure, measure
@@ -18,28 +18,26 @@ from trainer.report.markup import Markup, table, tag
 Point = tuple[float, str, Measured]  # x, arm, what it has
 
 
-def series(panel: Any, points: Sequence[Point], i: int, measure: Measure, name: str | None = None, ink: str | None = None) -> None:
-    """One line through the means, a whisker and the seeds' rings at each."""
+def series(panel: Any, points: Sequence[Point], i: int, of: Measure, ink: str | None = None) -> None:
+    """One line through the means, a whisker and the seeds' rings at each, on a dressed panel."""
     style = look(i) if ink is None else {**look(i), "color": ink, "linestyle": (0, (4, 2))}
-    factor, ordered = measure.factor, sorted(points, key=lambda p: p[0])
-    panel.plot([p[0] for p in ordered], [factor * p[2].mean for p in ordered], **style, markersize=5.5, zorder=3, label=name)
+    factor, ordered = of.factor, sorted(points, key=lambda p: p[0])
+    panel.plot([p[0] for p in ordered], [factor * p[2].mean for p in ordered], **style, markersize=5.5, zorder=3)
     for x, _, found in ordered:
-        marks(panel, x, found, factor, style["color"])
+        whisker(panel, x, factor * found.low, factor * found.high, color=style["color"], cap=2.5, within=panel.get_ylim())
+        if len(found.seeds) > 1:
+            dots(panel, [x] * len(found.seeds), [factor * v for v in found.seeds], style["color"])
 
 
-def marks(panel: Any, x: float, found: Measured, factor: float, ink: str) -> None:
-    """The whisker and the seeds of one point."""
-    whisker(panel, x, factor * found.low, factor * found.high, color=ink, cap=2.5)
-    if len(found.seeds) > 1:
-        dots(panel, [x] * len(found.seeds), [factor * v for v in found.seeds], ink)
-
-
-def dress(panel: Any, measure: Measure, split: str) -> None:
-    """The axis of values and its grid."""
+def dress(panel: Any, of: Measure, split: str, points: Iterable[Point]) -> None:
+    """The axis of values for all points of a panel, and its grid."""
     from matplotlib.ticker import MaxNLocator
 
     where = said_split(split)
-    panel.set_ylabel("\n".join(wrap(measure.label + (f" ({where})" if where else ""), 30)))
+    panel.set_ylabel("\n".join(wrap(of.label + (f" ({where})" if where else ""), 30)))
+    found = [p[2] for p in points]
+    values, bounds = [v for m in found for v in (*m.seeds, m.mean)], [b for m in found for b in (m.low, m.high)]
+    panel.set_ylim(limits([of.factor * v for v in values], [of.factor * b for b in bounds]))
     panel.yaxis.set_major_locator(MaxNLocator(5))
     panel.grid(axis="y")
 

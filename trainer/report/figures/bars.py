@@ -15,7 +15,23 @@ from typing import Any
 import numpy as np
 
 from pipelines.format.document import Part, fingerprint
-from trainer.report.drawing import BASELINES, FAINT, INK, SMALL, WIDEST, categories, colour, dots, draw, figure, legend, number, reference, whisker
+from trainer.report.drawing import (
+    BASELINES,
+    FAINT,
+    INK,
+    SMALL,
+    WIDEST,
+    categories,
+    colour,
+    dots,
+    draw,
+    figure,
+    legend,
+    limits,
+    number,
+    reference,
+    whisker,
+)
 from trainer.report.evidence import Evidence
 from trainer.report.figures._measured import Measured, chosen_arms, control, measured, said_interval, said_split
 from trainer.report.figures._measures import Measure, measure
@@ -149,6 +165,10 @@ def _draw(fig: Any, evidence: Evidence, groups: list[Group]) -> None:
 def _group(panel: Any, evidence: Evidence, group: Group, y: Any) -> None:
     several, factor = len(group.splits) > 1, group.measure.factor
     thick = 0.68 / len(group.splits)
+    values = [v for m in group.found for v in (*m.seeds, m.mean)] + [v for _, by_arm in group.lines for v in by_arm.values()]
+    bounds = [b for m in group.found for b in (m.low, m.high)]
+    within = limits([factor * v for v in values], [factor * b for b in bounds], not group.close)
+    panel.set_xlim(within)
     for (arm, split), found in group.values.items():
         k = group.splits.index(split)
         at = float(y[group.arms.index(arm)]) + (0.34 - thick * (k + 0.5) if several else 0.0)
@@ -163,15 +183,12 @@ def _group(panel: Any, evidence: Evidence, group: Group, y: Any) -> None:
             panel.plot([mean], [at], marker="|", markersize=9, markeredgewidth=2.4, color=ink, zorder=3, label=name, linestyle="none")
         else:
             panel.barh(at, mean, height=thick * (0.9 if several else 1), color=ink, alpha=0.5, zorder=2, label=name)
-        whisker(panel, at, factor * found.low, factor * found.high, across=True, cap=2.5)
+        whisker(panel, at, factor * found.low, factor * found.high, across=True, cap=2.5, within=within)
         dots(panel, [factor * v for v in found.seeds], [at] * len(found.seeds), ink)
         panel.annotate(group.measure.said(found.mean), (1, at), xycoords=("axes fraction", "data"), xytext=(3, 0), textcoords="offset points",
                        va="center", fontsize=SMALL, color=INK, annotation_clip=False)  # fmt: skip
     for i, (name, by_arm) in enumerate(group.lines):
         _line(panel, name, {float(y[group.arms.index(a)]): factor * v for a, v in by_arm.items()}, i)
-    if not group.close:
-        panel.set_xlim(left=0)
-    panel.margins(x=0.06)
     panel.grid(axis="x")
     panel.tick_params(axis="y", length=0)
     panel.set_xlabel(_wrapped(group.measure.label + (f" ({said_split(group.splits[0])})" if not several and said_split(group.splits[0]) else "")))

@@ -80,6 +80,7 @@ def _panel(panel: Any, part: Grid, metric: str, lines: Lines) -> None:
     budgets = levels(p[0] for points in lines.values() for p in points)
     most = budgets[-1][-1] or 1.0
     place = {x: (level[0] if level[0] > 0 else -0.16 * most) for level in budgets for x in level}
+    dress(panel, said, part.split, [p for points in lines.values() for p in points])
     ends = []
     for i, (budget, points) in enumerate(lines.items()):
         ink = colour(i - (0.0 in lines)) if budget else INK
@@ -99,5 +100,4 @@ def _panel(panel: Any, part: Grid, metric: str, lines: Lines) -> None:
     panel.set_xticks([place[level[0]] for level in budgets], [short(level[0]) if level[0] else "none" for level in budgets])
     panel.set_xlabel(f"budget of {clean(part.x)}, payload tokens")
     panel.set_xlim(-0.24 * most if budgets[0][0] == 0 else None, 1.05 * most)
-    dress(panel, said, part.split)
     label_ends(panel, ends, part.lines)

@@ -103,12 +103,12 @@ def _draw(fig: Any, part: Lines, evidence: Evidence, found: dict[str, tuple[Grou
     order = list(dict.fromkeys(g for groups, _ in found.values() for g in groups))
     for panel, (metric, (groups, without)) in zip(made, found.items(), strict=True):
         said = measure(metric)
+        dress(panel, said, part.split, [p for points in [*groups.values(), without] for p in points])
         for i, (_, arm, m) in enumerate(without):
             reference(panel, said.factor * m.mean, arm, i, upright=False)
         for group, points in groups.items():
             series(panel, points, order.index(group), said)
-        dress(panel, said, part.split)
-        panel.margins(x=0.1, y=0.12)
+        panel.margins(x=0.1)
         _x_axis(panel, part, evidence, places)
         if part.group is not None:
             ends = [(ps[-1][0], said.factor * ps[-1][2].mean, g, look(order.index(g))["color"]) for g, ps in groups.items()]

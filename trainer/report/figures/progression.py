@@ -17,7 +17,7 @@ from itertools import pairwise
 from typing import Any
 
 from pipelines.format.document import Document, Part, fingerprint
-from trainer.report.drawing import FAINT, INK, SMALL, WIDEST, categories, colour, dots, draw, figure, whisker
+from trainer.report.drawing import FAINT, INK, SMALL, WIDEST, categories, colour, dots, draw, figure, limits, whisker
 from trainer.report.evidence import Evidence
 from trainer.report.figures._measured import Measured, measured, said_interval
 from trainer.report.figures._measures import Measure, measure
@@ -102,13 +102,17 @@ def _panel(panel: Any, said: Measure, rows: list[tuple[float, int, str, bool, Me
 
     path, before, last = [], None, None  # what was kept: (x, y); the value kept before this step, and in it
     step = -1
+    there = [m for *_, m in rows if m is not None]
+    values, bounds = [v for m in there for v in (*m.seeds, m.mean)], [b for m in there for b in (m.low, m.high)]
+    within = limits([said.factor * v for v in values], [said.factor * b for b in bounds])
+    panel.set_xlim(within)
     for y, i, _, kept, found in rows:
         if i != step:
             step, before = i, last
         if found is None:
             continue
         x, ink = said.factor * found.mean, colour(i)
-        whisker(panel, y, said.factor * found.low, said.factor * found.high, across=True, color=INK if kept else FAINT, cap=2.5)
+        whisker(panel, y, said.factor * found.low, said.factor * found.high, across=True, color=INK if kept else FAINT, cap=2.5, within=within)
         style = {"markersize": 8, "markeredgecolor": ink, "markeredgewidth": 1.5, "markerfacecolor": ink if kept else "none"}
         panel.plot([x], [y], "o", **style, linestyle="none", zorder=4)
         if kept:
@@ -120,7 +124,6 @@ def _panel(panel: Any, said: Measure, rows: list[tuple[float, int, str, bool, Me
         panel.annotate(said.said(found.mean) + gain, (1, y), **beside, color=INK if kept else FAINT, annotation_clip=False)
     for (x0, y0), (x1, y1) in pairwise(path):
         panel.plot([x0, x0, x1], [y0, y1, y1], color=INK, linewidth=1.1, alpha=0.6, zorder=2)
-    panel.margins(x=0.1)
     panel.grid(axis="x")
     panel.xaxis.set_major_locator(MaxNLocator(4))
     panel.tick_params(axis="y", length=0)

@@ -92,18 +92,18 @@ def _draw(fig: Any, part: Saturation, found: dict[str, list[Point]]) -> None:
     made = panels(fig, [""] * len(found), len(found))
     for panel, (metric, points) in zip(made, found.items(), strict=True):
         said, some = measure(metric), [p for p in points if p[0] > 0]
+        dress(panel, said, part.split, points)
         for p in points:
             if p[0] == 0:
                 reference(panel, said.factor * p[2].mean, f"no {part.x} ({p[1]})", upright=False)
         series(panel, some, 0, said)
         _, enough = saturated(said, points)
-        dress(panel, said, part.split)
         if enough is not None:
             at = said.factor * enough[2].mean
             panel.plot([enough[0]], [at], "o", markersize=13, markerfacecolor="none", markeredgecolor=INK, markeredgewidth=1.2, zorder=6)
             panel.axvline(enough[0], color=INK, linewidth=0.8, linestyle=(0, (2, 2)), zorder=1)
             panel.set_title(f"as good as the best from {share(enough[0])}", fontsize=SMALL)
-        panel.margins(x=0.12, y=0.1)
+        panel.margins(x=0.12)
         log_axis(panel, "x", f"share of {clean(part.x)} in payload tokens, %", [level[0] for level in levels(p[0] for p in some)], _percent)
     legend(fig, made, None, 1)
 
