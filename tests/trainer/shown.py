@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from trainer.report.evidence import Evidence, RunEvidence
+from trainer.report.measures import is_control
 
 
 def table_of(values: np.ndarray, weights: np.ndarray | None = None, split: str = "held_out") -> pa.Table:
@@ -35,10 +36,10 @@ def ablation(
         split = split or "held_out"
         for arm, value in by_arm.items():
             for seed in seeds:
-                shift = spread * abs(value) * (seed - np.mean(seeds)) if "." not in metric and math.isfinite(value) else 0.0
+                shift = spread * abs(value) * (seed - np.mean(seeds)) if not is_control(metric) and math.isfinite(value) else 0.0
                 own = value + shift
                 results.append({"arm": arm, "seed": seed, "metric": metric, "split": split, "value": own, "n": items or 100, "chance": None})
-                if items and math.isfinite(own) and "." not in metric and split == "held_out":
+                if items and math.isfinite(own) and not is_control(metric) and split == "held_out":
                     noise = random.standard_normal(items)
                     logs = metric == "text_perplexity"
                     name, mean = ("text_nats", math.log(own)) if logs else (metric, own)

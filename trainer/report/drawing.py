@@ -11,7 +11,7 @@ What is here to draw with (`panel` is a matplotlib Axes; the marks are in `marks
     limits                       an axis for values and intervals of which one may be very wide
     log_axis, token_axis         ticks that read 1K 2K 5K, 0.1 1 10 %, or 6×10¹⁸; a linear axis of tokens
     label_ends                   names at the ends of lines, moved apart so that none covers another
-    categories, ragged           long arm names as an axis, broken at + _ - and spaces
+    categories, rows, ragged     long arm names as an axis, broken at + _ - and spaces; the room they need
     legend                       one legend above all panels, each name once
     short, power, number         12K · 6×10¹⁸ · the fewest digits that tell a value
 
@@ -51,6 +51,7 @@ from trainer.report.marks import (  # noqa: F401 - the one import of who draws
     power,
     ragged,
     reference,
+    rows,
     short,
     size,
     token_axis,

@@ -88,10 +88,22 @@ def reference(panel: Any, value: float, name: str, i: int = 0, upright: bool = T
     line(value, linestyle=BASELINES[i % len(BASELINES)], color=color, linewidth=1.2, zorder=3, label=clean(name))
 
 
-def categories(panel: Any, names: Sequence[str], at: Iterable[float], width: int = 18) -> None:
-    """Names down the left side at heights `at`: an axis of names needs no other label."""
-    panel.set_yticks(list(at), ragged(list(names), width))
+def categories(panel: Any, names: Sequence[str], at: Iterable[float]) -> None:
+    """Names down the left side at heights `at`, as `rows` leaves room for: an axis of names needs no other label."""
+    panel.set_yticks(list(at), _named(names))
     panel.tick_params(axis="y", length=0)
+
+
+def rows(names: Sequence[str]) -> tuple[float, float]:
+    """(height of a row, width of the names) in inches, so that no name of `categories` touches the next."""
+    broken = [name.split("\n") for name in _named(names)]
+    return max(0.3, 0.05 + 0.145 * max(map(len, broken))), 0.25 + 0.075 * max(len(line) for lines in broken for line in lines)
+
+
+def _named(names: Sequence[str]) -> list[str]:
+    """Names in lines of 18, or of 26 where some would need more than two lines."""
+    narrow = ragged(names, 18, 4)
+    return narrow if all(n.count("\n") < 2 for n in narrow) else ragged(names, 26)
 
 
 def log_axis(panel: Any, axis: str, label: str, ticks: Sequence[float] | None = None, form: Any = None) -> None:

@@ -11,10 +11,11 @@ from typing import Any
 
 from trainer.report.drawing import FAINT, dots, limits, look, whisker
 from trainer.report.evidence import Evidence
-from trainer.report.figures._measured import Measured, said_split
-from trainer.report.figures._measures import Measure, measure
 from trainer.report.markup import Markup, table, tag
+from trainer.report.measured import NOTHING, Measured, said_interval
+from trainer.report.measures import Measure, measure, said_split
 
+WHOLE = ("held_out", "all")  # splits that go without saying
 Point = tuple[float, str, Measured]  # x, arm, what it has
 
 
@@ -33,7 +34,7 @@ def dress(panel: Any, of: Measure, split: str, points: Iterable[Point]) -> None:
     """The axis of values for all points of a panel, and its grid."""
     from matplotlib.ticker import MaxNLocator
 
-    where = said_split(split)
+    where = "" if split in WHOLE else said_split(split)
     panel.set_ylabel("\n".join(wrap(of.label + (f" ({where})" if where else ""), 30)))
     found = [p[2] for p in points]
     values, bounds = [v for m in found for v in (*m.seeds, m.mean)], [b for m in found for b in (m.low, m.high)]
@@ -63,8 +64,15 @@ def values_table(evidence: Evidence, header: Sequence[str], rows: Sequence[tuple
 
 def better_said(metrics: Iterable[str]) -> str:
     """Which way is better, in a sentence for a caption."""
-    said = "; ".join(f"{measure(m).name}: {measure(m).better} is better" for m in metrics)
-    return said[:1].upper() + said[1:] + "."
+    said = "; ".join(f"{measure(m).name}: {measure(m).better} is better" for m in metrics if measure(m).better)
+    return said[:1].upper() + said[1:] + "." if said else ""
+
+
+def whiskers_said(found: Iterable[Measured | None]) -> str:
+    """What the whiskers of a figure are, for its caption."""
+    found = list(found)
+    drawn = any(m is not None and m.resampled != NOTHING for m in found)
+    return said_interval(found) + (" Drawn as whiskers; one that leaves the axis ends in an arrow." if drawn else "")
 
 
 def better_first(measure: Measure, points: Sequence[Point]) -> list[Point]:

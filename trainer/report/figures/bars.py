@@ -30,28 +30,17 @@ from trainer.report.drawing import (
     limits,
     number,
     reference,
+    rows,
     whisker,
 )
 from trainer.report.evidence import Evidence
-from trainer.report.figures._measured import Measured, chosen_arms, control, measured, said_interval, said_split
-from trainer.report.figures._measures import Measure, measure
 from trainer.report.figures._published import Published, published
-from trainer.report.figures._series import better_said, values_table
+from trainer.report.figures._series import WHOLE, better_said, values_table, whiskers_said
 from trainer.report.markup import Markup, clean, joined, tag
+from trainer.report.measured import Measured, chosen_arms, control, measured
+from trainer.report.measures import CONTROLS, Measure, measure, said_split
 
 CLOSE = 0.75  # smallest / largest above which bars from nothing tell nothing
-STYLES: dict[str, str] = {
-    "constant": "best constant answer",
-    "shuffled": "images shuffled among questions",
-    "blind": "without the image",
-    "attributes": "bag of attributes: what is there, not what belongs to what",
-    "random": "at random",
-    "simulator": "with the true simulator",
-    "copy": "last frame copied",
-    "zero_action": "actions set to nothing",
-    "counterfactual": "another action",
-    "truth": "the true pictures",
-}
 
 
 class Bars(Part):
@@ -69,7 +58,7 @@ class Bars(Part):
         if not groups:
             return None
         title = self.title or ", ".join(dict.fromkeys(g.measure.name for g in groups)).capitalize()
-        rows = [((a, said_split(s) or "all"), g.measure, m) for g in groups for (a, s), m in g.values.items()]
+        rows = [((a, said_split(s)), g.measure, m) for g in groups for (a, s), m in g.values.items()]
         header = ["arm", "split"]
         drawing = panelled(evidence, groups, f"bars-{fingerprint(self.model_dump())[:6]}")
         return tag("section", tag("h2", title), drawing, values_table(evidence, header, rows))
@@ -100,7 +89,7 @@ class Group:
             else:
                 by_arm = {a: v for a in arms if (v := control(evidence, a, metric, name, splits[0])) is not None}
             if by_arm:
-                self.lines.append((name if name in evidence.arms else STYLES.get(name, name.replace("_", " ")), by_arm))
+                self.lines.append((name if name in evidence.arms else CONTROLS.get(name, name.replace("_", " ")), by_arm))
         self.paper: Published | None = published(evidence, metric, splits[0]) if len(splits) == 1 else None
 
     @property
@@ -126,8 +115,9 @@ def panelled(evidence: Evidence, groups: list[Group], prefix: str, caption: Any 
     arms = groups[0].arms
     beside = sum(1.0 if g.paper is None else 1.55 for g in groups)
     bars = max(len(g.splits) for g in groups)
-    width = min(WIDEST, 1.25 + 2.3 * beside)
-    height = 0.75 + len(arms) * (0.30 if bars == 1 else 0.09 + 0.17 * bars) + 0.17 * sum(len(g.lines) for g in groups[:1])
+    row, names = rows(arms)
+    width = min(WIDEST, names + 2.15 * beside)
+    height = 0.75 + len(arms) * max(row, 0.09 + 0.17 * bars if bars > 1 else 0) + 0.17 * max(len(g.lines) for g in groups)
     svg = draw(lambda f: _draw(f, evidence, groups), width=width, height=max(height, 1.8), label=_label(groups), prefix=prefix)
     return figure(svg, joined([caption, " "]) if caption else None, *_caption(groups))
 
@@ -138,7 +128,7 @@ def _label(groups: list[Group]) -> str:
 
 
 def _caption(groups: list[Group]) -> list[Any]:
-    out = [said_interval(m for g in groups for m in g.found), " Bar or point: mean over seeds; rings: seeds."]
+    out = [whiskers_said(m for g in groups for m in g.found), " Bar or point: mean over seeds; rings: seeds."]
     out.append(" " + better_said(dict.fromkeys(g.metric for g in groups)))
     if any(g.close for g in groups):
         out.append(" Where there are points and no bars, the axis does not start at nothing.")
@@ -173,7 +163,7 @@ def _group(panel: Any, evidence: Evidence, group: Group, y: Any) -> None:
         k = group.splits.index(split)
         at = float(y[group.arms.index(arm)]) + (0.34 - thick * (k + 0.5) if several else 0.0)
         ink = colour(k if several else evidence.arms.index(arm))
-        name = (said_split(split) or "all held out") if several else None
+        name = said_split(split) if several else None
         if found is None:
             panel.annotate("not measured", (0, at), xycoords=("axes fraction", "data"), xytext=(4, 0), textcoords="offset points", va="center",
                            fontsize=SMALL, color=FAINT)  # fmt: skip
@@ -191,7 +181,7 @@ def _group(panel: Any, evidence: Evidence, group: Group, y: Any) -> None:
         _line(panel, name, {float(y[group.arms.index(a)]): factor * v for a, v in by_arm.items()}, i)
     panel.grid(axis="x")
     panel.tick_params(axis="y", length=0)
-    panel.set_xlabel(_wrapped(group.measure.label + (f" ({said_split(group.splits[0])})" if not several and said_split(group.splits[0]) else "")))
+    panel.set_xlabel(_wrapped(group.measure.label + ("" if several or group.splits[0] in WHOLE else f" ({said_split(group.splits[0])})")))
     _ticks(panel)
 
 

@@ -14,10 +14,10 @@ from pipelines.format.document import Part, fingerprint
 from trainer.report.drawing import INK, WIDEST, colour, draw, figure, label_ends, panels, short
 from trainer.report.evidence import Evidence
 from trainer.report.figures._config import config, levels
-from trainer.report.figures._measured import chosen_arms, measured, said_interval
-from trainer.report.figures._measures import measure
-from trainer.report.figures._series import Point, apart, better_said, dress, series, values_table
+from trainer.report.figures._series import Point, apart, better_said, dress, series, values_table, whiskers_said
 from trainer.report.markup import Markup, clean, tag
+from trainer.report.measured import chosen_arms, measured
+from trainer.report.measures import measure
 
 Lines = dict[float, list[Point]]  # budget of the `lines` source → points by budget of the `x` source
 
@@ -46,7 +46,7 @@ class Grid(Part):
         better = better_said(found)
         caption = (
             f"A line a budget of {clean(self.lines)}; along it the budget of {clean(self.x)} grows. Left, apart: none of {clean(self.x)}; dotted: "
-            f"that value carried across; beside a line's name: how far its end is from it. {said_interval(points)} {better}"
+            f"that value carried across; beside a line's name: how far its end is from it. {whiskers_said(points)} {better}"
         )
         title = self.title or f"{self.x} × {self.lines}"
         header = ["arm", f"{self.lines}, tokens", f"{self.x}, tokens"]

@@ -17,10 +17,10 @@ from pipelines.format.document import Part, fingerprint
 from trainer.report.drawing import WIDEST, draw, figure, label_ends, legend, log_axis, look, number, panels, ragged, reference, short
 from trainer.report.evidence import Evidence
 from trainer.report.figures._config import config, levels
-from trainer.report.figures._measured import Measured, chosen_arms, measured, said_interval
-from trainer.report.figures._measures import Measure, measure
-from trainer.report.figures._series import Point, better_said, dress, series, values_table
+from trainer.report.figures._series import Point, better_said, dress, series, values_table, whiskers_said
 from trainer.report.markup import Markup, clean, tag
+from trainer.report.measured import Measured, chosen_arms, measured
+from trainer.report.measures import Measure, measure
 
 Groups = dict[str, list[Point]]
 UNITS = {"payload": "payload tokens", "steps": "optimiser steps", "parameters": "parameters in all", "flops": "training FLOPs"}
@@ -49,7 +49,7 @@ class Lines(Part):
                    label=self._label(found, places), prefix=f"lines-{fingerprint(self.model_dump())[:6]}")  # fmt: skip
         every = [p for groups, without in found.values() for points in [*groups.values(), without] for p in points]
         better = better_said(found)
-        caption = f"Means over seeds by {self.said}. {said_interval(p[2] for p in every)} {better}"
+        caption = f"Means over seeds by {self.said}. {whiskers_said(p[2] for p in every)} {better}"
         if any(without for _, without in found.values()):
             caption += f" Dashed across: arms without {self.said}."
         rows: list[tuple[Sequence[Any], Measure, Measured | None]] = []

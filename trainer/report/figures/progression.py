@@ -17,12 +17,12 @@ from itertools import pairwise
 from typing import Any
 
 from pipelines.format.document import Document, Part, fingerprint
-from trainer.report.drawing import FAINT, INK, SMALL, WIDEST, categories, colour, dots, draw, figure, limits, whisker
+from trainer.report.drawing import FAINT, INK, SMALL, WIDEST, categories, colour, dots, draw, figure, limits, rows, whisker
 from trainer.report.evidence import Evidence
-from trainer.report.figures._measured import Measured, measured, said_interval
-from trainer.report.figures._measures import Measure, measure
-from trainer.report.figures._series import better_first, better_said, values_table
+from trainer.report.figures._series import better_first, better_said, values_table, whiskers_said
 from trainer.report.markup import Markup, clean, tag
+from trainer.report.measured import Measured, measured
+from trainer.report.measures import Measure, measure
 
 Rows = list[tuple[int, str, bool]]  # step, arm, chosen
 
@@ -47,20 +47,21 @@ class Progression(Part):
         """The figure, or None when nothing of it was measured."""
         found = {(m, a): v for m in self.metrics for s in self.steps for a in s.arms if (v := measured(evidence, a, m, self.split)) is not None}
         metrics = [m for m in self.metrics if any((m, a) in found for s in self.steps for a in s.arms)]
-        rows = self.rows(found)
-        if not metrics or not rows:
+        shown = self.rows(found)
+        if not metrics or not shown:
             return None
-        height = 0.7 + 0.3 * len(rows) + 0.28 * len({r[0] for r in rows})
-        said = [(self.steps[i].name, a, found[metrics[0], a]) for i, a, _ in rows if (metrics[0], a) in found]
+        row, names = rows([*(a for _, a, _ in shown), *(s.name for s in self.steps)])
+        height = 0.7 + row * (len(shown) + 0.9 * len({r[0] for r in shown}))
+        said = [(self.steps[i].name, a, found[metrics[0], a]) for i, a, _ in shown if (metrics[0], a) in found]
         label = f"{measure(metrics[0]).label}. " + "; ".join(f"{step}: {a} {measure(metrics[0]).said(m.mean)}" for step, a, m in said)
-        svg = draw(lambda f: _draw(f, self, evidence, metrics, rows, found), width=min(WIDEST, 1.25 + 2.4 * len(metrics)), height=height, label=label,
+        svg = draw(lambda f: _draw(f, self, evidence, metrics, shown, found), width=min(WIDEST, names + 2.3 * len(metrics)), height=height, label=label,
                    prefix=f"progression-{fingerprint(self.model_dump())[:6]}")  # fmt: skip
         better = better_said(metrics)
         caption = (
             f"One choice after another; full: kept, pale: not kept; the line leads from what was kept to what was kept next. Beside a value: its "
-            f"distance from what the step before kept. {said_interval(found.values())} {better} The axes do not start at nothing."
+            f"distance from what the step before kept. {whiskers_said(found.values())} {better} The axes do not start at nothing."
         )
-        cells = [((self.steps[i].name, a, "kept" if kept else ""), measure(m), found.get((m, a))) for m in metrics for i, a, kept in rows]
+        cells = [((self.steps[i].name, a, "kept" if kept else ""), measure(m), found.get((m, a))) for m in metrics for i, a, kept in shown]
         title = self.title or "One choice after another"
         return tag("section", tag("h2", title), figure(svg, caption), values_table(evidence, ["step", "arm", ""], cells))
 

@@ -15,10 +15,10 @@ from pipelines.format.document import Part, fingerprint
 from trainer.report.drawing import INK, SMALL, WIDEST, draw, figure, legend, log_axis, panels, reference
 from trainer.report.evidence import Evidence
 from trainer.report.figures._config import config, levels
-from trainer.report.figures._measured import NOTHING, Measured, chosen_arms, measured, said_interval
-from trainer.report.figures._measures import Measure, measure
-from trainer.report.figures._series import Point, better_first, better_said, dress, series, values_table
+from trainer.report.figures._series import Point, better_first, better_said, dress, series, values_table, whiskers_said
 from trainer.report.markup import Markup, clean, tag
+from trainer.report.measured import NOTHING, Measured, chosen_arms, measured
+from trainer.report.measures import Measure, measure
 
 
 class Saturation(Part):
@@ -40,7 +40,7 @@ class Saturation(Part):
                    prefix=f"saturation-{fingerprint(self.model_dump())[:6]}")  # fmt: skip
         said = [self._said(m, points) for m, points in found.items()]
         better = better_said(found)
-        caption = f"Share of {clean(self.x)} in each arm's payload tokens. {said_interval(p[2] for ps in found.values() for p in ps)} {better}"
+        caption = f"Share of {clean(self.x)} in each arm's payload tokens. {whiskers_said(p[2] for ps in found.values() for p in ps)} {better}"
         rows = [((p[1], share(p[0])), measure(m), p[2]) for m, points in found.items() for p in points]
         title = tag("h2", self.title or f"How much {self.x} is enough")
         lead = [tag("p", s) for s in said]
