@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from trainer.report.statistics import interval, paired_sd, smallest_difference
+from trainer.report.compare.equivalence import EQUIVALENT, verdict
+from trainer.report.resampling import Scores, contrast, groups, resample
+from trainer.report.statistics import holm, interval, paired_sd, sign_flip, smallest_difference
 
 
 def crossed(random: np.random.Generator, seeds: int, items: int, seed_sd: float, item_sd: float, noise: float) -> np.ndarray:
@@ -37,3 +39,115 @@ def test_a_difference_as_large_as_the_smallest_is_found_in_four_of_five_runs():
 def test_a_design_that_cannot_be_is_refused():
     with pytest.raises(ValueError, match="seeds ≥ 1"):
         smallest_difference(0, 10, 1, 1)
+
+
+# What "nominal" is allowed to be: 200 draws of a 95 % interval hold the truth 95 ± 3 % of the time (two standard errors).
+LOWEST = 0.91
+
+
+@pytest.mark.parametrize(
+    ("spreads", "plain_fails"),
+    [((0.05, 0.0, 0.001), True), ((0.0, 0.3, 0.0), False), ((0.0, 0.0, 0.4), False), ((0.03, 0.3, 0.3), False)],
+    ids=["seeds alone", "items alone", "both together alone", "all three"],
+)
+def test_with_six_seeds_the_interval_holds_the_truth_about_as_often_as_it_says(spreads, plain_fails):
+    random = np.random.default_rng(0)
+    made = [crossed(random, 6, 80, *spreads) for _ in range(200)]
+    held = np.mean([low <= 0 <= high for low, high in map(interval, made)])
+    assert LOWEST <= held <= 0.995
+    assert (np.mean([low <= 0 <= high for low, high in map(uncorrected, made)]) < LOWEST) == plain_fails
+
+
+def uncorrected(d: np.ndarray, draws: int = 500) -> tuple[float, float]:
+    """The bootstrap as it usually stands: seeds, then items, percentiles, no correction."""
+    random, (seeds, n) = np.random.default_rng(1), d.shape
+    w, c = random.multinomial(seeds, [1 / seeds] * seeds, draws) / seeds, random.multinomial(n, [1 / n] * n, draws) / n
+    low, high = np.quantile(((w @ d) * c).sum(axis=1), [0.025, 0.975])
+    return float(low), float(high)
+
+
+@pytest.mark.parametrize("seeds", [2, 3])
+def test_with_two_or_three_seeds_the_interval_is_wide_and_still_holds(seeds):
+    random = np.random.default_rng(1)
+    held = [low <= 0 <= high for _ in range(200) for low, high in [interval(crossed(random, seeds, 60, 0.05, 0.1, 0.05))]]
+    assert np.mean(held) >= LOWEST
+
+
+def test_perplexitys_interval_holds_where_documents_differ_in_length_and_seeds_in_level():
+    random, held = np.random.default_rng(2), []
+    for _ in range(200):
+        weights = random.integers(20, 400, 80).astype(float)
+        nats = 3 + crossed(random, 6, 80, 0.02, 0.5, 0.1)
+        low, high = contrast(resample([Scores(nats, weights)], np.exp), [1.0]).interval()
+        held.append(low <= np.exp(3) * np.exp(0.02**2 / 2) <= high)
+    assert LOWEST <= np.mean(held) <= 0.995
+
+
+def test_questions_on_one_image_count_as_one():
+    random, held, alone = np.random.default_rng(3), [], []
+    names = tuple(f"image{i}/{j}" for i in range(60) for j in range(5))
+    for _ in range(150):
+        d = crossed(random, 4, 60, 0.0, 0.4, 0.0).repeat(5, axis=1) + 0.1 * random.standard_normal((4, 300))
+        for found, given in ((held, names), (alone, ())):
+            low, high = contrast(resample([Scores(d, np.ones(300), given)]), [1.0]).interval()
+            found.append(low <= 0 <= high)
+    assert np.mean(held) >= LOWEST and np.mean(alone) < 0.75
+
+
+def test_no_difference_is_found_in_about_one_of_twenty():
+    random = np.random.default_rng(4)
+    p = [contrast(resample([Scores(crossed(random, 6, 60, 0.03, 0.2, 0.2), np.ones(60))]), [1.0]).p() for _ in range(300)]
+    assert 0.01 <= np.mean(np.array(p) < 0.05) <= 0.09
+
+
+def test_the_interval_leaves_out_nothing_just_when_p_is_below_5_percent():
+    random = np.random.default_rng(5)
+    for shift in (0, 0.05, 0.1, 0.2):
+        c = contrast(resample([Scores(shift + crossed(random, 6, 60, 0.05, 0.2, 0.2), np.ones(60))]), [1.0])
+        assert (c.p() < 0.05) == (not c.interval()[0] <= 0 <= c.interval()[1])
+
+
+def test_two_one_sided_tests_call_arms_at_the_margin_equivalent_in_at_most_one_of_twenty():
+    random, margin, found = np.random.default_rng(6), 0.02, []
+    for _ in range(300):
+        d = np.log1p(margin) + crossed(random, 6, 80, 0.004, 0.02, 0.02)
+        p, said = verdict(contrast(resample([Scores(d, np.ones(80))]), [1.0], np.expm1), margin)
+        found.append(said == EQUIVALENT)
+        assert (p < 0.05) == (said == EQUIVALENT)
+    assert np.mean(found) <= 0.08
+
+
+def test_two_one_sided_tests_find_arms_that_are_the_same():
+    random = np.random.default_rng(7)
+    drawn = [contrast(resample([Scores(crossed(random, 6, 200, 0.002, 0.02, 0.02), np.ones(200))]), [1.0], np.expm1) for _ in range(50)]
+    assert np.mean([verdict(d, 0.02)[1] == EQUIVALENT for d in drawn]) > 0.9
+
+
+def test_holm_keeps_the_chance_of_any_false_finding_below_5_percent():
+    random = np.random.default_rng(8)
+    families = random.random((4000, 4)) ** np.array([1, 1, 1, 20])  # three true nothings, one clear effect
+    false = [any(p < 0.05 for p in holm(f.tolist())[:3]) for f in families]
+    assert np.mean(false) <= 0.055
+    assert np.mean([any(p < 0.05 for p in f[:3]) for f in families]) > 0.1
+
+
+def test_signs_are_flipped_exactly():
+    assert sign_flip([1.0, 2, 3, 4, 5, 6]) == 2 / 64
+    assert sign_flip([1.0, 1, 1, -1]) == pytest.approx(10 / 16)
+    assert sign_flip([0.0, 0.0]) == 1 and sign_flip([1.0]) is None
+
+
+def test_signs_of_nothing_are_found_in_at_most_one_of_twenty():
+    random = np.random.default_rng(9)
+    assert np.mean([sign_flip(list(random.standard_normal(6))) <= 0.05 for _ in range(600)]) <= 0.06
+
+
+def test_many_items_are_dealt_into_a_thousand_groups_and_cost_no_accuracy():
+    assert len(set(groups([], 5000))) == 1000 and len(set(groups([f"a{i // 2}/{i % 2}" for i in range(600)], 600))) == 300
+    random = np.random.default_rng(10)
+    low, high = interval(crossed(random, 1, 20_000, 0, 1, 0))
+    assert high - low == pytest.approx(2 * 1.96 / np.sqrt(20_000), rel=0.1)
+
+
+def test_names_that_would_leave_too_few_groups_are_items_of_their_own():
+    assert len(set(groups([f"geneval/{i}" for i in range(300)], 300))) == 300

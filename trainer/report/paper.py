@@ -1,13 +1,13 @@
-"""What the paper printed where it has the same experiment, to stand beside ours, marked as another scale.
-
-Tong, Fan, Nguyen et al., "Beyond Language Modeling: An Exploration of Multimodal Pretraining", arXiv 2603.03276 (2026), Figure 9: mean accuracy
-over VQA benchmarks after one epoch of instruction tuning, a model of 1.5B active parameters, budgets in billions of tokens. Only the *ordering*
-of arms can be set beside a small run; the two accuracies measure different questions.
-"""
+"""The paper's Figure 9 under its old names: see `published`, which has every experiment."""
 
 from __future__ import annotations
 
-SOURCE = "Tong et al. 2026, arXiv 2603.03276, Figure 9 (printed values)"
-UNIT = "average VQA accuracy, %"
-VQA_SYNERGY = {"vqa20": 34.6, "vqa20+video80": 36.1, "vqa20+image_text80": 36.9, "vqa20+text80": 37.9, "vqa100": 35.7}
-CHANCE = 15.6  # the random-guess line, read off the figure
+from trainer.report.published import BASIS, published, table
+
+_ARMS = ["vqa20", "vqa20+video80", "vqa20+image_text80", "vqa20+text80", "vqa100"]
+(_FIGURE_9,) = published("E7", _ARMS, "vqa")
+SOURCE = f"{table()['source']}, {_FIGURE_9.where} ({_FIGURE_9.basis} values)"
+UNIT = _FIGURE_9.name
+VQA_SYNERGY = _FIGURE_9.values
+CHANCE = _FIGURE_9.chance or 0.0  # the random-guess line, read off the figure
+assert _FIGURE_9.basis in BASIS

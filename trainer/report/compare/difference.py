@@ -1,0 +1,115 @@
+"""Is an arm better than another? Differences paired by seed and item, with Holm's correction over the arms asked about.
+
+    compare: [{difference: {metric: vqa, of: [vqa20+text80, vqa20+video80], against: vqa20}}]
+
+E7's transfer is s(20 + 80 X) − s(20), its substitution s(20 + 80 X) − s(100) and − s(20 × 5): three of these, or one with `against` a list. Holm
+runs over `of` for each arm of `against`: they are one family each, since each is one question asked of several X.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipelines.format.document import Part
+from trainer.report.compare._shown import LEVEL, P_NOTE, SEED_NOTE, block, interval_said, missing, p_said, title
+from trainer.report.encoders import unlike
+from trainer.report.evidence import Evidence
+from trainer.report.markup import Markup, table, tag
+from trainer.report.measured import BOTH, NOTHING, paired, said_resampled
+from trainer.report.measures import measure
+from trainer.report.resampling import contrast, resample
+from trainer.report.statistics import holm, sign_flip
+
+
+class Difference(Part):
+    """`of` (default: every other arm) − each of `against`, on one metric and split."""
+
+    metric: str
+    split: str = "held_out"
+    of: list[str] = []
+    against: str | list[str]
+
+    def rows(self, evidence: Evidence) -> list[dict[str, Any]]:
+        """A row a pair: means, difference, interval, p, p by Holm, p by signs, each seed's difference. Pairs that cannot be made have no row."""
+        out = []
+        for base in self._against:
+            pairs = [r for arm in self._of(evidence) if arm != base and (r := self._row(evidence, arm, base)) is not None]
+            tested = [r for r in pairs if r["p"] is not None]
+            for row, p in zip(tested, holm([r["p"] for r in tested]), strict=True):
+                row |= {"p_holm": p, "holm_over": len(tested), "found": p < LEVEL}
+            out += pairs
+        return out
+
+    @property
+    def _against(self) -> list[str]:
+        return [self.against] if isinstance(self.against, str) else self.against
+
+    def _of(self, evidence: Evidence) -> list[str]:
+        return self.of or [a for a in evidence.arms if a not in self._against]
+
+    def _row(self, evidence: Evidence, arm: str, base: str) -> dict[str, Any] | None:
+        if unlike(evidence, self.metric, [arm, base]) or (found := paired(evidence, [arm, base], self.metric, self.split)) is None:
+            return None
+        left, right = found.values(0), found.values(1)
+        by_seed = [float(x) for x in left - right]
+        row: dict[str, Any] = {"compare": "difference", "metric": self.metric, "split": self.split, "of": arm, "against": base}
+        row |= {"of_mean": float(left.mean()), "against_mean": float(right.mean()), "mean": float((left - right).mean()), "by_seed": by_seed}
+        row |= {"seeds": len(found.seeds), "n": found.n, "resampled": found.resampled, "low": None, "high": None, "p": None, "p_holm": None}
+        row |= {"p_signs": sign_flip(by_seed), "holm_over": 0, "found": False}
+        if found.resampled != NOTHING:
+            drawn = contrast(resample(found.arms, found.transform), [1, -1])
+            row["low"], row["high"] = drawn.interval()
+            row["p"] = drawn.p()
+        return row
+
+    def answers(self, evidence: Evidence) -> list[str]:
+        """What was found, in sentences."""
+        return [s for base in self._against if (s := _sentence(measure(self.metric), base, self._rows_of(evidence, base)))]
+
+    def _rows_of(self, evidence: Evidence, base: str) -> list[dict[str, Any]]:
+        return [r for r in self.rows(evidence) if r["against"] == base]
+
+    def section(self, evidence: Evidence) -> Markup | None:
+        """A table for each arm of `against`."""
+        m, rows = measure(self.metric), self.rows(evidence)
+        gone = missing(evidence, [*self._of(evidence), *self._against])
+        barred = unlike(evidence, self.metric, [*self._of(evidence), *self._against])
+        if not rows and not barred:
+            return None
+        unit = m.points or m.unit
+        header = ["arm − arm", f"difference, {unit}" if unit else "difference", "95 % interval", "p", "p, Holm", "p by signs", "items", "each seed"]
+        tables = []
+        for base in self._against:
+            cells = [_cells(m, r) for r in rows if r["against"] == base]
+            if cells:
+                tables.append(table(header, cells, f"{title(evidence, self.metric, self.split)}: over {base}"))
+        over = max((r["holm_over"] for r in rows), default=0)
+        note = f"{said_resampled(r['resampled'] for r in rows)} {P_NOTE} Holm: corrected for {over} arms compared. {SEED_NOTE} "
+        note += "Bold: Holm's p below 5 %."
+        better = {1: " More is better.", -1: " Less is better."}.get(m.sign, "")
+        stop = tag("p", barred, class_="bad") if barred else None
+        return block(f"Difference: {m.name}", [stop, *tables, tag("p", note + better, class_="caption")], gone)
+
+
+def _cells(m: Any, r: dict[str, Any]) -> list[Any]:
+    mean = tag("strong" if r["found"] else "span", m.signed(r["mean"]))
+    seeds = ", ".join(str(m.signed(x)) for x in r["by_seed"])
+    shown = [p_said(r[k]) for k in ("p", "p_holm", "p_signs")]
+    items = f"{r['n']:,}" if r["resampled"] == BOTH else None
+    return [f"{r['of']} − {r['against']}", mean, interval_said(m, r["low"], r["high"]), *shown, items, seeds]
+
+
+def _sentence(m: Any, base: str, rows: list[dict[str, Any]]) -> str | None:
+    """One sentence for one family: what is better, worse, and not told apart."""
+    if not rows:
+        return None
+    unit = m.points or m.unit
+    say = lambda r: f"{r['of']} ({m.signed(r['mean'])}{' ' + unit if unit else ''})"
+    ups = [say(r) for r in rows if r["found"] and r["mean"] * (m.sign or 1) > 0]
+    downs = [say(r) for r in rows if r["found"] and r["mean"] * (m.sign or 1) < 0]
+    rest = [say(r) for r in rows if not r["found"]]
+    words = ("better", "worse") if m.sign else ("higher", "lower")
+    parts = [f"{words[0]} than {base}: {', '.join(ups)}"] if ups else []
+    parts += [f"{words[1]} than {base}: {', '.join(downs)}"] if downs else []
+    parts += [f"not told apart from {base}: {', '.join(rest)}"] if rest else []
+    return f"{m.name} — " + "; ".join(parts) + "."

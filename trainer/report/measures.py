@@ -1,0 +1,103 @@
+"""How each metric is said: its name, unit, which way is better and how its figures are written. One table; an evaluation adds a line.
+
+A control `<metric>.<control>` is written as its metric. A metric that is not here is shown under its own name, unit unknown, and neither way of
+it is called better.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """A metric in words. `factor` × value is in `unit`; `form` writes that; `better` is "higher", "lower" or "" (neither)."""
+
+    name: str
+    unit: str = ""
+    better: str = "lower"
+    factor: float = 1.0
+    form: str = "{:.3f}"
+    comparable: bool = True  # False: never between arms of different encoders
+    points: str = ""  # the unit of a difference, where it has a name of its own
+
+    @property
+    def label(self) -> str:
+        """What stands at an axis."""
+        return f"{self.name}, {self.unit}" if self.unit else self.name
+
+    @property
+    def sign(self) -> int:
+        """+1 where more is better, −1 where less is, 0 where neither."""
+        return {"higher": 1, "lower": -1}.get(self.better, 0)
+
+    def said(self, value: float | None) -> str | None:
+        """A value in the unit, without naming it."""
+        return None if value is None or value != value else self.form.format(value * self.factor)
+
+    def signed(self, value: float | None) -> str | None:
+        """A difference in the unit, with its sign."""
+        return None if value is None or value != value else self.form.replace("{:", "{:+").format(value * self.factor)
+
+
+_SHARE: Any = {"better": "higher", "factor": 100.0, "form": "{:.1f}", "unit": "%", "points": "points"}
+KNOWN = {
+    "vqa": Measure("VQA accuracy", **_SHARE),
+    "vqa.choice": Measure("VQA accuracy by choice likelihood", **_SHARE),
+    "benchmark": Measure("benchmark accuracy", **_SHARE),
+    "scene_match": Measure("what the caption says found in the picture", **_SHARE),
+    "commands": Measure("commands followed", **_SHARE),
+    "text_perplexity": Measure("text perplexity", form="{:.3f}"),
+    "bits_per_byte": Measure("text loss", "bits per byte", form="{:.4f}"),
+    "flow_loss": Measure("flow loss", form="{:.4f}", comparable=False),
+    "flow_loss.bin": Measure("flow loss by time", form="{:.4f}", comparable=False),
+    "frechet": Measure("Fréchet distance", form="{:.2f}"),
+    "rollout.pixel": Measure("roll-out pixel error", form="{:.4f}"),
+    "rollout.latent": Measure("roll-out latent error", form="{:.4f}", comparable=False),
+    "planning.ate": Measure("absolute trajectory error", "m"),
+    "planning.rpe": Measure("relative pose error", "m"),
+    "planning.position": Measure("final position error", "m"),
+    "planning.yaw": Measure("final heading error", "rad"),
+    "experts": Measure("experts", better="", form="{:.3g}"),
+}
+CONTROLS = {
+    "constant": "best constant answer",
+    "shuffled": "images shuffled",
+    "blind": "no image",
+    "attributes": "bag of attributes",
+    "truth": "the true pictures",
+    "copy": "copy of the last frame",
+    "zero_action": "no action",
+    "counterfactual": "another action",
+    "random": "random actions",
+    "simulator": "the true simulator",
+    "untrained": "untrained router",
+}
+
+
+def measure(metric: str) -> Measure:
+    """The metric in words, a control's with the control's name."""
+    if metric in KNOWN:
+        return KNOWN[metric]
+    base, _, control = metric.rpartition(".")
+    if base and base not in KNOWN and base.partition(".")[0] not in KNOWN:
+        base = ""
+    if base:
+        found = measure(base)
+        return replace(found, name=f"{found.name}: {CONTROLS.get(control, control.replace('_', ' '))}")
+    return Measure(metric.replace("_", " ").replace(".", " "), better="", form="{:.4g}")
+
+
+def is_control(metric: str) -> bool:
+    """Whether a metric is a control of another one."""
+    return metric not in KNOWN and metric.rpartition(".")[2] in CONTROLS
+
+
+def said_split(split: str) -> str:
+    """A split as a reader says it: `held_out:text` is text, `horizon:4` is horizon 4, `set:notes` is notes (outside)."""
+    if split == "held_out":
+        return "held out"
+    kind, _, name = split.partition(":")
+    words = {"held_out": "{}", "set": "{} (outside)"}.get(kind, "{kind} {}" if name else "{kind}")
+    return words.format(name, kind=kind.replace("_", " "))
