@@ -57,7 +57,8 @@ MEASURE = """<script>addEventListener('load', () => {
   const p = document.createElement('pre'); p.id = 'measured'; p.textContent = JSON.stringify(out); parent.document.body.append(p);
 });</script>"""
 # A window of Chromium is never narrower than 500 pixels, so the page stands in a frame; the frame's scheme is that of the page around it.
-FRAME = '<!doctype html><html style="color-scheme:light dark"><body><iframe style="border:0;width:{}px;height:900px" srcdoc="{}"></iframe></body></html>'
+FRAME = '<!doctype html><html style="color-scheme:light dark">'
+FRAME += '<body><iframe style="border:0;width:{}px;height:900px" srcdoc="{}"></iframe></body></html>'
 
 def everything() -> Evidence:
     """Twenty arms with long names, and every part that draws."""

@@ -148,14 +148,15 @@ def token_axis(panel: Any, axis: str, label: str) -> None:
 
 
 def label_ends(panel: Any, ends: Sequence[tuple[float, float, str, str]], heading: str = "") -> None:
-    """Names to the right of line ends (x, y, name, colour), joined to them by thin lines, below a heading. Call it after all is drawn."""
+    """Names to the right of line ends (x, y, name, colour), joined to them by thin lines, below a heading. Call it last:
+    the panel's height has to be known."""
     if not ends:
         return
     low, high = panel.get_ylim()
     panel.set_ylim(low, high)
     to_axes = lambda y: float((panel.transAxes.inverted().transform(panel.transData.transform((panel.get_xlim()[0], y))))[1])
-    box = panel.get_position()
-    points = max(40.0, 72 * panel.figure.get_size_inches()[1] * box.height * 0.8)
+    panel.figure.draw_without_rendering()  # lays the figure out
+    points = max(30.0, 72 * panel.figure.get_size_inches()[1] * panel.get_position().height)
     order = sorted(ends, key=lambda e: e[1])
     heights = _moved([to_axes(y) for _, y, _, _ in order], 1.25 * SMALL / points)
     for (x, y, name, ink), height in zip(order, heights, strict=True):

@@ -61,7 +61,8 @@ code{font-size:.88em;background:var(--soft);padding:.1em .3em;border-radius:3px}
 summary{cursor:pointer}
 .pictures{display:flex;flex-wrap:wrap;gap:12px}.pictures figure{margin:0;width:100px}.pictures img{display:block;margin-bottom:3px;max-width:100%}
 @media print{main{max-width:none;padding:0}.scroll{overflow:visible}table{font-size:.68rem}
-th,td{white-space:normal;padding:.2em .35em}tbody th{overflow-wrap:anywhere;min-width:7em}figure,tr{break-inside:avoid}h2,.caption{break-after:avoid}nav{display:none}}
+th,td{white-space:normal;padding:.2em .35em}tbody th{overflow-wrap:anywhere;min-width:7em}
+figure,tr{break-inside:avoid}h2,.caption{break-after:avoid}nav{display:none}}
 """)
 
 

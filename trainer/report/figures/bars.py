@@ -34,11 +34,12 @@ from trainer.report.drawing import (
     whisker,
 )
 from trainer.report.evidence import Evidence
-from trainer.report.figures._published import Published, published
 from trainer.report.figures._series import WHOLE, better_said, values_table, whiskers_said
 from trainer.report.markup import Markup, clean, joined, tag
 from trainer.report.measured import Measured, chosen_arms, control, measured
 from trainer.report.measures import CONTROLS, Measure, measure, said_split
+from trainer.report.published import Published
+from trainer.report.published import of as published
 
 CLOSE = 0.75  # smallest / largest above which bars from nothing tell nothing
 
@@ -90,7 +91,7 @@ class Group:
                 by_arm = {a: v for a in arms if (v := control(evidence, a, metric, name, splits[0])) is not None}
             if by_arm:
                 self.lines.append((name if name in evidence.arms else CONTROLS.get(name, name.replace("_", " ")), by_arm))
-        self.paper: Published | None = published(evidence, metric, splits[0]) if len(splits) == 1 else None
+        self.paper = beside(evidence, metric, splits[0], arms) if len(splits) == 1 else None
 
     @property
     def found(self) -> list[Measured]:
@@ -102,6 +103,12 @@ class Group:
         """Whether values are too much alike for bars that start at nothing."""
         means = [m.mean for m in self.found] + [v for _, by in self.lines for v in by.values()]
         return min(means) < 0 or (max(means) > 0 and min(means) / max(means) > CLOSE)
+
+
+def beside(evidence: Evidence, metric: str, split: str, arms: list[str]) -> Published | None:
+    """The paper's table that has most of these arms (at least two), values rather than ranks."""
+    found = [p for p in published(evidence, metric, split) if p.shown is None and len(set(p.values) & set(arms)) > 1]
+    return max(found, key=lambda p: len(set(p.values) & set(arms)), default=None)
 
 
 def grouped(evidence: Evidence, metrics: list[str], splits: list[str], arms: list[str], baselines: list[str]) -> list[Group]:
@@ -133,7 +140,7 @@ def _caption(groups: list[Group]) -> list[Any]:
     if any(g.close for g in groups):
         out.append(" Where there are points and no bars, the axis does not start at nothing.")
     for paper in {p.source: p for g in groups if (p := g.paper) is not None}.values():
-        out += [" Grey: ", paper.source, ", another scale: only the order of arms can be set beside ours."]
+        out += [" Grey: ", paper.source, "; another scale: only the order of arms can be set beside ours."]
     return out
 
 
@@ -200,11 +207,13 @@ def _line(panel: Any, name: str, at: dict[float, float], i: int) -> None:
 def _paper(panel: Any, group: Group, y: Any) -> None:
     paper = group.paper
     assert paper is not None
+    known = [v for a, v in paper.values.items() if a in group.arms]
+    close = paper.chance is None and min(known) > CLOSE * max(known)
     for at, arm in zip(y, group.arms, strict=True):
         value = paper.values.get(arm)
         if value is None:
             continue
-        if group.close:
+        if close:
             panel.plot([value], [at], marker="|", markersize=9, markeredgewidth=2.4, color=FAINT, linestyle="none")
         else:
             panel.barh(at, value, height=0.68, color=FAINT, alpha=0.45)
@@ -212,12 +221,10 @@ def _paper(panel: Any, group: Group, y: Any) -> None:
                        fontsize=SMALL, color=FAINT, annotation_clip=False)  # fmt: skip
     if paper.chance is not None:
         panel.axvline(paper.chance, linestyle="--", color=FAINT, linewidth=1)
-    if not group.close:
-        panel.set_xlim(left=0)
-    panel.margins(x=0.1)
+    panel.set_xlim(limits(known, (), not close))
     panel.set_title("the paper", fontsize=SMALL, color=FAINT)
     panel.tick_params(axis="y", length=0)
-    panel.set_xlabel(_wrapped(paper.unit, 13))
+    panel.set_xlabel(_wrapped(paper.name, 15))
     _ticks(panel, 2)
 
 

@@ -45,7 +45,8 @@ class Lines(Part):
         found = {m: both for m in metrics if (both := self.of(evidence, m, places))[0]}
         if not found:
             return None
-        svg = draw(lambda f: _draw(f, self, evidence, found, places), width=min(WIDEST, 3.55 * len(found)), height=2.9,
+        lines = max(len(without) for _, without in found.values())
+        svg = draw(lambda f: _draw(f, self, evidence, found, places), width=min(WIDEST, 3.55 * len(found)), height=2.9 + 0.17 * lines,
                    label=self._label(found, places), prefix=f"lines-{fingerprint(self.model_dump())[:6]}")  # fmt: skip
         every = [p for groups, without in found.values() for points in [*groups.values(), without] for p in points]
         better = better_said(found)
@@ -100,6 +101,7 @@ class Lines(Part):
 
 def _draw(fig: Any, part: Lines, evidence: Evidence, found: dict[str, tuple[Groups, list[Point]]], places: dict[str, float]) -> None:
     made = panels(fig, [""] * len(found), len(found))
+    named = []
     order = list(dict.fromkeys(g for groups, _ in found.values() for g in groups))
     for panel, (metric, (groups, without)) in zip(made, found.items(), strict=True):
         said = measure(metric)
@@ -112,8 +114,10 @@ def _draw(fig: Any, part: Lines, evidence: Evidence, found: dict[str, tuple[Grou
         _x_axis(panel, part, evidence, places)
         if part.group is not None:
             ends = [(ps[-1][0], said.factor * ps[-1][2].mean, g, look(order.index(g))["color"]) for g, ps in groups.items()]
-            label_ends(panel, ends, part.group.rpartition(".")[2].replace("_", " "))
+            named.append((panel, ends))
     legend(fig, made, None, 1)
+    for panel, ends in named:
+        label_ends(panel, ends, str(part.group).rpartition(".")[2].replace("_", " "))
 
 
 def _x_axis(panel: Any, part: Lines, evidence: Evidence, places: dict[str, float]) -> None:

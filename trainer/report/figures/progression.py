@@ -54,8 +54,8 @@ class Progression(Part):
         height = 0.7 + row * (len(shown) + 0.9 * len({r[0] for r in shown}))
         said = [(self.steps[i].name, a, found[metrics[0], a]) for i, a, _ in shown if (metrics[0], a) in found]
         label = f"{measure(metrics[0]).label}. " + "; ".join(f"{step}: {a} {measure(metrics[0]).said(m.mean)}" for step, a, m in said)
-        svg = draw(lambda f: _draw(f, self, evidence, metrics, shown, found), width=min(WIDEST, names + 2.3 * len(metrics)), height=height, label=label,
-                   prefix=f"progression-{fingerprint(self.model_dump())[:6]}")  # fmt: skip
+        prefix, width = f"progression-{fingerprint(self.model_dump())[:6]}", min(WIDEST, names + 2.3 * len(metrics))
+        svg = draw(lambda f: _draw(f, self, evidence, metrics, shown, found), width, height, label=label, prefix=prefix)
         better = better_said(metrics)
         caption = (
             f"One choice after another; full: kept, pale: not kept; the line leads from what was kept to what was kept next. Beside a value: its "
