@@ -131,6 +131,7 @@ def test_nothing_is_clipped_covered_or_small_on_a_screen(page, width, dark):
 
 def test_nothing_is_clipped_on_paper(page):
     found = measured(page, PAPER, printed=True)
+    assert found["wide"] == PAPER
     assert {k: found[k] for k in ("beyond", "outside", "covered")} == {"beyond": [], "outside": [], "covered": []}
 
 

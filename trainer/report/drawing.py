@@ -7,7 +7,7 @@ What is here to draw with (`panel` is a matplotlib Axes; the marks are in `marks
 
     colour(i), look(i)           series colours, and with marker and dash, for lines that must be told apart without colour
     panels(fig, titles, columns) small multiples in reading order; `size(n, columns)` gives their width and height in inches
-    whisker, dots, reference     an interval, the seeds, a dashed baseline
+    whisker, dots, reference     an interval, the seeds, a dashed baseline; `shifted` beside one another
     limits                       an axis for values and intervals of which one may be very wide
     log_axis, token_axis         ticks that read 1K 2K 5K, 0.1 1 10 %, or 6×10¹⁸; a linear axis of tokens
     label_ends                   names at the ends of lines, moved apart so that none covers another
@@ -52,6 +52,7 @@ from trainer.report.marks import (  # noqa: F401 - the one import of who draws
     ragged,
     reference,
     rows,
+    shifted,
     short,
     size,
     token_axis,
@@ -60,7 +61,7 @@ from trainer.report.marks import (  # noqa: F401 - the one import of who draws
 from trainer.report.markup import Markup, clean, tag
 
 PHONE, WIDTH, WIDEST = 3.55, 4.4, 7.1  # inches of 96 px: 341, 422, 682
-GROW = 1.2  # how much larger than drawn a drawing may be shown
+GROW = 1.3  # how much larger than drawn a drawing may be shown
 _STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "headwater",

@@ -63,12 +63,13 @@ def limits(values: Iterable[float], bounds: Iterable[float] = (), from_nothing: 
 
 
 def whisker(panel: Any, at: float, low: float, high: float, across: bool = False, color: str = INK, cap: float = 3.0,
-            within: tuple[float, float] = (-math.inf, math.inf)) -> None:  # fmt: skip
-    """An interval with caps: upright at x = at, or across at y = at. What lies beyond `within` (see `limits`) is cut, and ends in an arrow."""
+            within: tuple[float, float] = (-math.inf, math.inf), shift: float = 0.0) -> None:  # fmt: skip
+    """An interval with caps: upright at x = at, or across at y = at, `shift` points to the right. What lies beyond `within` (see `limits`) is cut,
+    and ends in an arrow."""
     if not (math.isfinite(low) and math.isfinite(high)):
         return
     ends = [min(max(low, within[0]), within[1]), min(max(high, within[0]), within[1])]
-    style = {"color": color, "linewidth": 1.1, "zorder": 4}
+    style: dict[str, Any] = {"color": color, "linewidth": 1.1, "zorder": 4, "transform": shifted(panel, shift)}
     panel.plot(*((ends, [at, at]) if across else ([at, at], ends)), **style)
     for end, whole, arrow in zip(ends, (low, high), ("<>" if across else "v^"), strict=True):
         cut = end != whole
@@ -77,9 +78,17 @@ def whisker(panel: Any, at: float, low: float, high: float, across: bool = False
         panel.plot(*(([end], [at]) if across else ([at], [end])), marker=marker, markersize=size, markeredgewidth=1.1, clip_on=False, **style)
 
 
-def dots(panel: Any, x: Sequence[float], y: Sequence[float], color: str) -> None:
+def dots(panel: Any, x: Sequence[float], y: Sequence[float], color: str, shift: float = 0.0) -> None:
     """One ring a seed, drawn over bars and whiskers."""
-    panel.plot(x, y, "o", markersize=4.2, color=color, markeredgecolor=INK, markeredgewidth=0.7, zorder=5)
+    style: dict[str, Any] = {"color": color, "markeredgecolor": INK, "markeredgewidth": 0.7, "transform": shifted(panel, shift)}
+    panel.plot(x, y, "o", markersize=4.2, zorder=5, **style)
+
+
+def shifted(panel: Any, points: float) -> Any:
+    """The panel's data coordinates moved so many points to the right: lines that meet at one x stand side by side."""
+    from matplotlib.transforms import ScaledTranslation
+
+    return panel.transData + ScaledTranslation(points / 72, 0, panel.figure.dpi_scale_trans) if points else panel.transData
 
 
 def reference(panel: Any, value: float, name: str, i: int = 0, upright: bool = True, color: str = INK) -> None:
@@ -97,7 +106,7 @@ def categories(panel: Any, names: Sequence[str], at: Iterable[float]) -> None:
 def rows(names: Sequence[str]) -> tuple[float, float]:
     """(height of a row, width of the names) in inches, so that no name of `categories` touches the next."""
     broken = [name.split("\n") for name in _named(names)]
-    return max(0.3, 0.05 + 0.145 * max(map(len, broken))), 0.25 + 0.075 * max(len(line) for lines in broken for line in lines)
+    return max(0.3, 0.05 + 0.145 * max(map(len, broken))), 0.2 + 0.068 * max(len(line) for lines in broken for line in lines)
 
 
 def _named(names: Sequence[str]) -> list[str]:

@@ -41,7 +41,8 @@ body{margin:0;background:var(--paper);color:var(--ink);font:16px/1.55 system-ui,
 main{max-width:1080px;margin:0 auto;padding:24px 16px 64px}
 h1{font-size:1.7rem;line-height:1.2;margin:.2em 0}
 h2{font-size:1.2rem;margin:2.2em 0 .6em;padding-top:.6em;border-top:1px solid var(--line)}
-p,li{max-width:75ch;overflow-wrap:anywhere}
+p,li{max-width:75ch}
+p,li,figcaption{overflow-wrap:anywhere}
 nav{display:flex;flex-wrap:wrap;gap:4px 16px;margin:1em 0;font-size:.92rem}
 a{color:inherit}
 figure{margin:1em 0}

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from textwrap import wrap
 from typing import Any
 
-from trainer.report.drawing import FAINT, dots, limits, look, whisker
+from trainer.report.drawing import FAINT, dots, limits, look, shifted, whisker
 from trainer.report.evidence import Evidence
 from trainer.report.markup import Markup, table, tag
 from trainer.report.measured import NOTHING, Measured, said_interval
@@ -19,15 +19,20 @@ WHOLE = ("held_out", "all")  # splits that go without saying
 Point = tuple[float, str, Measured]  # x, arm, what it has
 
 
-def series(panel: Any, points: Sequence[Point], i: int, of: Measure, ink: str | None = None) -> None:
-    """One line through the means, a whisker and the seeds' rings at each, on a dressed panel."""
+def series(panel: Any, points: Sequence[Point], i: int, of: Measure, ink: str | None = None, shift: float = 0.0) -> None:
+    """One line through the means, a whisker and the seeds' rings at each, on a dressed panel, `shift` points to the right."""
     style = look(i) if ink is None else {**look(i), "color": ink, "linestyle": (0, (4, 2))}
     factor, ordered = of.factor, sorted(points, key=lambda p: p[0])
-    panel.plot([p[0] for p in ordered], [factor * p[2].mean for p in ordered], **style, markersize=5.5, zorder=3)
+    panel.plot([p[0] for p in ordered], [factor * p[2].mean for p in ordered], **style, markersize=5.5, zorder=3, transform=shifted(panel, shift))
     for x, _, found in ordered:
-        whisker(panel, x, factor * found.low, factor * found.high, color=style["color"], cap=2.5, within=panel.get_ylim())
+        whisker(panel, x, factor * found.low, factor * found.high, color=style["color"], cap=2.5, within=panel.get_ylim(), shift=shift)
         if len(found.seeds) > 1:
-            dots(panel, [x] * len(found.seeds), [factor * v for v in found.seeds], style["color"])
+            dots(panel, [x] * len(found.seeds), [factor * v for v in found.seeds], style["color"], shift)
+
+
+def shift_of(i: int, n: int) -> float:
+    """How many points the i-th of n lines stands to the right, so that whiskers at one x do not cover one another."""
+    return 4.0 * (i - (n - 1) / 2) if n <= 6 else 20.0 * (i / (n - 1) - 0.5)
 
 
 def dress(panel: Any, of: Measure, split: str, points: Iterable[Point]) -> None:

@@ -19,6 +19,7 @@ from trainer.report.drawing import (
     BASELINES,
     FAINT,
     INK,
+    PHONE,
     SMALL,
     WIDEST,
     categories,
@@ -58,7 +59,8 @@ class Bars(Part):
         groups = grouped(evidence, self.metrics, self.splits, chosen_arms(evidence, self.arms), self.baselines)
         if not groups:
             return None
-        title = self.title or ", ".join(dict.fromkeys(g.measure.name for g in groups)).capitalize()
+        title = self.title or ", ".join(dict.fromkeys(g.measure.name for g in groups))
+        title = title[:1].upper() + title[1:]
         rows = [((a, said_split(s)), g.measure, m) for g in groups for (a, s), m in g.values.items()]
         header = ["arm", "split"]
         drawing = panelled(evidence, groups, f"bars-{fingerprint(self.model_dump())[:6]}")
@@ -123,7 +125,7 @@ def panelled(evidence: Evidence, groups: list[Group], prefix: str, caption: Any 
     beside = sum(1.0 if g.paper is None else 1.55 for g in groups)
     bars = max(len(g.splits) for g in groups)
     row, names = rows(arms)
-    width = min(WIDEST, names + 2.15 * beside)
+    width = min(WIDEST, max(PHONE, names + (2.0 if beside > 1 else 1.6) * beside))
     height = 0.75 + len(arms) * max(row, 0.09 + 0.17 * bars if bars > 1 else 0) + 0.17 * max(len(g.lines) for g in groups)
     svg = draw(lambda f: _draw(f, evidence, groups), width=width, height=max(height, 1.8), label=_label(groups), prefix=prefix)
     return figure(svg, joined([caption, " "]) if caption else None, *_caption(groups))

@@ -14,7 +14,7 @@ from pipelines.format.document import Part, fingerprint
 from trainer.report.drawing import INK, WIDEST, colour, draw, figure, label_ends, panels, short
 from trainer.report.evidence import Evidence
 from trainer.report.figures._config import config, levels
-from trainer.report.figures._series import Point, apart, better_said, dress, series, values_table, whiskers_said
+from trainer.report.figures._series import Point, apart, better_said, dress, series, shift_of, values_table, whiskers_said
 from trainer.report.markup import Markup, clean, tag
 from trainer.report.measured import chosen_arms, measured
 from trainer.report.measures import measure
@@ -84,14 +84,15 @@ def _panel(panel: Any, part: Grid, metric: str, lines: Lines) -> None:
     ends = []
     for i, (budget, points) in enumerate(lines.items()):
         ink = colour(i - (0.0 in lines)) if budget else INK
+        shift = shift_of(i, len(lines))
         placed = [(place[x], arm, m) for x, arm, m in points]
         alone = [p for p, (x, _, _) in zip(placed, points, strict=True) if x == 0]
         mixed = [p for p, (x, _, _) in zip(placed, points, strict=True) if x > 0]
         for p in alone:
-            series(panel, [p], i, said, ink=ink)
+            series(panel, [p], i, said, ink, shift)
             panel.plot([p[0], most], [said.factor * p[2].mean] * 2, color=ink, linestyle=(0, (1, 2)), linewidth=1.1, zorder=2)
         if mixed:
-            series(panel, mixed, i, said, ink=None if budget else INK)
+            series(panel, mixed, i, said, None if budget else INK, shift)
         last = max(placed, key=lambda p: p[0])
         gain = f"  {said.factor * (last[2].mean - alone[0][2].mean):+.3g}".replace("-", "−") if alone and mixed else ""
         ends.append((last[0], said.factor * last[2].mean, (short(budget) if budget else f"no {part.lines}") + gain, ink))

@@ -17,7 +17,7 @@ from pipelines.format.document import Part, fingerprint
 from trainer.report.drawing import WIDEST, draw, figure, label_ends, legend, log_axis, look, number, panels, ragged, reference, short
 from trainer.report.evidence import Evidence
 from trainer.report.figures._config import config, levels
-from trainer.report.figures._series import Point, better_said, dress, series, values_table, whiskers_said
+from trainer.report.figures._series import Point, better_said, dress, series, shift_of, values_table, whiskers_said
 from trainer.report.markup import Markup, clean, tag
 from trainer.report.measured import Measured, chosen_arms, measured
 from trainer.report.measures import Measure, measure
@@ -109,7 +109,7 @@ def _draw(fig: Any, part: Lines, evidence: Evidence, found: dict[str, tuple[Grou
         for i, (_, arm, m) in enumerate(without):
             reference(panel, said.factor * m.mean, arm, i, upright=False)
         for group, points in groups.items():
-            series(panel, points, order.index(group), said)
+            series(panel, points, order.index(group), said, shift=shift_of(order.index(group), len(order)))
         panel.margins(x=0.1)
         _x_axis(panel, part, evidence, places)
         if part.group is not None:
