@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from trainer.report.evidence import Evidence
 from trainer.report.markup import Markup, table, tag
-from trainer.report.statistics import POWER, Difference, difference
+from trainer.report.power import detectable
+from trainer.report.statistics import Difference, difference
 
 HEADER = ["arms", "difference, points", "± 1 SE", "SEs", "95 % interval", "by seed"]
 
@@ -46,7 +47,7 @@ def section(evidence: Evidence) -> Markup | None:
     if instead:
         tables.append(_table("Instead of more of the same", instead))
     tables.append(_table("Over what needs no picture", controls))
-    return tag("section", tag("h2", "Differences between arms"), *tables, _power(evidence, first), id="differences")
+    return tag("section", tag("h2", "Differences between arms"), *tables, _power(evidence), id="differences")
 
 
 def _table(title: str, rows: list[tuple[str, Difference | None]]) -> Markup:
@@ -60,18 +61,7 @@ def _table(title: str, rows: list[tuple[str, Difference | None]]) -> Markup:
     return table(HEADER, cells, title)
 
 
-def detectable(evidence: Evidence) -> float | None:
-    """The smallest true difference between two arms that these questions would usually show (80 % power, 5 % two-sided), as a share."""
-    found = [d.error for a in evidence.arms[1:] if (d := between(evidence, a, evidence.arms[0])) is not None]
-    return POWER * sum(found) / len(found) if found else None
-
-
-def _power(evidence: Evidence, first: str) -> Markup | None:
-    smallest = detectable(evidence)
-    if smallest is None:
-        return None
-    return tag(
-        "p",
-        f"With these questions and seeds held fixed, a true difference of about {100 * smallest:.1f} points would usually be found ",
-        "(80 % power, 5 % two-sided); a new seed moves an arm by its seed spread on top of that. Bold: three standard errors of questions or more.",
-    )
+def _power(evidence: Evidence) -> Markup | None:
+    smallest = detectable(evidence, "vqa")
+    bold = "Bold: three standard errors of questions or more."
+    return tag("p", f"A true difference of about {smallest} would be found in 4 of 5 such ablations (5 %, two-sided). {bold}" if smallest else bold)

@@ -42,6 +42,9 @@ class RunEvidence:
     lineage: tuple[tuple[str, str], ...] = ()  # (what, fingerprint), nearest first
     model: str = ""
     items: dict[str, pa.Table] = field(default_factory=dict)  # metric → what it is the mean of (trainer/evaluate/_items.py)
+    encoders: tuple[str, ...] = ()  # "name fingerprint" of what made the latents, those that take loss first
+    place: str = ""  # the run's folder, from the ablation's
+    processes: int = 1
     pictures: pa.Table | None = None  # caption, held_out, sampled: what `samples` with `pictures` kept
 
 

@@ -1,7 +1,9 @@
 """report.html: one file, no network, no script, readable in light and dark, on a phone and on paper.
 
-In: `Evidence`. Out: the page as text. Sections come from the other files of this folder, one a figure, in reading order; each returns markup
-or None when the ablation has nothing of its kind. The page allows itself no outside resource by its own policy.
+In: `Evidence`. Out: the page as text. In reading order: the question with its answer in words (made from the comparisons' own rows), the figures and
+comparisons that the document names, the tables that every report has, what differed between arms by machine, cost, lineage. Sections come from
+the other files of this folder; each returns markup or None when the ablation has nothing of its kind. The page allows itself no outside
+resource by its own policy.
 """
 
 from __future__ import annotations
@@ -9,9 +11,12 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from pipelines.format.document import Document, PartOf, part_name
-from trainer.report import accuracy, arms, caveats, differences, language, lineage, loss_curves, pictures, tokens, types
+from trainer.report import accuracy, arms, beside, caveats, config_diff, cost, differences, language, lineage, loss_curves, pictures, results, tokens
+from trainer.report import types as question_types
 from trainer.report.evidence import Evidence
 from trainer.report.markup import POLICY, Markup, joined, link, tag
+from trainer.report.measures import measure
+from trainer.report.published import experiment
 
 
 class Asked(Document):
@@ -21,16 +26,22 @@ class Asked(Document):
     compare: list[Annotated[Any, PartOf("trainer.report.compare")]] = []
 
 
+HEDGE = "“Better” and “worse” are differences whose Holm-corrected p is below 5 %; “not told apart” says only that this ablation could not tell."
 SECTIONS = (  # anchor, name in the navigation, what makes it
     ("accuracy", "accuracy", accuracy.section),
-    ("caveats", "what this is and is not", caveats.section),
     ("differences", "differences", differences.section),
-    ("types", "question types", types.section),
+    ("caveats", "what this is and is not", caveats.section),
     ("arms", "arms", arms.section),
+    ("results", "results", results.section),
+    ("types", "question types", question_types.section),
+    ("paper", "the paper", beside.section),
     ("tokens", "tokens", tokens.section),
     ("losses", "losses", loss_curves.section),
     ("language", "text and images", language.section),
     ("pictures", "pictures", pictures.section),
+    ("samples", "samples", cost.samples),
+    ("diff", "what differs", config_diff.section),
+    ("cost", "cost", cost.section),
     ("lineage", "lineage", lineage.section),
 )
 STYLE = Markup("""
@@ -57,6 +68,8 @@ thead th{font-weight:600;background:var(--soft);white-space:normal;vertical-alig
 tbody th{font-weight:500;position:sticky;left:0;background:var(--paper)}
 code{font-size:.88em;background:var(--soft);padding:.1em .3em;border-radius:3px}
 .lead{font-size:1.05rem}
+.question{font-size:1.2rem;font-weight:600}
+.answer{padding-left:1.2em}h3{font-size:1rem;margin:1.4em 0 .4em}
 .weak{color:var(--faint)}
 .bad{color:var(--bad);font-weight:600}
 summary{cursor:pointer}
@@ -69,28 +82,63 @@ figure,tr{break-inside:avoid}h2,.caption{break-after:avoid}nav{display:none}}
 
 def render(evidence: Evidence) -> str:
     """The whole page."""
-    made = [(anchor, name, section) for anchor, name, make in [*_asked(evidence), *SECTIONS] if (section := make(evidence)) is not None]
+    made = sections(evidence)
     head = tag(
         "head",
         tag("meta", charset="utf-8"),
         Markup(f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'),
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("title", f"{evidence.name}: which data makes one model better at what"),
+        tag("title", f"{evidence.name}: {question(evidence) or 'which data makes one model better at what'}"),
         tag("style", STYLE),
     )
     nav = tag("nav", *(link(anchor, name) for anchor, name, _ in made))
-    body = tag("body", tag("main", *_opening(evidence), nav, *(section for _, _, section in made)))
+    body = tag("body", tag("main", *opening(evidence), nav, *(section for _, _, section in made)))
     return f"<!doctype html>\n{tag('html', head, body, lang='en')}\n"
 
 
-def _asked(evidence: Evidence) -> list[tuple[str, str, Any]]:
-    """The figures and questions that the document names, before what every report has."""
+def sections(evidence: Evidence) -> list[tuple[str, str, Markup]]:
+    """(anchor, name in the navigation, section): what the document asks for, then what every report has."""
+    figures, questions = _asked(evidence)
+    own = {p.metric for p in figures if getattr(p, "metric", None)}
+    made: list[tuple[str, str, Markup]] = []
+    for i, part in enumerate([*figures, *questions]):
+        if (section := part.section(evidence)) is not None:
+            name = f"{part_name(part)}-{i}"
+            said = measure(part.metric).name if isinstance(getattr(part, "metric", None), str) else ""
+            made.append((name, f"{part_name(part).replace('_', ' ')}{': ' + said if said else ''}", tag("div", section, id=name)))
+    for anchor, name, make in SECTIONS:
+        # What a document asks itself is not asked again by default.
+        if (anchor == "differences" and questions) or (anchor == "accuracy" and "vqa" in own):
+            continue
+        if (section := make(evidence)) is not None:
+            made.append((anchor, name, section))
+    return made
+
+
+def _asked(evidence: Evidence) -> tuple[list[Any], list[Any]]:
+    """The figures and the questions that the document names."""
     parts = Asked.model_validate({k: evidence.card.get("recipe", {}).get(k) or [] for k in ("report", "compare")})
-    return [(f"{part_name(p)}-{i}", part_name(p).replace("_", " "), p.section) for i, p in enumerate([*parts.report, *parts.compare])]
+    return parts.report, parts.compare
 
 
-def _opening(evidence: Evidence) -> list[Markup]:
-    print_ = str(evidence.card.get("fingerprint", ""))[:16]
+def question(evidence: Evidence) -> str | None:
+    """The document's question."""
+    asked = evidence.card.get("recipe", {}).get("question")
+    return str(asked) if asked else None
+
+
+def answers(evidence: Evidence) -> list[str]:
+    """What the comparisons found, in sentences, in the order of the document."""
+    return [said for part in _asked(evidence)[1] if hasattr(part, "answers") for said in part.answers(evidence)]
+
+
+def opening(evidence: Evidence) -> list[Markup]:
+    """The question, what stands against believing the rest, and the answer."""
+    print_, asked, found = str(evidence.card.get("fingerprint", ""))[:16], question(evidence), answers(evidence)
     made = joined([" · fingerprint ", tag("code", print_)]) if print_ else None
-    lead = tag("p", f"{len(evidence.arms)} arms × {evidence.seeds_said}, scale {evidence.scale:g}", made, class_="lead")
-    return [tag("h1", evidence.name), lead]
+    of = f"{experiment(evidence)} of the paper · " if experiment(evidence) else ""
+    lead = tag("p", f"{of}{len(evidence.arms)} arms × {evidence.seeds_said}, scale {evidence.scale:g}", made, class_="lead")
+    out = [tag("h1", evidence.name), lead, tag("p", asked, class_="question") if asked else None, config_diff.warning(evidence)]
+    if found:
+        out += [tag("ul", *(tag("li", s) for s in found), class_="answer"), tag("p", HEDGE, class_="caption")]
+    return [m for m in out if m is not None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 from pipelines.format import storage
@@ -23,7 +24,7 @@ def read(root: str, card: dict[str, Any]) -> Evidence:
         repeats[arm] = float(facts["repeats"])
         for seed, place in facts["runs"].items():
             path = storage.resolve(place, storage.absolute(root))
-            runs[arm, int(seed)] = read_run(path, arm, int(seed))
+            runs[arm, int(seed)] = replace(read_run(path, arm, int(seed)), place=place)
             results += [{"arm": arm, "seed": int(seed), **row} for row in evaluated(path)]
     if "diff" not in card and storage.exists(storage.join(root, "diff.json")):
         card = {**card, "diff": storage.read_json(storage.join(root, "diff.json"))}
@@ -68,8 +69,16 @@ def read_run(path: str, arm: str, seed: int) -> RunEvidence:
         lineage=tuple(lineage),
         model=model,
         items={m: t for m in _metrics(path) if (t := read_table(item_path(path, m))) is not None},
+        encoders=encoders((plan or {}).get("encoding") or {}),
+        processes=int(card["recipe"].get("processes") or 1) * int(card["recipe"].get("nodes") or 1),
         pictures=read_table(storage.join(path, "samples/pictures.parquet")),
     )
+
+
+def encoders(encoding: dict[str, Any]) -> tuple[str, ...]:
+    """"name fingerprint" of what made a plan's latents, those that take loss first."""
+    held = [encoding[side] for side in ("target", "image") if encoding.get(side)]
+    return tuple(f"{e.get('encoder')} {str(e.get('fingerprint'))[:12]}" for e in held)
 
 
 def planned(plan_card: dict[str, Any]) -> dict[str, dict[str, int]]:

@@ -111,13 +111,3 @@ def paired_sd(sd: float, correlation: float) -> float:
     """The sd of the difference of two equally spread scores with that correlation over items (or seeds): sd · √(2 (1 − ρ)). For answers that are
     right or wrong, sd = √(p (1 − p))."""
     return sd * math.sqrt(2 * (1 - correlation))
-
-
-def _resamples(key: int, seeds: int, n: int) -> tuple[Floats, Floats]:
-    """Shares of seeds [draws, seeds], already widened for their number, and of items [draws, n]: mean = Σ share · share · value."""
-    from trainer.report.resampling import _resamples as shares
-
-    of_seeds, width = shares(key, "seeds", seeds)
-    of_items, _ = shares(key, "items", n)
-    widened = 1 / seeds + (of_seeds.astype(np.float64) - 1 / seeds) * width[:, None]
-    return widened, of_items.astype(np.float64)

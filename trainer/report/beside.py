@@ -1,0 +1,32 @@
+"""The paper's values beside ours, for every table of the same experiment that has our arms: always another scale, never a target."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from trainer.report.evidence import Evidence
+from trainer.report.markup import Markup, joined, table, tag
+from trainer.report.measures import measure
+from trainer.report.published import Published, experiment, of
+
+
+def section(evidence: Evidence) -> Markup | None:
+    """A table for each of the paper's, with our mean where the metric was measured."""
+    known = of(evidence)
+    if not known:
+        return None
+    scale = "whose models have 1.5B active parameters and more, and whose test sets are others: only orders can be set beside ours."
+    said = tag("p", f"{experiment(evidence)} of the paper, {scale}")
+    return tag("section", tag("h2", "The paper's values, at another scale"), said, joined([_table(evidence, k) for k in known]), id="paper")
+
+
+def _table(evidence: Evidence, known: Published) -> Markup:
+    m = measure(known.metric)
+    split = next((s for s in evidence.splits(known.metric) if s.partition(":")[0] == known.split), known.split)
+    rows: list[list[Any]] = []
+    for arm, value in known.values.items():
+        rows.append([arm, f"{value:g}", m.said(evidence.mean(arm, known.metric, split))])
+    theirs = f"the paper: {known.shown or known.name}"
+    better = "more is better" if known.better == "higher" else "less is better"
+    caption = f"{known.name} ({better}). {known.source}." + (f" Random guessing there: {known.chance:g}." if known.chance is not None else "")
+    return table(["arm", theirs, f"ours: {m.label}"], rows, caption)
