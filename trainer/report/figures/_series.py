@@ -1,0 +1,85 @@
+"""Lines of measured values over something that arms differ in: what `grid`, `saturation` and `lines` draw with.
+
+In: arms, each at an x (a budget, a share, a key of its run) and with a `Measured`. Out: marks on a panel, and the same values as a table below.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from textwrap import wrap
+from typing import Any
+
+from trainer.report.drawing import FAINT, dots, limits, look, shifted, whisker
+from trainer.report.evidence import Evidence
+from trainer.report.markup import Markup, table, tag
+from trainer.report.measured import NOTHING, Measured, said_interval
+from trainer.report.measures import Measure, measure, said_split
+
+WHOLE = ("held_out", "all")  # splits that go without saying
+Point = tuple[float, str, Measured]  # x, arm, what it has
+
+
+def series(panel: Any, points: Sequence[Point], i: int, of: Measure, ink: str | None = None, shift: float = 0.0) -> None:
+    """One line through the means, a whisker and the seeds' rings at each, on a dressed panel, `shift` points to the right."""
+    style = look(i) if ink is None else {**look(i), "color": ink, "linestyle": (0, (4, 2))}
+    factor, ordered = of.factor, sorted(points, key=lambda p: p[0])
+    panel.plot([p[0] for p in ordered], [factor * p[2].mean for p in ordered], **style, markersize=5.5, zorder=3, transform=shifted(panel, shift))
+    for x, _, found in ordered:
+        whisker(panel, x, factor * found.low, factor * found.high, color=style["color"], cap=2.5, within=panel.get_ylim(), shift=shift)
+        if len(found.seeds) > 1:
+            dots(panel, [x] * len(found.seeds), [factor * v for v in found.seeds], style["color"], shift)
+
+
+def shift_of(i: int, n: int) -> float:
+    """How many points the i-th of n lines stands to the right, so that whiskers at one x do not cover one another."""
+    return 4.0 * (i - (n - 1) / 2) if n <= 6 else 20.0 * (i / (n - 1) - 0.5)
+
+
+def dress(panel: Any, of: Measure, split: str, points: Iterable[Point]) -> None:
+    """The axis of values for all points of a panel, and its grid."""
+    from matplotlib.ticker import MaxNLocator
+
+    where = "" if split in WHOLE else said_split(split)
+    panel.set_ylabel("\n".join(wrap(of.label + (f" ({where})" if where else ""), 30)))
+    found = [p[2] for p in points]
+    values, bounds = [v for m in found for v in (*m.seeds, m.mean)], [b for m in found for b in (m.low, m.high)]
+    panel.set_ylim(limits([of.factor * v for v in values], [of.factor * b for b in bounds]))
+    panel.yaxis.set_major_locator(MaxNLocator(5))
+    panel.grid(axis="y")
+
+
+def apart(panel: Any, at: float) -> None:
+    """A thin line between what stands apart (none of a source) and the axis proper."""
+    panel.axvline(at, color=FAINT, linewidth=0.7, linestyle=(0, (1, 2)), zorder=1)
+
+
+def values_table(evidence: Evidence, header: Sequence[str], rows: Sequence[tuple[Sequence[Any], Measure, Measured | None]]) -> Markup:
+    """Values as a folded table: what the figure draws, to copy. A row is its first cells, the measure and what was found."""
+    body = []
+    for cells, of, found in rows:
+        said = of.said
+        if found is None:
+            body.append([*cells, None, None, None])
+            continue
+        bounds = f"{said(found.low)} to {said(found.high)}" if found.low == found.low else None
+        body.append([*cells, said(found.mean), bounds, " ".join(said(v) for v in found.seeds)])
+    shown = table([*header, "mean", "95 % interval", "by seed"], body)
+    return tag("details", tag("summary", "Values of this figure"), shown)
+
+
+def better_said(metrics: Iterable[str]) -> str:
+    """Which way is better, in a sentence for a caption."""
+    said = "; ".join(f"{measure(m).name}: {measure(m).better} is better" for m in metrics if measure(m).better)
+    return said[:1].upper() + said[1:] + "." if said else ""
+
+
+def whiskers_said(found: Iterable[Measured | None]) -> str:
+    """What the whiskers of a figure are, for its caption."""
+    found = list(found)
+    drawn = any(m is not None and m.resampled != NOTHING for m in found)
+    return said_interval(found) + (" Drawn as whiskers; one that leaves the axis ends in an arrow." if drawn else "")
+
+
+def better_first(measure: Measure, points: Sequence[Point]) -> list[Point]:
+    """Points from best to worst mean."""
+    return sorted(points, key=lambda p: p[2].mean, reverse=measure.better == "higher")
