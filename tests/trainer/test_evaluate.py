@@ -274,4 +274,4 @@ def test_batch_size_does_not_change_a_score(plan, tmp_path, monkeypatch):
 def test_the_parts_are_the_files_without_an_underscore():
     assert {"vqa", "text_perplexity", "flow_loss"} <= set(PartOf("trainer.evaluate").names())
     assert all(not n.startswith("_") for n in PartOf("trainer.evaluate").names())
-    assert json.loads(Vqa().model_dump_json()) == {"set": "held_out", "questions": 1000, "source": "vqa"}
+    assert json.loads(Vqa().model_dump_json()) == {"set": "held_out", "questions": 1000, "source": "vqa", "score": "exact", "weights": "last"}
