@@ -1,8 +1,8 @@
 """Questions put to a model and to its controls, scored: what `vqa` and `benchmark` share.
 
-In: questions with their ids and latents, and a rule. Out: columns, a value a question: what was said, how right it was as asked, with another question's
-images and without any; the best constant answer; the bag of attributes; and, where choices are offered, whether the likeliest one was right.
-"""
+In: questions with their ids and latents, and a rule. Out: columns, a value a question: what was said, how right it was as asked, with another
+question's images and without any; the best constant answer; the bag of attributes; and, where choices are offered, whether the likeliest one was
+right."""
 
 from __future__ import annotations
 
@@ -22,7 +22,12 @@ CONTROLS = ("_shuffled", "_blind")
 
 
 def asked_of(subject: Subject, tokenizer: Any, asked: Sequence[Question], rule: Rule, margin: int | None = None) -> Columns:
-    """All columns. `margin`: tokens that an answer may be longer than the true one (default: as `greedy`'s)."""
+    """All columns: `answered` and `guessed`."""
+    return answered(subject, tokenizer, asked, rule, margin) | guessed(asked, rule)
+
+
+def answered(subject: Subject, tokenizer: Any, asked: Sequence[Question], rule: Rule, margin: int | None = None) -> Columns:
+    """What the model makes of the questions. `margin`: tokens that an answer may be longer than the true one (default: as `greedy`'s)."""
     from trainer.evaluate._answering import MARGIN, greedy
 
     views = views_of(asked)
@@ -34,6 +39,13 @@ def asked_of(subject: Subject, tokenizer: Any, asked: Sequence[Question], rule: 
         columns[f"correct{suffix}"] = [graded(rule, a, q) for q, a in zip(asked, said, strict=True)]
         if not suffix:
             columns["prediction"] = said
+    choose(subject, tokenizer, asked, views, columns)
+    return columns
+
+
+def guessed(asked: Sequence[Question], rule: Rule) -> Columns:
+    """What needs no model, and no picture: all questions together, since the best constant answer is that of all."""
+    columns: Columns = {}
     best = constant_answers(asked, rule)
     columns["constant"] = [best.get(q.type, "") for q in asked]
     columns["correct_constant"] = [graded(rule, best.get(q.type, ""), q) for q in asked]
@@ -41,7 +53,6 @@ def asked_of(subject: Subject, tokenizer: Any, asked: Sequence[Question], rule: 
     columns["has_bag"] = [b is not None for b in bags]
     columns["correct_attributes"] = [float(c) if b is None else b for b, c in zip(bags, columns["correct_constant"], strict=True)]
     columns["chance"] = guessing_scores(asked)
-    choose(subject, tokenizer, asked, views, columns)
     return columns
 
 

@@ -60,9 +60,10 @@ def _heads(q: Question) -> list[tuple[str, bool]] | None:
     """For each place: what its answer begins with, and whether the option's words follow. None where answers are no letters."""
     if all(_LETTER.fullmatch(c) for c in q.choices):
         return [(c, False) for c in q.choices]
-    if len(q.bare) == len(q.choices) and all(c.endswith(b) and _LETTER.fullmatch(c[: -len(b)].strip()) for b, c in zip(q.bare, q.choices, strict=True)):
-        return [(c[: -len(b)], True) for b, c in zip(q.bare, q.choices, strict=True)]
-    return None
+    if len(q.bare) != len(q.choices) or not all(b and c.endswith(b) for b, c in zip(q.bare, q.choices, strict=True)):
+        return None
+    heads = [c[: -len(b)] for b, c in zip(q.bare, q.choices, strict=True)]
+    return [(head, True) for head in heads] if all(_LETTER.fullmatch(head.strip()) for head in heads) else None
 
 
 def _places(q: Question, text: str) -> list[tuple[int, int]] | None:

@@ -1,13 +1,12 @@
 """Texts as the rows that a model reads to be asked for each of their ids once.
 
-In: held-out spans of a plan, or records of another encoded dataset. Out: documents, each with the name of the text that it is part of. A text that fits
-the window is one document from its BOS, as in training. A longer one is read in windows of W positions that begin `stride` apart: the first W - 1 ids
-from BOS, then in each window the `stride` ids that no earlier one was asked for, with at least W - stride ids before them. Later windows begin without
-BOS and count positions from 0, as the pieces of a cut text do in training.
+In: held-out spans of a plan, or records of another encoded dataset. Out: documents, each with the name of the text that it is part of. A text that
+fits the window is one document from its BOS, as in training. A longer one is read in windows of W positions that begin `stride` apart: the first W
+- 1 ids from BOS, then in each window the `stride` ids that no earlier one was asked for, with at least W - stride ids before them. Later windows
+begin without BOS and count positions from 0, as the pieces of a cut text do in training.
 
-A plan cuts texts longer than its rows. Their pieces are put together again before they are read: else a piece would be read without what stands before
-it, its first id would count for nothing, and perplexity would depend on where rows happened to end.
-"""
+A plan cuts texts longer than its rows. Their pieces are put together again before they are read: else a piece would be read without what stands
+before it, its first id would count for nothing, and perplexity would depend on where rows happened to end."""
 
 from __future__ import annotations
 
@@ -88,7 +87,7 @@ def _text(subject: Subject, spans: list[Span], window: int, stride: int) -> Iter
     item = subject.plan.record(spans[0]).id
     for run in _runs(sorted(spans, key=lambda s: (s.first, s.start))):
         documents = [subject.reader.document(s) for s in run]
-        if len(run) == 1 and len(documents[0]) <= window or not all(all(s.loss) for s in run):
+        if (len(run) == 1 and len(documents[0]) <= window) or not all(all(s.loss) for s in run):
             yield from (Piece(item, d) for d in documents)  # as it is trained; texts of which only parts take loss stay so
             continue
         begins = run[0].first == 0 and run[0].start == 0
@@ -114,10 +113,10 @@ def _runs(spans: list[Span]) -> Iterator[list[Span]]:
 
 
 def set_pieces(subject: Subject, dataset: Dataset, records: str, max_tokens: int | None, window: int, stride: int) -> list[Piece]:
-    """Texts of another encoded dataset, in the order of a draw on their records, up to `max_tokens` ids. `records: held_out` takes only those whose group
-    the plan's rule holds out. Forgotten ones are passed over."""
+    """Texts of another encoded dataset, in the order of a draw on their records, up to `max_tokens` ids. `records: held_out` takes only those whose
+    group the plan's rule holds out. Forgotten ones are passed over."""
     _refuse_other_ids(subject, dataset, records)
-    rule = (subject.plan.card.get("mixture") or {}).get("held_out")
+    rule: dict[str, Any] = (subject.plan.card.get("mixture") or {}).get("held_out") or {}
     stones = tombstones(dataset)
     found: list[tuple[int, str, int, int]] = []
     for i in range(len(dataset.shards)):

@@ -4,12 +4,12 @@ t comes from the run's own distribution by its quantiles: images, in order of a 
 bins, with a place inside the bin drawn too; the noise is drawn with seed 0. Both depend on the held-out records alone. The error is the run's
 loss, by source and by bin (bin 1 is mostly noise).
 
-Items, a held-out image each (`record#segment`): `flow_loss`, split held_out:<source>, and `flow_loss.bin`, split held_out:<k>/<bins>; weights are latents.
+Items, a held-out image each (`record#segment`): `flow_loss`, split held_out:<source>, and `flow_loss.bin`, split held_out:<k>/<bins>; weights are
+latents.
 
-Comparable between arms whose errors are of the same thing: never rank encoders by it, nor arms that differ in normalisation, in the space of the loss
-or in the distribution of t. A row cannot say so, since its columns are fixed; `measured_in(plan card, run recipe)` names all of that, and two runs'
-rows may be set side by side where it is equal.
-"""
+Comparable between arms whose errors are of the same thing: never rank encoders by it, nor arms that differ in normalisation, in the space of the
+loss or in the distribution of t. A row cannot say so, since its columns are fixed; `measured_in(plan card, run recipe)` names all of that, and two
+runs' rows may be set side by side where it is equal."""
 
 from __future__ import annotations
 

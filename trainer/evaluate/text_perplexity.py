@@ -2,15 +2,15 @@
 
     sets: [held_out, {name: notes, dataset: out/notes}]      splits held_out, held_out:<source>, set:notes
 
-Every text is read from its BOS, alone. Payload ids only: neither structure tokens nor what takes no loss is counted, and each id once. Nats a token →
-perplexity = exp(mean); bits per byte = nats / (bytes of the counted ids · ln 2), which does not depend on the tokenizer. Default of the plan's own set:
-the sources that are text; naming `sources` measures captions or questions in the same way (images clean).
+Every text is read from its BOS, alone. Payload ids only: neither structure tokens nor what takes no loss is counted, and each id once. Nats a token
+→ perplexity = exp(mean); bits per byte = nats / (bytes of the counted ids · ln 2), which does not depend on the tokenizer. Default of the plan's
+own set: the sources that are text; naming `sources` measures captions or questions in the same way (images clean).
 
 window: positions that are read at once, BOS among them (default: the plan's sequence length, as trained). A longer text is read in windows that
 begin `stride` apart (default: half a window), so that each counted id but the first window's has at least window - stride ids before it.
 
-Items: `text_nats` (nats a counted id of each text, weight its counted ids; perplexity is exp of the weighted mean) and `bits_per_byte` (weight: bytes).
-"""
+Items: `text_nats` (nats a counted id of each text, weight its counted ids; perplexity is exp of the weighted mean) and `bits_per_byte` (weight:
+bytes)."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class TextPerplexity(Part):
     @model_validator(mode="after")
     def _fits(self) -> TextPerplexity:
         if self.stride is not None and self.window is not None and self.stride >= self.window:
-            raise ValueError(f"stride: {self.stride} must be less than window, {self.window}: else ids would be passed over or have nothing before them")
+            raise ValueError(f"stride: {self.stride} must be less than window, {self.window}: else ids would have nothing before them")
         names = [s if isinstance(s, str) else s.name for s in self.sets]
         if len(set(names)) < len(names):
             raise ValueError("sets: a name stands twice")

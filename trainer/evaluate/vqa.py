@@ -2,18 +2,17 @@
 
     vqa              greedy answer until EOS; BOS, the images, that one question. score: `exact` (equal to one of the answers: lower case, outer
                      punctuation off) or `vqav2` (VQA v2's normalisation and soft accuracy over what ten people said)
-    vqa.choice       questions that offer choices: the choice with the highest mean log-likelihood per token is the right one. Options that stand under
-                     letters in the question, and are answered by letter, are asked in every rotation, and the score is the share of rotations;
-                     where choices are answered by their own words a rotation would change nothing of what is compared, so there is none
+    vqa.choice       questions that offer choices: the choice with the highest mean log-likelihood per token is the right one. Options that stand
+                     under letters in the question, and are answered by letter, are asked in every rotation, and the score is the share of
+                     rotations; where choices are answered by their own words a rotation would change nothing of what is compared, so there is none
     vqa.constant     the best constant answer per question type
     vqa.shuffled     the same model, each question with another question's images
     vqa.blind        the same model without images
     vqa.attributes   knows what is in the picture, guesses what belongs to what (where a question names no bag, the constant answer)
 
-Rows for all questions, per type (`held_out:<type>`), and `held_out:with_bag` for the questions the bag of attributes can be set beside. Items of each
-metric are the questions (`record#turn`, split held_out:<type>). Writes answers.parquet, a row a question, which the report's tests and intervals
-read. Generation ends at EOS, so the source must have been trained with `turns: isolated` or one question a record.
-"""
+Rows for all questions, per type (`held_out:<type>`), and `held_out:with_bag` for the questions the bag of attributes can be set beside. Items of
+each metric are the questions (`record#turn`, split held_out:<type>). Writes answers.parquet, a row a question, which the report's tests and
+intervals read. Generation ends at EOS, so the source must have been trained with `turns: isolated` or one question a record."""
 
 from __future__ import annotations
 
