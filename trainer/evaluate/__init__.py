@@ -30,11 +30,7 @@ class Evaluations(Document):
 def evaluate_run(run_dir: str, parts: list[Part], device: str = "cpu", ema: bool = False) -> list[dict[str, Any]]:
     """Evaluate the run (with `ema` the moving average of its weights) and write eval.json; or read it, when the run was already evaluated so."""
     place = storage.join(run_dir, "eval.json")
-    run = str(read_card(run_dir)["fingerprint"])
-    asked = dump(Evaluations(evaluate=list(parts)))["evaluate"]
-    read = {path: read_card(path)["fingerprint"] for part in parts if hasattr(part, "reads") for path in part.reads()}
-    more = {**({"ema": True} if ema else {}), **({"reads": read} if read else {})}
-    mark = fingerprint({"run": run, "evaluate": asked, "version": VERSION, **more})
+    run, asked, mark = _mark(run_dir, parts, ema)
     if storage.exists(place):
         before = storage.read_json(place)
         if before.get("fingerprint") == mark:
@@ -55,6 +51,23 @@ def evaluate_run(run_dir: str, parts: list[Part], device: str = "cpu", ema: bool
                          next="leave one out, or evaluate it in an ablation of its own")  # fmt: skip
     storage.replace(place, _json({"run": run, "fingerprint": mark, "evaluate": asked, "rows": rows}), scratch=run_dir)
     return rows
+
+
+def is_evaluated(run_dir: str, parts: list[Part], ema: bool = False) -> bool:
+    """Whether the run is finished and was evaluated so."""
+    place = storage.join(run_dir, "eval.json")
+    if not storage.exists(storage.join(run_dir, "run.json")) or not storage.exists(place):
+        return False
+    return bool(storage.read_json(place).get("fingerprint") == _mark(run_dir, parts, ema)[2])
+
+
+def _mark(run_dir: str, parts: list[Part], ema: bool) -> tuple[str, list[Any], str]:
+    """(the run's fingerprint, the evaluations as plain values, the fingerprint of both and of the datasets they read)."""
+    run = str(read_card(run_dir)["fingerprint"])
+    asked = dump(Evaluations(evaluate=list(parts)))["evaluate"]
+    read = {path: read_card(path)["fingerprint"] for part in parts if hasattr(part, "reads") for path in part.reads()}
+    more = {**({"ema": True} if ema else {}), **({"reads": read} if read else {})}
+    return run, asked, fingerprint({"run": run, "evaluate": asked, "version": VERSION, **more})
 
 
 def _json(value: Any) -> bytes:

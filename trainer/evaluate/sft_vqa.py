@@ -2,13 +2,13 @@
 
     sft_vqa: {dataset: encoded/cambrian, evaluate: [{vqa: {questions: 1000}}, {benchmark: {sets: {gqa: encoded/gqa}}}]}
 
-    <run>/sft/plan      one epoch of `dataset` at the run's sequence length, latents normalised as the run's are, groups that the run's plan holds out left out
+    <run>/sft/plan      one epoch of `dataset` at the run's sequence length, latents normalised as the run's are, without groups that its plan holds out
     <run>/sft           the fine-tuned run: from the run's weights, with lr, batch and warm-up of its own (a killed one goes on where it was)
     <run>/sft/eval.json what `evaluate` said of it; made once
 
-Rows of the evaluations, with `sft_vqa` where they say `vqa` or `benchmark`: `sft_vqa`, `sft_vqa.blind`, `sft_vqa.choice`, …, splits held_out… of the run's
-own plan, and the benchmarks' sets, `all` and groups. Items go the same way. Everything else of the run (its loss, its precision, its seed) is kept.
-lr 1e-5 and batch 128 are those of the paper's sibling; the set there is Cambrian-7M.
+Rows of the evaluations, with `sft_vqa` where they say `vqa` or `benchmark`: `sft_vqa`, `sft_vqa.blind`, `sft_vqa.choice`, …, splits held_out… of the
+run's own plan, and the benchmarks' sets, `all` and groups. Items go the same way. Everything else of the run (its loss, its precision, its seed) is
+kept. lr 1e-5 and batch 128 are those of the paper's sibling; the set there is Cambrian-7M.
 """
 
 from __future__ import annotations
@@ -85,9 +85,9 @@ class SftVqa(Part):
         dataset = Dataset.open(self.dataset)
         image, ours = (dataset.encoding or {}).get("image"), before["encoding"].get("image")
         if dataset.data != "vqa" or not image or not ours or image["fingerprint"] != ours["fingerprint"]:
+            told = [f"{data}, {str((e or {}).get('fingerprint'))[:16]}" for data, e in ((dataset.data, image), ("vqa", ours))]
             raise InputError("instruction data are encoded questions about pictures, by the encoder of the run's plan", where=self.dataset,
-                             found=f"{dataset.data}, {str((image or {}).get('fingerprint'))[:16]}", allowed=f"vqa, {str((ours or {}).get('fingerprint'))[:16]}",
-                             next="encode it as the plan's datasets are")  # fmt: skip
+                             found=told[0], allowed=told[1], next="encode it as the plan's datasets are")  # fmt: skip
         rule = (before.get("mixture") or {}).get("held_out")
         document: dict[str, Any] = {
             "name": FOLDER,
@@ -102,7 +102,8 @@ class SftVqa(Part):
         """The run's document with another plan and start. Figures go to its own metrics.jsonl alone, whatever else the run logged to."""
         from trainer.run import Run
 
-        own = {k: v for k, v in dump(subject.run).items() if k not in ("log", "ema", "steps", "processes", "nodes", "engine", "resources", "retries")}
+        left = ("log", "ema", "steps", "processes", "nodes", "engine", "resources", "retries")
+        own = {k: v for k, v in dump(subject.run).items() if k not in left}
         first = own["optim"]
         own |= {"name": FOLDER, "plan": plan, "output": place, "init": out, "init_ema": self.init == "ema", "batch": int(self.batch)}
         own |= {"micro_batch": int(self.micro_batch or min(self.batch, own["micro_batch"] or own["batch"])), "checkpoint_every": self.checkpoint_every}
@@ -112,7 +113,8 @@ class SftVqa(Part):
     def _mark(self, card: dict[str, Any]) -> str:
         """What decides the answers: the fine-tuned run, what it is asked, and what that reads."""
         read = {path: read_card(path)["fingerprint"] for p in self.evaluate if hasattr(p, "reads") for path in p.reads()}
-        return fingerprint({"run": card["fingerprint"], "evaluate": dump(Evaluations(evaluate=self.evaluate))["evaluate"], "version": VERSION, "reads": read})
+        asked = dump(Evaluations(evaluate=self.evaluate))["evaluate"]
+        return fingerprint({"run": card["fingerprint"], "evaluate": asked, "version": VERSION, "reads": read})
 
 
 def renamed(metric: str) -> str:
