@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Rule = Literal["exact", "vqav2", "anls", "relaxed", "contains", "letter", "yes_no", "number"]
 EDGES = " .,;:!?\"'"
 FORMULAS = "handwritten mathematical expression recognition"
-_LETTER = re.compile(r"\W{0,3}([A-Za-z])(?:[.:)\s,].*|)", re.S)
+_LETTER = re.compile(r"\W{0,3}([A-Za-z])(?:[.:),].*|)", re.S)  # `B`, `(B)`, `B. blue`; not `a dog`
 
 
 def normal(answer: str) -> str:
@@ -68,7 +68,7 @@ def _chosen(said: str, q: Question) -> bool:
 
 
 def _lettered(q: Question) -> bool:
-    """Whether answers are letters. `a red one` begins with no letter of an option where options are words."""
+    """Whether answers are letters, alone or before an option's words."""
     return all(_LETTER.fullmatch(text.strip()) for text in (q.choices or q.answers))
 
 

@@ -2,7 +2,7 @@
 
     sft_vqa: {dataset: encoded/cambrian, evaluate: [{vqa: {questions: 1000}}, {benchmark: {sets: {gqa: encoded/gqa}}}]}
 
-    <run>/sft/plan      one epoch of `dataset` at the run's sequence length, latents normalised as the run's are, without groups that its plan holds out
+    <run>/sft/plan      one epoch of `dataset` at the run's sequence length, latents normalised as the run's, without groups that its plan holds out
     <run>/sft           the fine-tuned run: from the run's weights, with lr, batch and warm-up of its own (a killed one goes on where it was)
     <run>/sft/eval.json what `evaluate` said of it; made once
 
@@ -105,8 +105,9 @@ class SftVqa(Part):
         left = ("log", "ema", "steps", "processes", "nodes", "engine", "resources", "retries")
         own = {k: v for k, v in dump(subject.run).items() if k not in left}
         first = own["optim"]
-        own |= {"name": FOLDER, "plan": plan, "output": place, "init": out, "init_ema": self.init == "ema", "batch": int(self.batch)}
-        own |= {"micro_batch": int(self.micro_batch or min(self.batch, own["micro_batch"] or own["batch"])), "checkpoint_every": self.checkpoint_every}
+        micro = int(self.micro_batch or min(self.batch, own["micro_batch"] or own["batch"]))  # what fitted the run's memory fits again
+        own |= {"name": FOLDER, "plan": plan, "output": place, "init": out, "init_ema": self.init == "ema"}
+        own |= {"batch": int(self.batch), "micro_batch": micro, "checkpoint_every": self.checkpoint_every}
         own["optim"] = {**first, "lr": self.lr, "warmup": self.warmup, "schedule": "cosine", "final": 0.0}
         return Run.model_validate(own)
 
