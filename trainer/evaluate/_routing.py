@@ -1,8 +1,8 @@
 """What counts of choices say about a router: rates, scores, classes, and how alike two conditions are. Arithmetic alone, no model.
 
-Counts are [.., L, E]: how often tokens of some kind chose expert e of layer l, k choices a token. Rate R = C / (N k), so that the rates of a layer add
-up to 1 and an even router has 1/E each. The specialisation score is the paper's (arXiv 2603.03276 section 4), S = (R_text - R_image) / (R_text +
-R_image) in [-1, 1]; where it draws the lines between classes is not known.
+Counts are [.., L, E]: how often tokens of some kind chose expert e of layer l, k choices a token. Rate R = C / (N k), so that the rates of a layer
+add up to 1 and an even router has 1/E each. The specialisation score is the paper's (arXiv 2603.03276 section 4), S = (R_text - R_image) /
+(R_text + R_image) in [-1, 1]; where it draws the lines between classes is not known.
 """
 
 from __future__ import annotations

@@ -70,14 +70,14 @@ class Experts(Part):
 
         if not layers_of(subject.model):
             if self.required:
-                raise InputError("this model has no routed experts", where=out, allowed="ffn: moe", next="leave `required` out: a dense run has no rows")
+                raise InputError("this model has no routed experts", where=out, allowed="ffn: moe", next="leave `required` out")
             return []
         spans = self._spans(subject)
         facts, table = self._facts(subject, spans)
         fresh = replace(subject, model=copy.deepcopy(subject.model))
         initialise(fresh.model, int(subject.run.seed))
         untrained, _ = self._facts(fresh, spans, null=True)
-        _write(out, table)
+        _write(out, table, {"threshold": f"{self.threshold:g}", "idle_below": f"{self.idle_below:g}"})
         facts |= {f"{name}.untrained": untrained[name] for name in ("specialisation", *routing.CLASSES[:3], "correlation") if name in untrained}
         rows = [row for name, (values, n) in facts.items() for row in _rows(name, values, n)]
         n = facts["specialisation"][1]
@@ -108,7 +108,8 @@ class Experts(Part):
         score, named = routing.scores(text, image), routing.classes(text, image, self.threshold, self.idle_below)
         table = {"rate": routing.rates(by_kind.sum(axis=0)), "rate_text": text, "rate_image": image, "score": score, "class": named}
         live = named != routing.IDLE
-        by_layer = _shares(named) | {"specialisation": np.where(live, np.abs(np.nan_to_num(score)), 0).sum(axis=-1) / np.maximum(live.sum(axis=-1), 1)}
+        strength = np.where(live, np.abs(np.nan_to_num(score)), 0).sum(axis=-1) / np.maximum(live.sum(axis=-1), 1)
+        by_layer = _shares(named) | {"specialisation": strength}
         if not null:
             by_layer |= routing.load(by_kind.sum(axis=0))
         tokens = int(by_kind[:, 0].sum()) // _k(subject)
@@ -234,8 +235,8 @@ def _rows(fact: str, values: np.ndarray, n: int) -> list[dict[str, Any]]:
     return [*rows, _row(fact, "layer:all", float(np.nanmean(values)), n)] if rows else []
 
 
-def _write(out: str, table: dict[str, np.ndarray]) -> None:
-    """<out>/experts.parquet: layer, expert, class, score, rates; `rate_by_time` is a list, a rate a bin."""
+def _write(out: str, table: dict[str, np.ndarray], said: dict[str, str]) -> None:
+    """<out>/experts.parquet: layer, expert, class, score, rates; `rate_by_time` is a list, a rate a bin. `said`: where the lines were drawn."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -245,5 +246,5 @@ def _write(out: str, table: dict[str, np.ndarray]) -> None:
         flat = table[name].reshape(layers * experts, *table[name].shape[2:])
         columns[name] = pa.array(flat.tolist()) if flat.ndim > 1 else pa.array(flat, from_pandas=True)
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.table(columns), sink, compression="zstd")
+    pq.write_table(pa.table(columns).replace_schema_metadata(said), sink, compression="zstd")
     storage.replace(storage.join(out, FILE), sink.getvalue().to_pybytes(), scratch=out)
