@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from test_report import Seen, evidence, result
 
 from pipelines.format.document import PartOf
 from trainer.report.evidence import Evidence
 from trainer.report.figures.expert_bars import ExpertBars, by_layer
 from trainer.report.page import render
+from trainer.report.reading import _tables
 
 SHARES = {"text": 0.5, "multimodal": 0.3, "vision": 0.2, "idle": 0.0}
 
@@ -85,3 +88,13 @@ def test_names_of_arms_cannot_inject():
     runs = {(bad if a == "vqa20" else a, s): r for (a, s), r in found.runs.items()}
     section = ExpertBars().section(replace(found, results=results, runs=runs, arms=[bad, *found.arms[1:]]))
     assert "<img" not in str(section)
+
+
+def test_tables_are_those_that_evaluations_left_under_their_own_names(tmp_path):
+    """Only what eval.json names is read: no folder is listed."""
+    for name in ("experts", "stranger"):
+        pq.write_table(pa.table({"score": [0.5]}), tmp_path / f"{name}.parquet")
+    assert _tables(str(tmp_path)) == {}
+    asked = [{"experts": {"bins": 10}}, {"flow_loss": None}, "text_perplexity"]
+    (tmp_path / "eval.json").write_text(json.dumps({"rows": [], "evaluate": asked}))
+    assert {k: t.to_pylist() for k, t in _tables(str(tmp_path)).items()} == {"experts": [{"score": 0.5}]}
