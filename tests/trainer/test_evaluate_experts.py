@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import toyplan
 import torch
+import toyplan
 
 from pipelines.format.errors import InputError
 from tests.trainer.asked import HeldOut, Ran, subject
@@ -77,7 +77,7 @@ def test_a_router_that_sends_text_to_half_of_the_experts_has_scores_of_one_and_m
     assert {r["score"] for r in table if r["expert"] < E // 2 and r["rate_text"]} == {1.0}
     assert {r["score"] for r in table if r["expert"] >= E // 2 and r["rate_image"]} == {-1.0}
     classes = {name: {r["expert"] for r in table if r["class"] == name} for name in ("text", "vision")}
-    assert K <= len(classes["text"]) and K <= len(classes["vision"]) and max(classes["text"]) < E // 2 <= min(classes["vision"])
+    assert len(classes["text"]) >= K and len(classes["vision"]) >= K and max(classes["text"]) < E // 2 <= min(classes["vision"])
     assert facts["multimodal"]["layer:all"] == 0 and facts["specialisation"] == dict.fromkeys(("layer:0", "layer:1", "layer:all"), 1.0)
     assert facts["text"]["threshold:0.8"] == facts["text"]["threshold:0.33"] == facts["text"]["layer:all"]
 
