@@ -138,8 +138,9 @@ class Experts(Part):
         if len(chosen) < 4:
             return {}
         seen, made = (look(subject, [pairs[i][side] for i in chosen], self.bins) for side in (0, 1))
-        # Images stand in one order in both; those that are never made (context frames) belong to neither.
-        one, two = (_by_record(x.images[made.noised], made.document[made.noised], len(chosen)) for x in (seen, made))
+        # Images that are never made (context frames) belong to neither.
+        same = np.concatenate([np.isin(d.image_segment, m.image_segment[m.image_loss]) for d, m in (pairs[i] for i in chosen)])
+        one, two = (_by_record(x.images[which], x.document[which], len(chosen)) for x, which in ((seen, same), (made, made.noised)))
         table |= {"rate_understanding": routing.rates(one.sum(axis=0)), "rate_generation": routing.rates(two.sum(axis=0))}
         found = routing.alike(one, two)
         facts = {"correlation": found.r, "correlation.low": found.low, "correlation.high": found.high, "correlation.ceiling": found.ceiling}
@@ -151,14 +152,21 @@ def both_ways(subject: Subject, span: Span) -> tuple[Document, Document] | None:
     from mixtures.layout import atom_ranges, span_segments
 
     record = subject.plan.record(span)
+    segments = span_segments(span, record.segments, atom_ranges(record.segments))
+    pictured = [record.segments[i].kind in ("latents", "image") for i in segments]
     if record.data == "image-text" and span.caption >= 0:
-        segments = span_segments(span, record.segments, atom_ranges(record.segments))
-        pictured = [record.segments[i].kind in ("latents", "image") for i in segments]
         looked_at = replace(span, image_first=True, loss=tuple(not p for p in pictured))
         made = replace(span, image_first=False, loss=tuple(pictured))
-        return subject.reader.document(looked_at), subject.reader.document(made)
-    document = subject.reader.document(span)
-    return (replace(document, image_loss=np.zeros_like(document.image_loss)), document) if document.image_loss.any() else None
+    else:
+        looked_at, made = replace(span, loss=tuple(loss and not p for loss, p in zip(span.loss, pictured, strict=True))), span
+    if looked_at.loss == made.loss:
+        return None
+
+    def read(span: Span) -> Document:  # of two encoders an image has other tokens when its loss bit changes
+        tokens = [subject.plan.record(span).segments[i].tokens for i in segments]
+        return subject.reader.document(replace(span, stop=span.start + sum(tokens)))
+
+    return read(looked_at), read(made)
 
 
 def look(subject: Subject, documents: Sequence[Document], bins: int, one_by_one: bool = True) -> Looked:
@@ -180,7 +188,7 @@ def look(subject: Subject, documents: Sequence[Document], bins: int, one_by_one:
         of_latent = batch.latent_image.numpy()
         u = np.concatenate([quantiles[p] for p in places])
         count = np.bincount(of_latent, minlength=len(u))
-        seen = noised(subject.run.flow, batch, seed=0, t=times(subject.run.flow, u, count, batch.latents.shape[1]), drop=False)
+        seen = noised(subject.run.flow, batch, seed=0, t=times(subject.run.flow, u, count, batch.widths), drop=False)
         with watched(subject.model) as picked:
             subject.forward(batch, seen, at=np.zeros(0, np.int64))
         chosen = torch.stack(picked).cpu() + torch.arange(shape[0])[:, None, None] * shape[1]
