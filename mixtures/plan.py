@@ -193,10 +193,11 @@ class Plan:
         target = self.card["sources"][self.sources[span.source]].get("target")
         return record if target is None else dual.shown(record, self._record(target, span.shard, span.row), span)
 
-    def latent_stats(self) -> tuple[int, NDArray[Any], NDArray[Any]] | None:
+    def latent_stats(self, key: str = "stats") -> tuple[int, NDArray[Any], NDArray[Any]] | None:
         """(n, mean, variance) that latents are normalised by: [C] each, or [tokens, C] by position. None for a plan without images, or whose
-        images are trained on as they are stored. n is 0 where nobody knows it, as of an imported statistic."""
-        entry = self.card["encoding"].get("stats")
+        images are trained on as they are stored. n is 0 where nobody knows it, as of an imported statistic. `target_stats` are those of images
+        with loss in a plan of two encoders."""
+        entry = self.card["encoding"].get(key)
         if entry is None:
             return None
         n, mean, m2 = latent_stats.read(self.path, entry)

@@ -27,7 +27,7 @@ from trainer.normalise import Normaliser
 __all__ = ["HOST", "IGNORED", "LATENT", "PADDING", "STRUCTURE", "TEXT", "Batch", "Document", "collate"]
 
 # What only the host reads (draws, error messages); moving it to an accelerator would cost a copy and a sync a step.
-HOST = frozenset({"image_h", "image_segment", "image_epoch", "seq"})
+HOST = frozenset({"image_h", "image_segment", "image_epoch", "image_width", "seq"})
 
 
 @dataclass(slots=True)
@@ -52,11 +52,19 @@ class Batch:
     image_segment: Tensor  # i16[I]
     image_epoch: Tensor  # i16[I]
     seq: Tensor  # i64[B], the plan's sequence numbers
+    image_width: Tensor | None = None  # i32[I], of two encoders: how much of its rows an image fills, the rest is 0; None: all of it
 
     @property
     def shape(self) -> tuple[int, int]:
         """(B, S)."""
         return self.tokens.shape[0], self.tokens.shape[1]
+
+    @property
+    def widths(self) -> np.ndarray:
+        """[I], on the host: channels of each image's latents."""
+        if self.image_width is not None:
+            return self.image_width.numpy()
+        return np.full(len(self.image_loss), self.latents.shape[1])
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch with everything a model reads on `device`; host-only fields stay."""
@@ -74,7 +82,7 @@ class Batch:
         first = int(images[0]) if len(images) else 0
         last = first + len(images)  # images are numbered in row order, so a run of rows holds a run of images
         cut = {f.name: getattr(self, f.name)[start:stop] for f in fields(self) if f.name in ROW_FIELDS}
-        cut |= {f.name: getattr(self, f.name)[first:last] for f in fields(self) if f.name.startswith("image_")}
+        cut |= {f.name: x[first:last] for f in fields(self) if f.name.startswith("image_") and (x := getattr(self, f.name)) is not None}
         cut["image"] = torch.where(image >= 0, image - first, image)
         return replace(self, **cut, latents=self.latents[slots], latent_slot=self.latent_slot[slots] - start * length,
                        latent_image=self.latent_image[slots] - first)  # fmt: skip

@@ -8,10 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from trainer.normalise import Normaliser
+
+if TYPE_CHECKING:
+    from trainer.two_encoders import Sides
 
 TEXT, LATENT, STRUCTURE, PADDING = 0, 1, 2, 3
 IGNORED = -100
@@ -21,7 +25,7 @@ PLAIN = ("tokens", "kind", "turn", "position", "condition", "text_target")  # wh
 @dataclass(slots=True)
 class Document:
     """One span of a packed row, laid out: per position arrays of length L, per image arrays of length I, latents [n, C] as stored ([n, 0] where
-    they are yet to be made of `pictures`)."""
+    they are yet to be made of `pictures`; of two encoders as trainer/two_encoders.py lays them out)."""
 
     tokens: np.ndarray
     kind: np.ndarray
@@ -55,8 +59,9 @@ def packed(
     pad: int,
     width: int,
     normaliser: Normaliser | None = None,
+    sides: Sides | None = None,
 ) -> dict[str, np.ndarray]:
-    """Rows of documents as the arrays of a batch [len(rows), length]; latents are normalised. A row may be empty."""
+    """Rows of documents as the arrays of a batch [len(rows), length]; latents are normalised, of two encoders by `sides`. A row may be empty."""
     shape = (len(rows), length)
     flat: dict[str, np.ndarray] = {
         "tokens": np.full(shape, pad, np.int32), "kind": np.full(shape, PADDING, np.uint8), "doc": np.full(shape, -1, np.int32),
@@ -87,7 +92,9 @@ def packed(
     at = 0
     for d in documents:  # one by one: what was just read is still in the processor's cache
         here = latents[at : at + len(d.latents)]
-        if normaliser is None:
+        if sides is not None:
+            sides.fill(d, here)
+        elif normaliser is None:
             here[...] = d.latents
         else:
             normaliser.apply(d.latents, here)
@@ -102,7 +109,7 @@ def packed(
         "latents": latents, "latent_slot": slot.astype(np.int64),
         "latent_image": flat["image"].reshape(-1)[slot], "seq": np.asarray(seq, np.int64),
     }  # fmt: skip
-    return arrays
+    return arrays if sides is None else arrays | {"image_width": sides.widths(arrays["image_loss"])}
 
 
 def _joined(parts: list[np.ndarray], dtype: type) -> np.ndarray:

@@ -38,7 +38,7 @@ class Noised:
         return Noised(self.z.to(device), self.t.to(device), move(self.noise), move(self.dropped))
 
 
-def shift_of(tokens: int | np.ndarray, channels: int) -> np.ndarray:
+def shift_of(tokens: int | np.ndarray, channels: int | np.ndarray) -> np.ndarray:
     """s = max(1, sqrt(tokens * channels / 4096)); 8.49 for 256 x 1152, 1.75 for 196 x 64."""
     return np.maximum(1.0, np.sqrt(np.asarray(tokens, np.float64) * channels / 4096))
 
@@ -64,13 +64,13 @@ def noised(flow: Flow, batch: Batch, seed: int, t: np.ndarray | None = None, dro
         return Noised(batch.latents, torch.from_numpy(times))
     latents = batch.latents.numpy()
     count = np.bincount(batch.latent_image.numpy(), minlength=len(loss))
-    stop = np.cumsum(count)
+    stop, width = np.cumsum(count), batch.widths.tolist()
     noise = np.zeros_like(latents)
     h, segment, epoch = batch.image_h.numpy(), batch.image_segment.numpy(), batch.image_epoch.numpy()
     for i in np.flatnonzero(loss):
         key, extra = int(h[i]), (int(epoch[i]), int(segment[i]))
-        times[i] = t[i] if t is not None else _time(flow, key, seed, extra, count[i], latents.shape[1])
-        noise[stop[i] - count[i] : stop[i]] = chance.noise(int(chance.draw(key, seed, "noise", *extra)), (int(count[i]), latents.shape[1]))
+        times[i] = t[i] if t is not None else _time(flow, key, seed, extra, count[i], width[i])
+        noise[stop[i] - count[i] : stop[i], : width[i]] = chance.noise(int(chance.draw(key, seed, "noise", *extra)), (int(count[i]), width[i]))
     per_latent = times[batch.latent_image.numpy(), None]
     z = (1 - per_latent) * noise + per_latent * latents
     dropped = _dropped(flow, batch, seed, loss) if drop and flow.cfg_drop else None
@@ -116,19 +116,21 @@ def data(v: Tensor, z: Tensor, t: Tensor) -> Tensor:
 
 
 def squared_error(flow: Flow, prediction: Tensor, batch: Batch, seen: Noised) -> Tensor:
-    """Mean over channels of the squared error in `loss_space`, per latent [N], for every latent (mask by image_loss outside).
+    """Mean over channels of the squared error in `loss_space`, per latent [N], for every latent (mask by image_loss outside). A prediction narrower
+    than the batch's latents is of two encoders, and is judged in its own width.
 
     With predict x, loss_space v the error is (x_hat - z0) / max(1 - t, .05): the same clamp on both sides, so its minimum is 0 at x_hat = z0.
     """
     t = seen.t[batch.latent_image.long()].unsqueeze(1)
     prediction = prediction.float()
+    data = batch.latents[:, : prediction.shape[1]]
     if flow.predict == "x":
-        error = prediction - batch.latents
+        error = prediction - data
         if flow.loss_space == "v":
             error = error / (1 - t).clamp(min=CLOSEST)
     else:
-        noise = seen.noise if seen.noise is not None else torch.zeros_like(batch.latents)
-        error = prediction - (batch.latents - noise)
+        noise = seen.noise[:, : prediction.shape[1]] if seen.noise is not None else torch.zeros_like(data)
+        error = prediction - (data - noise)
         if flow.loss_space == "x":
             error = error * (1 - t)
     return error.square().mean(dim=1)

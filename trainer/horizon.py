@@ -18,6 +18,7 @@ from mixtures.plan import Plan
 from mixtures.plan_file import ROWS_PER_FILE, row_path
 from trainer.remote import Remote, segments_of
 from trainer.shard import Shard
+from trainer.two_encoders import other
 
 FAR_BYTES, FAR_SEQUENCES = 512 << 20, 1 << 16
 Rows = dict[tuple[int, int], np.ndarray]  # by (dataset, shard): rows of its index
@@ -26,10 +27,16 @@ Rows = dict[tuple[int, int], np.ndarray]  # by (dataset, shard): rows of its ind
 def rows_of(plan: Plan, split: str, sequences: range | list[int]) -> Rows:
     """Which records some sequences hold."""
     parts = []
+    others = np.array([-1 if (n := other(plan, i)) is None else n for i in range(len(plan.sources))])
+    two = bool((others >= 0).any())
     for seq in sequences:
         file = plan.file(row_path(plan.path, split, seq))
         some = slice(int(file.start[seq % ROWS_PER_FILE]), int(file.start[seq % ROWS_PER_FILE + 1]))
-        parts.append(np.stack([np.asarray(file.spans[name][some], np.int64) for name in ("dataset", "shard", "row")]))
+        found = np.stack([np.asarray(file.spans[name][some], np.int64) for name in ("dataset", "shard", "row")])
+        parts.append(found)
+        if two:  # of a source with two datasets the same places of the other are read too
+            there = others[file.spans["source"][some]]
+            parts.append(np.concatenate([there[None], found[1:]])[:, there >= 0])
     if not parts:
         return {}
     dataset, shard, row = np.concatenate(parts, axis=1)

@@ -56,6 +56,9 @@ def image_of(plan: Plan) -> dict[str, Any] | None:
 def encoding_of(run: Run, plan: Plan, device: str | None = None) -> Encoding | None:
     """How this run's latents are made; None when they are read. InputError where they were to be read and are not stored."""
     image = image_of(plan)
+    if run.latents != "stored" and "target" in plan.card["encoding"]:
+        raise InputError("this plan has two encoders, and latents are made by one while training", where=run.plan, found="latents: encode",
+                         allowed="latents: stored")  # fmt: skip
     if image is None or run.latents == "stored":
         if image is not None and image.get("codec") == "none":
             raise InputError(

@@ -18,6 +18,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from trainer.batch import Batch
@@ -28,7 +29,7 @@ Sampler = Literal["euler", "heun"]
 LAST = 1e-6  # 1 - t is no smaller where an x-prediction is divided by it; the last step of a grid has 1 - t = dt, far above
 
 
-def grid(flow: Flow, tokens: np.ndarray, channels: int, steps: int) -> np.ndarray:
+def grid(flow: Flow, tokens: np.ndarray, channels: int | np.ndarray, steps: int) -> np.ndarray:
     """Times [steps + 1, I] from 0 to 1 for images of `tokens` [I] latents of `channels`, shifted as the run's own times."""
     s = shift_of(tokens, channels) if flow.shift == "auto" else np.full(len(tokens), flow.shift)
     return shifted(np.linspace(0, 1, steps + 1)[:, None], s)
@@ -58,14 +59,15 @@ def sample(
     """Sample the images `which` (bool[I], default: those with loss) at once, given everything else in the batch clean.
 
     noise [N,C] is the start (rows of other images are ignored). guidance 1 is the model as it is, 0 the model without its conditions. Returns
-    latents [N,C], normalised, sampled rows replaced. Hidden frames of a `clean_copy` video are sampled each from the clean copies before it.
+    latents [N,C], normalised, sampled rows replaced (of two encoders as wide as what is made). Hidden frames of a `clean_copy` video are
+    sampled each from the clean copies before it.
     """
     which = batch.image_loss if which is None else which
     image = batch.latent_image.long()
     chosen = which[image].unsqueeze(1)
     z = torch.where(chosen, noise, batch.latents)
     count = torch.bincount(image, minlength=len(which)).cpu().numpy()
-    times = torch.from_numpy(grid(flow, count, z.shape[1], steps)).float().to(z.device)
+    times = torch.from_numpy(grid(flow, count, batch.widths, steps)).float().to(z.device)
     without = blind(flow, batch) if guidance != 1 else None
 
     def field(z: Tensor, now: Tensor) -> Tensor:
@@ -83,11 +85,12 @@ def sample(
         if sampler == "heun" and step + 1 < steps:
             moved = torch.where(chosen, z + dt * (v + field(moved, then)) / 2, z)
         z = moved
-    return z
+    return z if batch.image_width is None else z[:, : int(batch.widths.max(where=batch.image_loss.cpu().numpy(), initial=0))]
 
 
 def _velocity(model: Callable, batch: Batch, flow: Flow, z: Tensor, t: Tensor, dropped: Tensor | None) -> Tensor:
     prediction = model(batch, z, t, dropped).flow.float()
+    prediction = F.pad(prediction, (0, z.shape[1] - prediction.shape[1]))  # of two encoders what is made may be the narrower
     if flow.predict == "v":
         return prediction
     # No clamp at .05 here: z + dt (x - z) / (1 - t) must land on x in the last step, where 1 - t = dt.

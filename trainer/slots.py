@@ -56,7 +56,7 @@ class Slots:
 def largest(rows: int, length: int, width: int) -> int:
     """Bytes of the largest batch of so many rows: every position a latent, each an image of its own."""
     positions = rows * length
-    by_position = 26 + 4 * width + 8 + 4 + 14  # the flat arrays; latents, their slots and images; what stands by image
+    by_position = 26 + 4 * width + 8 + 4 + 18  # the flat arrays; latents, their slots and images; what stands by image
     return positions * by_position + 8 * rows + 32 * ALIGN
 
 

@@ -42,7 +42,8 @@ def differences(init: str, plan: Plan) -> list[str]:
             "the weights were trained on another tokenizer's ids", where=init, found=str(words[1])[:16], allowed=str(words[0])[:16],
             next="encode this plan's datasets with the tokenizer of that run's",
         )  # fmt: skip
-    return [*_encoders(now.get("image"), was.get("image")), *_statistics(plan, before, init)]
+    encoders = [said for side in ("image", "target") for said in _encoders(now.get(side), was.get(side))]
+    return [*encoders, *(said for key in ("stats", "target_stats") for said in _statistics(plan, before, init, key))]
 
 
 def _encoders(now: dict[str, Any] | None, was: dict[str, Any] | None) -> list[str]:
@@ -51,9 +52,9 @@ def _encoders(now: dict[str, Any] | None, was: dict[str, Any] | None) -> list[st
     return [f"latents are of {now['encoder']}, the weights were trained on those of {was['encoder']}"]
 
 
-def _statistics(plan: Plan, before: Plan, init: str) -> list[str]:
+def _statistics(plan: Plan, before: Plan, init: str, key: str) -> list[str]:
     """Weights know latents of one mean and variance; a new mixture has others, unless it says otherwise."""
-    now, was = plan.latent_stats(), before.latent_stats()
+    now, was = plan.latent_stats(key), before.latent_stats(key)
     if now is None or was is None:
         return []
     if now[1].shape == was[1].shape and all(np.allclose(a, b, rtol=1e-6, atol=1e-9) for a, b in zip(now[1:], was[1:], strict=True)):

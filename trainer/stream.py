@@ -33,6 +33,7 @@ from trainer.normalise import Normaliser
 from trainer.pictures import Encoding, Pictures
 from trainer.remote import Remote
 from trainer.shard import Shard
+from trainer.two_encoders import other, shown, sides_of
 
 if TYPE_CHECKING:
     from mixtures.plan import Plan
@@ -63,15 +64,14 @@ class Reader:
     def __init__(self, plan: Plan, reading: Reading | None = None) -> None:
         self.plan, self.reading = plan, reading or Reading()
         self.rules = [plan.rules(name) for name in plan.sources]
-        if "target" in plan.card["encoding"]:
-            raise InputError(
-                "this plan has two encoders, one for context and one for target images, and the trainer projects latents of one",
-                where=plan.path,
-                next="name one dataset of each source",
-            )
-        stats = plan.latent_stats()
-        self.normaliser = Normaliser(*stats[1:]) if stats is not None else None
-        self.width = self.normaliser.width if self.normaliser else (plan.card["encoding"].get("image") or {}).get("width", 1)
+        self.sides = sides_of(plan)
+        if self.sides is None:
+            stats = plan.latent_stats()
+            self.normaliser = Normaliser(*stats[1:]) if stats is not None else None
+            self.width = self.normaliser.width if self.normaliser else (plan.card["encoding"].get("image") or {}).get("width", 1)
+        else:
+            self.normaliser, self.width = self.sides.made.normaliser, self.sides.width  # of images that are made, so that who makes them can undo it
+        self._others = [None] * len(plan.sources) if self.sides is None else [other(plan, i) for i in range(len(plan.sources))]
         # Two halves of one thing: here pictures are decoded, and, where `batch` and `made` are called, encoded.
         self.pictures = Pictures(plan, self.reading.encode, serial=self.reading.workers > 0) if self.reading.encode else None
         if self.pictures is None and (plan.card["encoding"].get("image") or {}).get("codec") == "none":
@@ -94,12 +94,19 @@ class Reader:
     def document(self, span: Span) -> Document:
         """The span laid out, tokens and latents read (latents as stored: `batch` normalises them)."""
         shard = self.shard(span.dataset, span.shard)
+        made = self._other(span)
         key = (
-            shard.signature(span.row), shard.data[span.row], span.first, span.count, span.caption, span.start, span.stop, span.image_first,
-            span.loss, span.source,
+            shard.signature(span.row), None if made is None else made.signature(span.row), shard.data[span.row], span.first, span.count, span.caption,
+            span.start, span.stop, span.image_first, span.loss, span.source,
         )  # fmt: skip
-        shape = self._shapes.get(key, lambda: self._shape(layout(span, shard.record(span.row), self.rules[span.source], self.plan.specials)))
+        record = lambda: shard.record(span.row) if made is None else shown(shard.record(span.row), made.record(span.row), span)
+        shape = self._shapes.get(key, lambda: self._shape(layout(span, record(), self.rules[span.source], self.plan.specials)))
         return self._filled(shard, shape, span)
+
+    def _other(self, span: Span) -> Shard | None:
+        """Where images with loss of a span lie, if elsewhere."""
+        number = self._others[span.source]
+        return None if number is None else self.shard(number, span.shard)
 
     def compose(self, record: Record, laid: Layout, span: Span) -> Document:
         """A document from a layout of `record`, which stands at the span's dataset, shard and row."""
@@ -119,8 +126,7 @@ class Reader:
         target[shape.predictor] = tokens[shape.predicted]
         pictures: tuple[tuple[int, int, int], ...] = ()
         if self.pictures is None:
-            latents = [shard.latents_at(first + segment) for segment in shape.images]
-            stored = latents[0] if len(latents) == 1 else np.concatenate(latents) if latents else np.zeros((0, self.width), np.float32)
+            stored = self._latents(shard, shape, span)
         else:
             stored = np.zeros((int((laid.image >= 0).sum()), 0), np.float32)
             pictures = tuple((span.dataset, span.shard, first + segment) for segment in shape.images)
@@ -128,6 +134,16 @@ class Reader:
             tokens, laid.kind, laid.turn, laid.position, laid.condition, target, laid.image, laid.image_loss, laid.image_hidden, laid.image_segment,
             stored, span.source, int(shard.h[span.row]), span.epoch, pictures,
         )  # fmt: skip
+
+    def _latents(self, shard: Shard, shape: Shape, span: Span) -> np.ndarray:
+        """Latents of a span's images as stored, each of the encoder that its loss bit selects."""
+        first, made = int(shard.offsets[span.row]), self._other(span)
+        if self.sides is not None:
+            both = (shard, shard if made is None else made)
+            images = zip(shape.images, shape.laid.image_loss.tolist(), strict=True)
+            return self.sides.joined([both[loss].latents_at(int(both[loss].offsets[span.row]) + segment) for segment, loss in images])
+        latents = [shard.latents_at(first + segment) for segment in shape.images]
+        return latents[0] if len(latents) == 1 else np.concatenate(latents) if latents else np.zeros((0, self.width), np.float32)
 
     def batch(self, rows: Sequence[Sequence[Document]], seq: Sequence[int] | None = None, length: int | None = None) -> Batch:
         """Rows of documents as a Batch, latents normalised by the plan's statistics. `length` defaults to the plan's sequence length."""
@@ -140,7 +156,7 @@ class Reader:
         length = length or self.plan.sequence_length
         # An evaluation's own documents bring latents along, also where others name pictures.
         if self.pictures is None or any(len(d.image_loss) and not d.pictures for row in rows for d in row):
-            return packed(rows, seq, length, self.plan.specials.pad, self.width, self.normaliser)
+            return packed(rows, seq, length, self.plan.specials.pad, self.width, self.normaliser, self.sides)
         arrays = packed(rows, seq, length, self.plan.specials.pad, 0)
         return arrays | self.pictures.arrays([d for row in rows for d in row], self.shard)
 
@@ -154,7 +170,8 @@ class Reader:
         if split == "train":
             spans, empty = self.stand_ins.spans(seq, spans)
             self.left_out += empty
-        kept = [span for span in spans if not self.shard(span.dataset, span.shard).gone[span.row]]
+        gone = lambda span: any(s is not None and s.gone[span.row] for s in (self.shard(span.dataset, span.shard), self._other(span)))
+        kept = [span for span in spans if not gone(span)]
         self.left_out += len(spans) - len(kept)
         return [self.document(span) for span in kept]
 

@@ -12,7 +12,7 @@ from mixtures.estimate import estimate
 from mixtures.layout import layout
 from mixtures.plan import Plan, make_plan
 from pipelines import uses
-from pipelines.format.errors import InputError, RecipeError
+from pipelines.format.errors import RecipeError
 from pipelines.format.manifest import read_card
 from tests.mixtures.sets import dataset, mixture
 
@@ -169,9 +169,14 @@ def test_a_record_of_the_target_dataset_is_traced_to_the_spans_that_show_it(tmp_
     assert uses.number_in(card, sets["video"]["target"], "f" * 64) is None
 
 
-def test_a_trainer_of_one_projection_refuses_the_plan(tmp_path, sets):
+def test_a_trainer_reads_each_image_from_the_dataset_that_its_loss_bit_selects(tmp_path, sets):
     pytest.importorskip("torch")
     from trainer.stream import Reader
 
-    with pytest.raises(InputError, match="two encoders"):
-        Reader(Plan.open(make_plan(mixture({"x": {"dataset": sets["vqa"], "epochs": 1}}, tmp_path / "plan"))))
+    plan = Plan.open(make_plan(mixture({"x": {"dataset": sets["image-text"], "epochs": 1, "image_first": 0.5}}, tmp_path / "plan")))
+    reader = Reader(plan)
+    for seq in range(plan.sequences()):
+        for span in plan.row(seq).spans:
+            document = reader.document(span)
+            assert len(document.latents) == (larger(4) if document.image_loss[0] else 4)
+            assert len(document) == len(layout(span, plan.record(span), plan.rules(span.source), plan.specials))

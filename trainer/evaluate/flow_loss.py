@@ -50,7 +50,7 @@ class FlowLoss(Part):
         for places, batch in subject.batches(documents):
             u = np.concatenate([quantiles[p] for p in places])
             of_latent = batch.latent_image.numpy()
-            t = times(subject.run.flow, u, np.bincount(of_latent, minlength=len(u)), batch.latents.shape[1])
+            t = times(subject.run.flow, u, np.bincount(of_latent, minlength=len(u)), batch.widths)
             seen = noised(subject.run.flow, batch, seed=0, t=t, drop=False)
             output = subject.forward(batch, seen, at=np.zeros(0, np.int64))
             found = errors(output, batch.to(subject.device), seen.to(subject.device), subject.run.flow)
@@ -115,7 +115,7 @@ def fixed_quantiles(documents: list[Document], bins: int) -> list[np.ndarray]:
     return out
 
 
-def times(flow: Any, u: np.ndarray, tokens: np.ndarray, channels: int) -> np.ndarray:
+def times(flow: Any, u: np.ndarray, tokens: np.ndarray, channels: int | np.ndarray) -> np.ndarray:
     """The run's t at quantile u of its distribution, shift included; images of `tokens` latents of `channels`."""
     from trainer.flow import shift_of, shifted
 

@@ -22,6 +22,7 @@ from pipelines.format.manifest import card, dataset_fingerprint, file_entry, par
 from pipelines.format.part import PartWriter, commit_path
 from pipelines.format.record import Record, Segment
 from pipelines.format.shard import Shard, shard_table
+from trainer.two_encoders import made_in
 
 if TYPE_CHECKING:
     from trainer.evaluate._subject import Subject
@@ -70,7 +71,7 @@ class Samples(Part):
                     writer.emit()
                     writer.add(record)
                 writer.commit()
-        _seal(root, subject.plan.datasets[spans[0].dataset], mark, dump(self), [parent(p, root, print_) for p, print_ in parents])
+        _seal(root, made_in(subject.plan, spans[0]), mark, dump(self), [parent(p, root, print_) for p, print_ in parents])
         return []
 
     def _captions(self, subject: Subject) -> list[Any]:
@@ -111,7 +112,7 @@ class Samples(Part):
         import pyarrow.parquet as pq
         from tokenizers import Tokenizer
 
-        data = subject.plan.datasets[spans[0].dataset]
+        data = made_in(subject.plan, spans[0])
         words = Tokenizer.from_str(storage.read(storage.join(data.path, "tokenizer.json")).decode())
         some = list(zip(spans, records, strict=True))[: self.pictures]
         painted, captions = zip(*(r.segments for _, r in some), strict=True)
@@ -132,7 +133,7 @@ class Samples(Part):
 
 def _truth(plan: Any, span: Any) -> np.ndarray:
     """The latents of the picture that a span's caption is of."""
-    data, record = plan.datasets[span.dataset], plan.record(span)
+    data, record = made_in(plan, span), plan.record(span)
     return np.asarray(data.array(span.shard, next(s for s in record.segments if s.kind == "latents")))
 
 

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from mixtures.span import Specials
+from pipelines.format.errors import InputError
 from trainer.batch import collate
 from trainer.generate.draws import chosen, uniform
 from trainer.generate.prompt import PAINT, Fed, Generated, Prompt
@@ -43,6 +44,11 @@ class Generator:
         self, model: Any, specials: Specials, flow: Flow, sampling: Sampling | None = None, normaliser: Normaliser | None = None,
         tokenizer: Any = None, batch: int = 16,
     ) -> None:  # fmt: skip
+        if getattr(model, "made", None) is not None:
+            raise InputError(
+                "this model makes images in another encoder's latents than it looks at them in, so it cannot go on from what it made",
+                where="generate", allowed="a run of one encoder", next="the evaluation `samples` paints held-out captions of such a run",
+            )  # fmt: skip
         self.model, self.specials, self.flow, self.sampling = model, specials, flow, sampling or Sampling()
         self.normaliser, self.tokenizer, self.batch = normaliser, tokenizer, batch
         self.device, self.patches, self.channels = model.embed.device, model.patches, model.channels

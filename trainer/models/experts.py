@@ -14,6 +14,8 @@ balancing is linear in tokens, and exact under any cutting into ranks and micro-
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -192,7 +194,7 @@ class RoutedFFN(nn.Module):
         """x [T,W], the first `text` rows text → [T,W], and (counts, share) [E]."""
         scores = self.router(x)
         probability = scores.softmax(dim=-1)
-        chosen = (scores.detach() + self.bias if self.config.balance == "bias" else scores.detach()).topk(self.k, dim=-1).indices
+        chosen = self.choose(scores)
         gate = probability.gather(1, chosen)
         if self.renormalise:
             gate = gate / gate.sum(dim=1, keepdim=True)
@@ -201,6 +203,11 @@ class RoutedFFN(nn.Module):
         if self.shared is not None:
             out = out + self.shared(x, text)[0]
         return out, (counts, probability.sum(dim=0))
+
+    def choose(self, scores: Tensor) -> Tensor:
+        """scores [T,E] → the experts of each token [T,k], by no gradient."""
+        scores = scores.detach()
+        return (scores + self.bias if self.config.balance == "bias" else scores).topk(self.k, dim=-1).indices
 
 
 def gathered(told: list[Told], tokens: int) -> Routed | None:
@@ -211,6 +218,19 @@ def gathered(told: list[Told], tokens: int) -> Routed | None:
 def layers_of(model: nn.Module) -> list[RoutedFFN]:
     """The routed layers, first to last."""
     return [m for m in model.modules() if isinstance(m, RoutedFFN)]
+
+
+@contextmanager
+def watched(model: nn.Module) -> Iterator[list[Tensor]]:
+    """Within, every eager pass through the model adds, first layer to last, the experts that its tokens chose: [T,k] a layer, tokens in the order of
+    hidden states (attention.order). A router is asked a second time for them, so that a pass which nobody watches keeps nothing."""
+    seen: list[Tensor] = []
+    hooks = [layer.router.register_forward_hook(lambda _, __, scores, layer=layer: seen.append(layer.choose(scores))) for layer in layers_of(model)]
+    try:
+        yield seen
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def balance_loss(model: nn.Module, routed: Routed, tokens_of_step: float) -> Tensor:

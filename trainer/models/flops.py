@@ -16,17 +16,19 @@ if TYPE_CHECKING:
 def parameters(model: TransfusionModel) -> dict[str, int]:
     """total, and its parts: blocks (feed-forwards, attention, norms, routers, the last norm), embedding (ids in and out), projections (latents in
     and out), time (its embedding and modulation), positions (of patches). active_text and active_latent: what acts on one token of the kind, of
-    blocks and, for a latent, projections; time acts on an image, not on its latents, and logits are counted with embeddings."""
+    blocks and, for a latent, projections; time acts on an image, not on its latents, and logits are counted with embeddings. Of two encoders
+    the latent is one that is made."""
     sizes = {name: p.numel() for name, p in model.named_parameters()}
     time = sum(n for name, n in sizes.items() if name.startswith("time.") or "modulation." in name)
     blocks = sum(n for name, n in sizes.items() if name.startswith(("blocks.", "final_norm."))) - modulation(sizes)
     out = {
         "total": sum(sizes.values()), "blocks": blocks, "embedding": sizes["embed"] + sizes.get("head", 0),
-        "projections": sum(n for name, n in sizes.items() if name.startswith(("latent_in.", "latent_out."))),
-        "time": time, "positions": sizes.get("patch", 0),
+        "projections": sum(n for name, n in sizes.items() if name.startswith(("latent_in.", "latent_out.", "made_in."))),
+        "time": time, "positions": sizes.get("patch", 0) + sizes.get("made_patch", 0),
     }  # fmt: skip
     text, latent = (blocks - _idle(model, sizes, kind) for kind in ("text", "latent"))
-    return {**out, "active_text": text, "active_latent": latent + out["projections"]}
+    doors = out["projections"] - (0 if model.made is None else sum(n for name, n in sizes.items() if name.startswith("latent_in.")))
+    return {**out, "active_text": text, "active_latent": latent + doors}
 
 
 def modulation(sizes: dict[str, int]) -> int:
@@ -45,18 +47,30 @@ def _idle(model: TransfusionModel, sizes: dict[str, int], kind: str) -> int:
     return split + stacked - stacked * experts.chosen // experts.routed
 
 
-def training_flops(model: TransfusionModel, text: int, latents: int, targets: int, pairs: int, images: int | None = None) -> int:
+def training_flops(
+    model: TransfusionModel, text: int, latents: int, targets: int, pairs: int, images: int | None = None, made: int | None = None
+) -> int:
     """FLOPs of forward and backward: 6 per matrix entry and position it acts on, 12 per layer, pair and channel.
 
     text: text and structure positions; latents: latent rows; targets: positions with logits; pairs: query-key pairs; images: distinct ones
-    (None: latents over the number of an image's).
+    (None: latents over the number of an image's); made: of the latents those with loss, which matters where another encoder makes them (None: all).
     """
     shape, width = model.shape, model.shape.width
     matrices = {name: p.numel() for name, p in model.named_parameters() if p.ndim > 1 and not name.endswith("qk_gain")}
     blocks = sum(n for name, n in matrices.items() if name.startswith("blocks.")) - modulation(matrices)
     text_each, latent_each = (blocks - _idle(model, matrices, kind) for kind in ("text", "latent"))
-    images = -(-latents // max(model.patches, 1)) if images is None else images
+    into, out_of, each = _doors(model, latents, latents if made is None else made)
+    images = each if images is None else images
     flops = 6 * (text_each * text + latent_each * latents) + 12 * shape.layers * width * pairs
-    flops += 6 * model.vocab * width * targets + (4 + 6) * model.channels * width * latents
+    flops += 6 * model.vocab * width * targets + 4 * into * width + 6 * out_of * width
     once = sum(n for name, n in matrices.items() if "modulation." in name or name == "time.down.weight")
     return flops + images * (6 * once + 4 * matrices.get("time.up.weight", 0))
+
+
+def _doors(model: TransfusionModel, latents: int, made: int) -> tuple[int, int, int]:
+    """(values that enter the model as latents, values that leave it, images)."""
+    if model.made is None:
+        return model.channels * latents, model.channels * latents, -(-latents // max(model.patches, 1))
+    (channels, patches), looked = model.made, latents - made
+    images = -(-looked // max(model.patches, 1)) - (-made // max(patches, 1))
+    return model.channels * looked + channels * made, channels * made, images

@@ -51,11 +51,14 @@ def start_of(path: str) -> Start:
 
 
 def shape_of(plan: Any) -> dict[str, int]:
-    """What a plan says of a model: ids (structure tokens included), channels and number of an image's latents. A plan without images has 1."""
+    """What a plan says of a model: ids (structure tokens included), channels and number of an image's latents. A plan without images has 1,
+    one of two encoders also says what images with loss are."""
     text = (plan.card.get("encoding") or {}).get("text") or {}
     image = (plan.card.get("encoding") or {}).get("image") or {}
     vocab = max([int(text.get("vocab", 0)), *(i + 1 for i in plan.specials)])
-    return {"vocab": vocab, "channels": int(image.get("width", 1)), "patches": int(image.get("tokens", 1))}
+    made = (plan.card.get("encoding") or {}).get("target")
+    more = {} if made is None else {"made_channels": int(made["width"]), "made_patches": int(made["tokens"])}
+    return {"vocab": vocab, "channels": int(image.get("width", 1)), "patches": int(image.get("tokens", 1)), **more}
 
 
 def build(run: Run, shape: dict[str, int]) -> TransfusionModel:

@@ -103,17 +103,20 @@ class Transfusion(Part):
             return self.ffn_width
         return 4 * self.width if self.activation == "relu2" else math.ceil(8 * self.width / 3 / 64) * 64
 
-    def build(self, vocab: int, channels: int, patches: int, predict: Literal["x", "v"] = "x") -> TransfusionModel:
+    def build(
+        self, vocab: int, channels: int, patches: int, predict: Literal["x", "v"] = "x", made_channels: int = 0, made_patches: int = 0
+    ) -> TransfusionModel:
         """The module, parameters unset (under `torch.device("meta")` it costs nothing); `initialise` fills them.
 
         vocab: ids, structure tokens included. channels, patches: width and number of an image's latents (0 when there are no images).
+        made_channels, made_patches: those of images with loss, where another encoder makes them.
         """
-        return TransfusionModel(self, vocab, channels, patches, predict)
+        return TransfusionModel(self, vocab, channels, patches, predict, (made_channels, made_patches) if made_channels else None)
 
 
 class Output(NamedTuple):
-    """logits [A, vocab] at the flat positions `at` [A] of [B,S], flow [N, C], one row per latent of the batch, and what routers did (None when
-    there are none)."""
+    """logits [A, vocab] at the flat positions `at` [A] of [B,S], flow [N, C], one row per latent of the batch (of two encoders as wide as what
+    is made, and 0 for the others), and what routers did (None when there are none)."""
 
     logits: Tensor
     at: Tensor
@@ -124,17 +127,23 @@ class Output(NamedTuple):
 class TransfusionModel(nn.Module):
     """See Transfusion. Attributes are the wrap points of parallel.py: `blocks` one by one, then the whole."""
 
-    def __init__(self, shape: Transfusion, vocab: int, channels: int, patches: int, predict: Literal["x", "v"]) -> None:
+    def __init__(
+        self, shape: Transfusion, vocab: int, channels: int, patches: int, predict: Literal["x", "v"], made: tuple[int, int] | None = None
+    ) -> None:
         super().__init__()
-        if shape.rope == "axial" and math.isqrt(patches) ** 2 != patches:
-            raise ValueError(f"rope: axial needs images of n x n latents, and these have {patches}; say rope: line")
+        for n in (patches, *(made or ())[1:]):
+            if shape.rope == "axial" and math.isqrt(n) ** 2 != n:
+                raise ValueError(f"rope: axial needs images of n x n latents, and these have {n}; say rope: line")
+        self.made = made  # channels and number of latents of images with loss, where they have another encoder than those without
         self.shape, self.vocab, self.channels, self.patches, self.predict = shape, vocab, channels, patches, predict
         width, split = shape.width, shape.ffn == "mot"
         self.embed = nn.Parameter(torch.empty(vocab, width))
         self.head = None if shape.tie_embeddings else nn.Parameter(torch.empty(vocab, width))
         self.latent_in = nn.Linear(channels, width)
-        self.latent_out = nn.Linear(width, channels)
+        self.latent_out = nn.Linear(width, channels if made is None else made[0])
         self.patch = nn.Parameter(torch.empty(patches, width)) if shape.patch_positions else None
+        self.made_in = None if made is None else nn.Linear(made[0], width)
+        self.made_patch = nn.Parameter(torch.empty(made[1], width)) if made is not None and shape.patch_positions else None
         self.time = TimeEmbedding(width) if shape.time != "none" else None
         self.blocks = nn.ModuleList(_block(shape) for _ in range(shape.layers))
         self.final_norm = NormPerModality(shape.norm, width) if split else norm(shape.norm, width)
@@ -151,11 +160,15 @@ class TransfusionModel(nn.Module):
         words, slots = where.text, where.slots
         image, place = _places(batch, len(t))
         when = When(F.silu(self.time(t)), image) if self.time is not None and self.modulation is not None else None
-        x = torch.cat([F.embedding(batch.tokens.reshape(-1)[slots[:words]].long(), self.embed), self._latents(z, t, image, place)])
+        made = None if self.made is None else batch.image_loss[image]
+        x = torch.cat([F.embedding(batch.tokens.reshape(-1)[slots[:words]].long(), self.embed), self._latents(z, t, image, place, made)])
         attend = prepare(batch, where, dropped, self.shape.attention) if attend is None else attend
         position = batch.position.reshape(-1)[slots]
         if self.shape.rope == "axial":
-            position = _plane(position, words, place, math.isqrt(self.patches))
+            side: int | Tensor = math.isqrt(self.patches)
+            if self.made is not None and made is not None:
+                side = torch.where(made, math.isqrt(self.made[1]), side)
+            position = _plane(position, words, place, side)
         cos, sin = rotary_tables(position, self.shape.width // self.shape.heads, self.shape.rope_theta)
         told = []
         for block in self.blocks:
@@ -178,17 +191,25 @@ class TransfusionModel(nn.Module):
         latent = latent_norm(latent)
         if self.modulation is not None and when is not None:
             latent = shifted(latent, 0, *self.modulation(when))
-        return Output(logits, at, self._flow(latent, z, t, image), gathered(told, len(slots)))
+        return Output(logits, at, self._flow(latent, z, t, image, made), gathered(told, len(slots)))
 
-    def _latents(self, z: Tensor, t: Tensor, image: Tensor, place: Tensor) -> Tensor:
-        x = self.latent_in(z.to(self.latent_in.weight.dtype))
-        if self.patch is not None:
-            x = x + F.embedding(place, self.patch)
+    def _latents(self, z: Tensor, t: Tensor, image: Tensor, place: Tensor, made: Tensor | None) -> Tensor:
+        if made is None or self.made_in is None:
+            x = _entered(z, place, self.latent_in, self.patch)
+        else:
+            x = z.new_zeros(len(z), self.shape.width, dtype=self.latent_in.weight.dtype)
+            for rows, door, patch in ((~made, self.latent_in, self.patch), (made, self.made_in, self.made_patch)):
+                at = torch.nonzero(rows).squeeze(1)
+                x = x.index_copy(0, at, _entered(z.index_select(0, at)[:, : door.in_features], place[at], door, patch))
         if self.time is not None and self.modulation is None:
             x = x + F.embedding(image, self.time(t))
         return x
 
-    def _flow(self, x: Tensor, z: Tensor, t: Tensor, image: Tensor) -> Tensor:
+    def _flow(self, x: Tensor, z: Tensor, t: Tensor, image: Tensor, made: Tensor | None) -> Tensor:
+        if made is not None:  # latents that are looked at have no flow
+            at, count = torch.nonzero(made).squeeze(1), len(x)
+            flow = self._flow(x.index_select(0, at), z.index_select(0, at)[:, : self.latent_out.out_features], t, image[at], None)
+            return flow.new_zeros(count, flow.shape[1]).index_copy(0, at, flow)
         prediction = self.latent_out(x)
         if not self.shape.output_skip:
             return prediction
@@ -203,7 +224,7 @@ class TransfusionModel(nn.Module):
         of all that are active. Gains one, biases and modulation zero, the flow head zero: it starts by predicting nothing.
         """
         part = name.rsplit(".", 1)[-1]
-        if name in ("embed", "patch"):
+        if name in ("embed", "patch", "made_patch"):
             return self.shape.embedding_std if name == "embed" else self.shape.patch_position_std
         if part == "bias" or name == "latent_out.weight" or "modulation." in name:
             return 0.0
@@ -218,15 +239,15 @@ class TransfusionModel(nn.Module):
 
     def decays(self, name: str, parameter: Tensor) -> bool:
         """Whether weight decay acts on a parameter: on matrices, not on tables, gains and biases."""
-        return parameter.ndim >= 2 and name not in ("embed", "patch") and not name.endswith("qk_gain")
+        return parameter.ndim >= 2 and name not in ("embed", "patch", "made_patch") and not name.endswith("qk_gain")
 
     def parameters_by_use(self) -> dict[str, int]:
         """Counts by group, and what acts on one text token (logits apart) and on one latent: see flops.parameters."""
         return flops.parameters(self)
 
-    def training_flops(self, text: int, latents: int, targets: int, pairs: int, images: int | None = None) -> int:
+    def training_flops(self, text: int, latents: int, targets: int, pairs: int, images: int | None = None, made: int | None = None) -> int:
         """FLOPs of forward and backward over so many positions: see flops.training_flops."""
-        return flops.training_flops(self, text, latents, targets, pairs, images)
+        return flops.training_flops(self, text, latents, targets, pairs, images, made)
 
 
 def _block(shape: Transfusion) -> Block:
@@ -240,6 +261,12 @@ def _block(shape: Transfusion) -> Block:
     return Block(attention, ffn, width, shape.norm, split, shape.time == "adaln")
 
 
+def _entered(z: Tensor, place: Tensor, door: nn.Linear, patch: Tensor | None) -> Tensor:
+    """Latents as the stream has them: projected, and told their place in the image."""
+    x: Tensor = door(z.to(door.weight.dtype))
+    return x if patch is None else x + F.embedding(place, patch)
+
+
 def _places(batch: Batch, images: int) -> tuple[Tensor, Tensor]:
     """Of each latent [N]: its image, and its place in it."""
     image = batch.latent_image.long()
@@ -247,7 +274,7 @@ def _places(batch: Batch, images: int) -> tuple[Tensor, Tensor]:
     return image, torch.arange(len(image), device=image.device) - (count.cumsum(0) - count)[image]
 
 
-def _plane(position: Tensor, text: int, place: Tensor, side: int) -> Tensor:
+def _plane(position: Tensor, text: int, place: Tensor, side: int | Tensor) -> Tensor:
     """Places in a plane [T,2] for positions [T], text first: text at (p, p), a latent at (p0 + row, p0 + column), p0 its image's first position."""
     first = position[text:].index_select(0, torch.arange(len(place), device=place.device) - place).long()
     latents = torch.stack([first + place // side, first + place % side], dim=1)

@@ -44,6 +44,14 @@ def _metrics(run_dir: str) -> list[str]:
     return sorted({"text_nats", *(str(row["metric"]) for row in evaluated(run_dir))})
 
 
+def _tables(run_dir: str) -> dict[str, Any]:
+    """What the evaluations that eval.json names left under their own names."""
+    place = storage.join(run_dir, "eval.json")
+    asked = storage.read_json(place)["evaluate"] if storage.exists(place) else []
+    names = [next(iter(part)) if isinstance(part, dict) else part for part in asked]
+    return {name: t for name in names if (t := read_table(storage.join(run_dir, f"{name}.parquet"))) is not None}
+
+
 def read_run(path: str, arm: str, seed: int) -> RunEvidence:
     """One run's evidence, from its folder."""
     card = read_card(path)
@@ -71,6 +79,7 @@ def read_run(path: str, arm: str, seed: int) -> RunEvidence:
         items={m: t for m in _metrics(path) if (t := read_table(item_path(path, m))) is not None},
         encoders=encoders((plan or {}).get("encoding") or {}),
         processes=int(card["recipe"].get("processes") or 1) * int(card["recipe"].get("nodes") or 1),
+        tables=_tables(path),
         pictures=read_table(storage.join(path, "samples/pictures.parquet")),
     )
 
