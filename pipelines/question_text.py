@@ -20,7 +20,7 @@ from typing import Any, Literal
 from pipelines.format.errors import Reject
 from pipelines.pictures import sound
 from pipelines.table import cell
-from pipelines.turns import ranked
+from pipelines.turns import ranked, votes
 
 AnswerIs = Literal["text", "letter", "index0", "index1"]
 _ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z][a-zA-Z0-9]{1,30});")
@@ -91,7 +91,8 @@ class Columns:
         answers = ranked(words, first=limits.tidy(_word(best, "answer")) if _there(best) else None)
         if not answers:
             raise Reject("empty", "a question without an answer")
-        out: dict[str, Any] = {"question": asked, "answers": answers}
+        people = words[1:] if _there(best) else words
+        out: dict[str, Any] = {"question": asked, "answers": answers, **votes(people, answers)}
         if choices:
             out |= {"choices": choices, "choice": _chosen(answers[0], choices) if chosen is None else chosen}
         if self.hint and (hint := _said(cell(row, self.hint), limits)):

@@ -119,3 +119,9 @@ def ranked(given: Sequence[str], first: str | None = None) -> list[str]:
     counted = Counter(a for a in given if a)
     by_count = sorted(counted, key=lambda a: -counted[a])
     return list(dict.fromkeys([*([first] if first else []), *by_count]))
+
+
+def votes(given: Sequence[str], answers: Sequence[str]) -> dict[str, list[int]]:
+    """{votes: how many people gave each answer}, where more than one person was asked; else nothing. Soft scores (VQA v2's) are made of it."""
+    counted = Counter(a for a in given if a)
+    return {"votes": [counted[a] for a in answers]} if counted.total() > 1 else {}

@@ -43,7 +43,7 @@ class VqaSource(Source):
     text is at most `max_text` characters; `unescape` turns HTML's entities into what they mean."""
 
     data: ClassVar[str] = "vqa"
-    version: ClassVar[int] = 2  # 2: pictures stand where they are marked, rows of Parquet merge, answers must be among their choices
+    version: ClassVar[int] = 3  # 2: marked pictures in place, rows of Parquet merge, answers must be among their choices; 3: votes are kept
     path: str
     table: str
     image: str | tuple[str, ...] = "image"

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, Field, model_validator
 
@@ -21,8 +21,9 @@ from pipelines.format.document import At, Document, PartOf, Percent, Size, dump,
 from pipelines.format.errors import RecipeError
 from pipelines.format.extends import Home, Places
 from pipelines.format.yaml_text import Path
+from trainer.ablate_design import Hardware, Slurm, Spread
 from trainer.evaluate import Evaluation
-from trainer.run import Run
+from trainer.run import Run, Workers
 from trainer.scaling import Isoflop
 from trainer.setting import laid
 
@@ -47,7 +48,8 @@ class Ablation(Document):
     that are not run, and why. isoflop: a sweep over FLOPs and sizes, which adds its arms.
 
     experiment: the paper's number, E1 to E13, whose values the report sets beside ours. question: what is asked, in a sentence. compare: the
-    questions put to the numbers, and report: the figures, both by name; neither changes a run."""
+    questions put to the numbers, and report: the figures, both by name; neither changes a run. engine, resources, slurm: how arm-runs
+    are started (docs/launch.md). hardware and assume: what the dry run reckons cost and power with."""
 
     blocks: ClassVar[dict[str, type[BaseModel]]] = {"run": Run, "mixture": Mixture}  # each may say `extends` of its own
     leading: ClassVar[tuple[str, ...]] = ("on",)
@@ -68,8 +70,11 @@ class Ablation(Document):
     report: list[Annotated[Any, PartOf("trainer.report.figures")]] = []
     output: str
     parallel: Annotated[int, Field(ge=1)] = 1
-    engine: str = "local"
-    resources: dict[str, Any] | None = None
+    engine: Literal["local", "ray"] = "local"
+    resources: Workers | None = None
+    slurm: Slurm | None = None
+    hardware: Hardware = Hardware()
+    assume: dict[str, Spread] = {}
 
     @classmethod
     def completed(cls, data: dict[str, Any], places: Places, home: Home) -> tuple[dict[str, Any], Places]:

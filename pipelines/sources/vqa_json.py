@@ -24,7 +24,7 @@ from pipelines.question_text import Limits
 from pipelines.row_groups import column_names
 from pipelines.stage import Rejected, SourcePart
 from pipelines.table import cell, matching, template
-from pipelines.turns import answered, ranked, vqa_record
+from pipelines.turns import answered, ranked, votes, vqa_record
 from pipelines.vqa_source import VqaSource
 
 _TALK = ("conversations", "messages", "texts")
@@ -130,11 +130,12 @@ def _annotated(row: dict[str, Any], note: dict[str, Any], limits: Limits) -> dic
     """VQA v2: the answer to train on is the one most of the ten people gave, which its files name `multiple_choice_answer`."""
     given = [a.get("answer") if isinstance(a, dict) else a for a in note.get("answers") or []]
     best = note.get("multiple_choice_answer")
-    answers = ranked([limits.tidy(a) for a in given if isinstance(a, str)], first=limits.tidy(best) if isinstance(best, str) else None)
+    people = [limits.tidy(a) for a in given if isinstance(a, str)]
+    answers = ranked(people, first=limits.tidy(best) if isinstance(best, str) else None)
     if not answers:
         raise Reject("empty", "a question without an answer")
     asked = limits.tidy(cell(row, "question"))
     if not asked:
         raise Reject("empty", "an answer without a question")
     kind = note.get("question_type") or note.get("answer_type")
-    return {"question": asked, "answers": answers, **({"type": str(kind)} if kind else {})}
+    return {"question": asked, "answers": answers, **votes(people, answers), **({"type": str(kind)} if kind else {})}

@@ -79,10 +79,12 @@ def test_answers_choices_and_types_are_kept_for_evaluation(tmp_path):
     (tmp_path / "qa.jsonl").write_text(json.dumps(row))
     source = VqaTable(path=str(tmp_path), table="qa.jsonl", answer="best", answers="all", choices="options", type="kind")
     (record,), _ = read(source)
-    question = {"question": "q?", "answers": ["two", "one", "three"], "choices": ["one", "two"], "choice": 1, "type": "count", "turn": 0}
+    question = {"question": "q?", "answers": ["two", "one", "three"], "votes": [1, 2, 1], "turn": 0}
+    question |= {"choices": ["one", "two"], "choice": 1, "type": "count"}
     assert record.fields["questions"] == [question]
     (fixed,), _ = read(VqaTable(path=str(tmp_path), table="qa.jsonl", answer="all", choice_list=("x", "One "), type="=plain"))
-    asked = {"question": "q?", "answers": ["one", "two", "three"], "choices": ["x", "One"], "choice": 1, "type": "plain", "turn": 0}
+    asked = {"question": "q?", "answers": ["one", "two", "three"], "votes": [2, 1, 1], "type": "plain", "turn": 0}
+    asked |= {"choices": ["x", "One"], "choice": 1}
     assert fixed.fields["questions"][0] == asked
 
 

@@ -86,9 +86,9 @@ def test_the_answers_file_has_a_row_per_question_that_agrees_with_the_rows(plan,
     assert set(table["prediction"].to_pylist()) <= set(COLOURS)
 
 
-def tiny() -> torch.nn.Module:
+def tiny(channels: int = 8, patches: int = 2) -> torch.nn.Module:
     torch.manual_seed(3)
-    model = Transfusion(layers=2, width=32, heads=2, qk_norm=False).build(261, 8, 2)
+    model = Transfusion(layers=2, width=32, heads=2, qk_norm=False).build(261, channels, patches)
     for name, p in model.named_parameters():
         torch.nn.init.normal_(p, std=0.3 if "weight" in name or p.ndim == 2 else 1.0)
     return model.eval()
@@ -274,4 +274,4 @@ def test_batch_size_does_not_change_a_score(plan, tmp_path, monkeypatch):
 def test_the_parts_are_the_files_without_an_underscore():
     assert {"vqa", "text_perplexity", "flow_loss"} <= set(PartOf("trainer.evaluate").names())
     assert all(not n.startswith("_") for n in PartOf("trainer.evaluate").names())
-    assert json.loads(Vqa().model_dump_json()) == {"set": "held_out", "questions": 1000, "source": "vqa"}
+    assert json.loads(Vqa().model_dump_json()) == {"set": "held_out", "questions": 1000, "source": "vqa", "score": "exact", "weights": "last"}

@@ -20,14 +20,14 @@ Images = Sequence[tuple[np.ndarray, ...]]
 Open = Callable[[Question, list[int]], bool]
 
 
-def greedy(subject: Subject, questions: Sequence[Question], images: Images, open_: Open | None = None) -> list[np.ndarray]:
-    """Each question's answer ids up to EOS (left out), or up to MARGIN past the true answer's length.
+def greedy(subject: Subject, questions: Sequence[Question], images: Images, open_: Open | None = None, margin: int = MARGIN) -> list[np.ndarray]:
+    """Each question's answer ids up to EOS (left out), or up to `margin` past the true answer's length.
 
     With `open_(question, ids so far)`, an answer is left as soon as it says False: for controls, whose score is wanted and not their words.
     """
     specials = subject.specials
     answers: list[list[int]] = [[] for _ in questions]
-    limit = [len(q.answer_ids) + MARGIN for q in questions]
+    limit = [len(q.answer_ids) + margin for q in questions]
     going = list(range(len(questions)))
     first = True
     while going:

@@ -5,11 +5,14 @@
 An item is a held-out thing that every arm is asked about (a question, an image, a document, a trajectory), named by its record so that items of two
 runs can be joined. The row of the metric is the mean of `value` weighted by `weight`, over a split (`held_out` means all items). Perplexity is
 written as nats: metric `text_nats`, weight the counted ids.
+
+Splits nest by colons: an item of `held_out:colour` belongs to `held_out` too, and one of `set:notes` does not.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from pipelines.format import storage
 
@@ -36,3 +39,11 @@ def write_items(run_dir: str, metric: str, items: Sequence[str], values: Sequenc
     sink = pa.BufferOutputStream()
     pq.write_table(table.sort_by([("split", "ascending"), ("item", "ascending")]), sink, compression="zstd")
     storage.replace(item_path(run_dir, metric), sink.getvalue().to_pybytes(), scratch=run_dir)
+
+
+def read_items(run_dir: str, metric: str) -> Any:
+    """The table that `write_items` wrote."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    return pq.read_table(pa.BufferReader(storage.read(item_path(run_dir, metric))))

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mixtures.span import Specials
+from mixtures.span import Span, Specials
 from trainer.batch import Batch, Document
 from trainer.evaluate._encoded import Encoded
 from trainer.flow import Noised, clean
@@ -56,15 +56,17 @@ class Subject:
 
     def held_out(self, sources: Sequence[str], max_tokens: int | None = None) -> list[Document]:
         """The held-out spans of some sources as documents, in the plan's order, each source up to `max_tokens` payload tokens."""
-        out = []
+        return [self.reader.document(span) for span in self.spans(sources, max_tokens)]
+
+    def spans(self, sources: Sequence[str], max_tokens: int | None = None) -> Iterator[Span]:
+        """The spans behind `held_out`, in the same order."""
         for source in sources:
             taken = 0
             for i in self.plan.held_out(source):
                 for span in self.plan.row(i, "heldout").spans:
                     if max_tokens is None or taken < max_tokens:
                         taken += span.payload
-                        out.append(self.reader.document(span))
-        return out
+                        yield span
 
     def batches(self, documents: Sequence[Document]) -> Iterator[tuple[list[int], Batch]]:
         """All documents, one a row, like lengths together, about BATCH_POSITIONS at a time: (their places in the input, the batch)."""

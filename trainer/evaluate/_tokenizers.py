@@ -21,11 +21,16 @@ def source_dataset(plan: Any, source: str) -> Any:
 
 def tokenizer_of(plan: Any, source: str) -> Any:
     """The tokenizer that the encoded dataset of a source carries."""
-    from tokenizers import Tokenizer
-
     dataset = source_dataset(plan, source)
     if dataset is None:
         raise InputError("the source has no held-out rows", found=source, allowed=", ".join(plan.sources), next="raise held_out.fraction")
+    return dataset_tokenizer(dataset)
+
+
+def dataset_tokenizer(dataset: Any) -> Any:
+    """The tokenizer that an encoded dataset carries."""
+    from tokenizers import Tokenizer
+
     return Tokenizer.from_str(storage.read(storage.join(dataset.path, "tokenizer.json")).decode())
 
 

@@ -2,13 +2,19 @@
 
 t comes from the run's own distribution by its quantiles: images, in order of a draw on their record, go round the `bins` equal-probability
 bins, with a place inside the bin drawn too; the noise is drawn with seed 0. Both depend on the held-out records alone. The error is the run's
-loss, by source and by bin (bin 1 is mostly noise). Comparable between arms of one encoder; never rank encoders by it.
-"""
+loss, by source and by bin (bin 1 is mostly noise).
+
+Items, a held-out image each (`record#segment`): `flow_loss`, split held_out:<source>, and `flow_loss.bin`, split held_out:<k>/<bins>; weights are
+latents.
+
+Comparable between arms whose errors are of the same thing: never rank encoders by it, nor arms that differ in normalisation, in the space of the
+loss or in the distribution of t. A row cannot say so, since its columns are fixed; `measured_in(plan card, run recipe)` names all of that, and two
+runs' rows may be set side by side where it is equal."""
 
 from __future__ import annotations
 
 from statistics import NormalDist
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from pydantic import Field
@@ -26,6 +32,7 @@ class FlowLoss(Part):
 
     bins: int = Field(4, ge=1, le=64)
     max_tokens: Size | None = None
+    weights: Literal["last", "ema"] = "last"
 
     def run(self, subject: Subject, out: str) -> list[dict[str, Any]]:
         """Rows flow_loss for held_out and held_out:<source>, and flow_loss.bin for held_out:<k>/<bins>."""
@@ -34,9 +41,12 @@ class FlowLoss(Part):
 
         sources = list(subject.plan.sources)
         trained = [s for s in sources if _trains_images(subject.plan, s)]
-        documents = [d for d in subject.held_out(trained, self.max_tokens) if d.image_loss.any()]
+        read = [(span, subject.reader.document(span)) for span in subject.spans(trained, self.max_tokens)]
+        read = [(span, d) for span, d in read if d.image_loss.any()]
+        documents = [d for _, d in read]
         quantiles = fixed_quantiles(documents, self.bins)
         sums, counts = np.zeros((len(sources), self.bins)), np.zeros((len(sources), self.bins), np.int64)
+        images: list[Image] = []
         for places, batch in subject.batches(documents):
             u = np.concatenate([quantiles[p] for p in places])
             of_latent = batch.latent_image.numpy()
@@ -47,9 +57,45 @@ class FlowLoss(Part):
             counted = batch.image_loss.numpy()[of_latent]
             bins = np.minimum((u * self.bins).astype(int), self.bins - 1)[of_latent]
             where = found.flow_source.cpu().numpy()[counted], bins[counted]
-            np.add.at(sums, where, found.flow.double().cpu().numpy()[counted])
+            lost = found.flow.double().cpu().numpy()
+            np.add.at(sums, where, lost[counted])
             np.add.at(counts, where, 1)
+            owners = [(p, int(s)) for p in places for s in documents[p].image_segment]
+            total = np.bincount(of_latent, weights=lost, minlength=len(u))
+            n = np.bincount(of_latent, minlength=len(u))
+            for k in np.flatnonzero(batch.image_loss.numpy() & (n > 0)):
+                p, segment = owners[k]
+                item = f"{subject.plan.record(read[p][0]).id}#{segment}"
+                images.append(Image(item, sources[documents[p].source], min(int(u[k] * self.bins), self.bins - 1), total[k] / n[k], int(n[k])))
+        _keep(out, images, self.bins)
         return _rows(sources, sums, counts, self.bins)
+
+
+def measured_in(plan_card: dict[str, Any], recipe: dict[str, Any]) -> dict[str, Any]:
+    """What a run's flow loss is an error of: latents of which encoder, normalised by which statistics, in which space, at which times. From plan.json
+    and the recipe in run.json; losses of runs in which this differs say nothing about which of them is better."""
+    encoding = plan_card.get("encoding") or {}
+    flow = recipe.get("flow") or {}
+    facts = {"encoder": (encoding.get("image") or {}).get("fingerprint"), "statistics": (encoding.get("stats") or {}).get("sha256")}
+    return facts | {key: flow.get(key) for key in ("loss_space", "time", "shift")}
+
+
+class Image(NamedTuple):
+    """What was measured on one image: the mean error of its `n` latents."""
+
+    item: str
+    source: str
+    bin: int
+    value: float
+    n: int
+
+
+def _keep(out: str, images: list[Image], bins: int) -> None:
+    from trainer.evaluate._items import write_items
+
+    names, values, weights = [i.item for i in images], [i.value for i in images], [float(i.n) for i in images]
+    write_items(out, "flow_loss", names, values, weights, [f"held_out:{i.source}" for i in images])
+    write_items(out, "flow_loss.bin", names, values, weights, [f"held_out:{i.bin + 1}/{bins}" for i in images])
 
 
 def _trains_images(plan: Any, source: str) -> bool:
