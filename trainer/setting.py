@@ -32,6 +32,7 @@ from trainer.evaluate import Evaluation
 from trainer.run import Run
 
 EVALUATIONS = PartOf("trainer.evaluate")
+AS_IT_IS = ("seeds", "parallel", "engine", "resources", "slurm", "hardware", "assume", "output", "datasets")  # keys of an ablation by the same name
 FOLDER = Path(__file__).parent / "settings"
 
 
@@ -56,6 +57,9 @@ class Keys(Document):
     parallel: Annotated[int, Field(ge=1)] | None = None
     engine: str | None = None
     resources: dict[str, Any] | None = None
+    slurm: dict[str, Any] | None = None
+    hardware: dict[str, Any] | None = None
+    assume: dict[str, Any] | None = None
     output: str | None = None
 
     @model_validator(mode="after")
@@ -121,7 +125,7 @@ def _read(ref: Any, said_at: str, home: Home, ablation: str) -> tuple[dict[str, 
 
 def _as_ablation(keys: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
     """The setting's values as keys of the ablation, without what the ablation does not have."""
-    over: dict[str, Any] = {k: keys[k] for k in ("seeds", "parallel", "engine", "resources", "output", "datasets") if keys.get(k) is not None}
+    over: dict[str, Any] = {k: keys[k] for k in AS_IT_IS if keys.get(k) is not None}
     mixture = {k: keys[k] for k in ("sequence_length", "held_out") if keys.get(k) is not None}
     known = (data.get("mixture") or {}).get("sources") or {}
     sources = {name: said for name, said in (keys.get("sources") or {}).items() if name in known}
