@@ -15,13 +15,17 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, Field, model_validator
 
-from mixtures.mixture import Mixture
+from mixtures.mixture import Mixture, TwoDatasets
 from pipelines.format import storage
-from pipelines.format.document import Document, PartOf, Percent, Size, dump, fingerprint, merge, parse
+from pipelines.format.document import At, Document, PartOf, Percent, Size, dump, fingerprint, merge, parse
 from pipelines.format.errors import RecipeError
+from pipelines.format.extends import Home, Places
+from pipelines.format.yaml_text import Path
 from trainer.ablate_design import Hardware, Slurm, Spread
 from trainer.evaluate import Evaluation
 from trainer.run import Run, Workers
+from trainer.scaling import Isoflop
+from trainer.setting import laid
 
 VERSION = 1
 
@@ -39,17 +43,26 @@ class Arm(Document):
 class Ablation(Document):
     """An ablation document. `mixture` and `run` are what all arms share; `parallel` arms train side by side, each in a process of its own.
 
+    datasets: what the names in a source's `dataset` are, and in `records_from` (a name that is not here is a path); models: what the names in an
+    arm's `run.model` are, each laid over the model of `run`. on: a setting, which is laid over all of it (trainer/setting.py). left_out: arms
+    that are not run, and why. isoflop: a sweep over FLOPs and sizes, which adds its arms.
+
     experiment: the paper's number, E1 to E13, whose values the report sets beside ours. question: what is asked, in a sentence. compare: the
     questions put to the numbers, and report: the figures, both by name; neither changes a run. engine, resources, slurm: how arm-runs
     are started (docs/launch.md). hardware and assume: what the dry run reckons cost and power with."""
 
     blocks: ClassVar[dict[str, type[BaseModel]]] = {"run": Run, "mixture": Mixture}  # each may say `extends` of its own
+    leading: ClassVar[tuple[str, ...]] = ("on",)
     name: str | None = None
+    datasets: dict[str, str | TwoDatasets] = {}
+    models: dict[str, dict[str, Any]] = {}
     scale: Annotated[Percent, Field(gt=0)] = 1
     seeds: Annotated[list[int], Field(min_length=1)] = [0]
     run: dict[str, Any]
     mixture: dict[str, Any]
-    arms: Annotated[dict[str, Arm], Field(min_length=1)]
+    arms: dict[str, Arm] = {}
+    left_out: dict[str, str] = {}
+    isoflop: Isoflop | None = None
     evaluate: list[Evaluation] = []
     experiment: Annotated[str, Field(pattern=r"^E\d{1,2}$")] | None = None
     question: str | None = None
@@ -62,6 +75,55 @@ class Ablation(Document):
     slurm: Slurm | None = None
     hardware: Hardware = Hardware()
     assume: dict[str, Spread] = {}
+
+    @classmethod
+    def completed(cls, data: dict[str, Any], places: Places, home: Home) -> tuple[dict[str, Any], Places]:
+        """With the setting that it is `on`."""
+        return laid(cls, data, places, home)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named_place(cls, data: Any) -> Any:
+        """`output: out/ablations/{name}`, as of mixtures."""
+        if isinstance(data, dict) and isinstance(data.get("output"), str) and isinstance(data.get("name"), str):
+            return {**data, "output": data["output"].replace("{name}", data["name"])}
+        return data
+
+    @model_validator(mode="after")
+    def _arms_are_all(self) -> Ablation:
+        """With the arms of the sweep, with models in place of their names, and without what is left out."""
+        arms = dict(self.arms)
+        if self.isoflop is not None:
+            swept = self.isoflop.arms(self.run, self.mixture, self.scale)
+            arms = {**{k: Arm.model_validate(v) for k, v in swept.items()}, **arms}
+        object.__setattr__(self, "arms", arms)
+        if isinstance(self.run.get("model"), str):
+            object.__setattr__(self, "run", {**self.run, "model": self._model(self.run["model"], ("run", "model"))})
+        object.__setattr__(self, "arms", {name: self._modelled(name) for name in arms})
+        if set(self.left_out) & set(arms):  # what extends one of these keeps what it took from it
+            kept = {k: self.settled(k) if arms[k].extends else self.arms[k] for k in arms if k not in self.left_out}
+            object.__setattr__(self, "arms", kept)
+        if not self.arms:
+            raise At(("arms",), "an ablation has at least one arm, of its own or of `isoflop`, that is not left out")
+        return self
+
+    def _modelled(self, name: str) -> Arm:
+        """The arm with the model that it names: laid over the run's, in the place of what an arm that it extends says of the model."""
+        arm = self.arms[name]
+        if not isinstance(arm.run.get("model"), str):
+            return arm
+        model = self._model(arm.run["model"], ("arms", name, "run", "model"))
+        if arm.extends is not None:
+            arm = self.settled(name)
+        return arm.model_copy(update={"run": {**arm.run, "model": model}})
+
+    def _model(self, name: str, path: Path) -> dict[str, Any]:
+        if name in self.models:
+            return self.models[name]
+        parts = PartOf("trainer.models").names()
+        if name in parts:
+            return {name: {}}
+        raise At(path, f"no model {name!r}; known: {', '.join(self.models) or 'none'}; parts: {', '.join(parts)}")
 
     @model_validator(mode="after")
     def _arms_fit(self) -> Ablation:
@@ -76,7 +138,8 @@ class Ablation(Document):
                     raise ValueError(f"arms.{name}: no source {source!r} in mixture.sources; known: {', '.join(known)}")
             for other in (arm.extends, arm.records_from):
                 if other is not None and (other not in self.arms or other == name):
-                    raise ValueError(f"arms.{name}: no other arm {other!r}; known: {', '.join(self.arms)}")
+                    why = f", and {other} is left out" if other in self.left_out else ""
+                    raise ValueError(f"arms.{name}: no other arm {other!r}; known: {', '.join(self.arms)}{why}")
             other = self.settled(name).records_from
             if other is not None and self.settled(other).records_from is not None:
                 raise ValueError(f"arms.{name}: {other!r} itself takes another arm's records; name that arm")
@@ -86,7 +149,9 @@ class Ablation(Document):
         """The arm with everything it extends laid under it."""
         if name in above:
             raise ValueError(f"arms: {' → '.join((*above, name))} extend one another in a circle")
-        arm = self.arms[name]
+        arm = self.arms.get(name)
+        if arm is None:
+            raise ValueError(f"arms: no other arm {name!r}; known: {', '.join(self.arms)}")
         if arm.extends is None:
             return arm
         base = dump(self.settled(arm.extends, (*above, name)))
@@ -115,9 +180,20 @@ def mixture_of(ablation: Ablation, arm: str, output: str | None = None) -> Mixtu
     for name, shared in (ablation.mixture.get("sources") or {}).items():
         base = {k: v for k, v in (shared or {}).items() if k not in ("share", "epochs")}
         sources[name] = {**base, **settled.sources.get(name, {}), "tokens": settled.tokens.get(name, 0)}
+        sources[name]["dataset"] = _looked_up(ablation, sources[name].get("dataset"))
     own = {k: v for k, v in ablation.mixture.items() if k not in ("output", "name", "scale")}
+    if "records_from" in own:
+        own["records_from"] = _looked_up(ablation, own["records_from"])
     data = {**own, "name": arm, "scale": ablation.scale, "sources": sources, "output": output}
     return parse(Mixture, data, name=f"{ablation.name or 'ablation'}: arm {arm}")
+
+
+def _looked_up(ablation: Ablation, said: Any) -> Any:
+    """What a dataset is: by its name, or as it was said; each of two."""
+    if isinstance(said, dict):
+        return {side: _looked_up(ablation, one) for side, one in said.items()}
+    found = ablation.datasets.get(said, said) if isinstance(said, str) else said
+    return dump(found) if isinstance(found, TwoDatasets) else found
 
 
 def plan_paths(ablation: Ablation) -> dict[str, str]:
@@ -149,6 +225,11 @@ def identity(ablation: Ablation, plans: dict[str, str]) -> str:
     document = dump(ablation)
     run = {k: v for k, v in document["run"].items() if k not in ("output", "plan", "threads", "device")}
     kept = {k: document[k] for k in ("scale", "seeds", "arms", "evaluate")}
+    run = {k: v for k, v in document["run"].items() if k not in ("output", "plan", "threads", "device")}
+    kept = {k: document[k] for k in ("scale", "seeds", "arms", "evaluate")}
+    named = {str(arm.run["model"]) for arm in map(ablation.settled, ablation.arms) if isinstance(arm.run.get("model"), str)}
+    if named:
+        kept["models"] = {k: v for k, v in document["models"].items() if k in named}
     if not plans:
         raise RecipeError("an ablation without plans has no identity")
     return fingerprint({"ablation": kept, "run": run, "plans": plans, "version": VERSION})

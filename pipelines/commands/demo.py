@@ -47,9 +47,10 @@ def answer(args: argparse.Namespace) -> dict[str, Any]:
         if len(rows) < len(steps):
             stop.check()
     report = out / rows[-1]["path"] / "report.html"
-    return {"journey": what.name, "steps": rows, "report": str(report), "seconds": round(time.monotonic() - start, 1)}
+    made = {"report": str(report)} if report.is_file() else {"path": str(out)}  # a journey need not end in an ablation
+    return {"journey": what.name, "steps": rows, **made, "seconds": round(time.monotonic() - start, 1)}
 
 
 def show(answer: dict[str, Any]) -> None:
     say(f"{answer['seconds']} s for {len(answer['steps'])} steps", stderr=True)
-    print(clean(answer["report"]))
+    print(clean(answer.get("report") or answer["path"]))

@@ -36,6 +36,12 @@ class Document(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
     blocks: ClassVar[dict[str, type[BaseModel]]] = {}  # keys whose value is a document of another kind, which may say `extends` too
+    leading: ClassVar[tuple[str, ...]] = ()  # keys that decide what others are: overrides of them come before `completed`, all others after it
+
+    @classmethod
+    def completed(cls, data: dict[str, Any], places: Places, home: Home) -> tuple[dict[str, Any], Places]:
+        """The plain values, with all that is extended, as they are to be overridden and validated; places are file:line of every path."""
+        return data, places
 
 
 class Part(Document):
@@ -146,16 +152,21 @@ def parse(
         raise RecipeError("a document is a mapping of keys", where=name, found=type(data).__name__)
     later = []
     for override in overrides:  # what is extended must be known before a key of it can be overridden
-        if override.partition("=")[0].rpartition(".")[2] == KEY and _extends_here(cls, override):
+        key = override.partition("=")[0]
+        if (key.rpartition(".")[2] == KEY and _extends_here(cls, override)) or key in getattr(cls, "leading", ()):
             _override(cls, data, override, where)
         else:
             later.append(override)
     home = Home(FilePath(folder), name, packaged, ((FilePath(folder) / f"{stem}.yaml").resolve(),) if stem else ())
     data, places = extended(cls, data, marks or {}, home)
+    named = stem if stem and "name" in cls.model_fields else None
+    data = {**data, "name": data.get("name") or named} if named else data
+    if issubclass(cls, Document):
+        data, places = cls.completed(data, {**places, **where}, home)
     for override in later:
         _override(cls, data, override, where)
-    if stem and "name" in cls.model_fields and data.get("name") is None:
-        data["name"] = stem
+    if named and data.get("name") is None:
+        data["name"] = named
     try:
         return cls.model_validate_json(json.dumps(data), strict=True, context={"folder": str(folder), "file": name})
     except ValidationError as e:
