@@ -24,7 +24,7 @@ MOE = {"ffn": "moe", "experts": {"count": 256, "granularity": 16, "top_k": 16}}
 SWEEP: dict[str, Any] = {
     "budgets": [6e18, 6e19, 3e20, 1e21],
     "share": {"text": 0.5, "pairs": 0.5},
-    "sizes": {"widths": [512, 768, 1024, 1280, 1536, 1792, 2048, 2304, 2560, 3072, 3584, 4096, 5120, 5632], "aspect": 128},
+    "sizes": {"widths": [640, 896, 1152, 1408, 1664, 1920, 2304, 2560, 2816, 3328, 4096, 4864, 6144, 7168], "aspect": 256},
     "near": {"points": 7},
     "families": {"dense": {}, "moe": {"budgets": [2e19, 6e19, 6e20], "model": MOE, "near": {"points": 7, "coefficient": 6}}},
 }

@@ -15,7 +15,7 @@ from trainer.report.drawing import PAPER, colour, draw, figure, legend
 from trainer.report.evidence import Evidence
 from trainer.report.markup import Markup, clean, tag
 from trainer.scaling.isoflop import said
-from trainer.scaling.points import MODALITIES, UNITS, Measured, by_budget, measured, planned
+from trainer.scaling.points import UNITS, Measured, by_budget, measured, planned
 from trainer.scaling.powers import Frontier, Power
 from trainer.scaling.sweep import Laws, laws
 
@@ -36,9 +36,11 @@ class Isoflop(Part):
         return drawn(runs, laws(runs, self.key))
 
 
-def drawn(runs: list[Measured], found: Laws) -> Markup:
-    """The section, from runs and their laws."""
-    keys = [(f, m) for f in found.families for m in MODALITIES if (f, m) in found.frontiers]
+def drawn(runs: list[Measured], found: Laws) -> Markup | None:
+    """The section, from runs and their laws; None where no budget has sizes enough for a curve."""
+    keys = [(f, m) for f in found.families for m in found.modalities if found.frontiers.get((f, m)) and found.frontiers[f, m].optima]
+    if not keys:
+        return None
     columns = 2 if len(keys) > 1 else 1
     rows = -(-len(keys) // columns)
     curves = draw(lambda fig: _curves(fig, runs, found, keys, rows, columns), width=6.6, height=0.75 + 2.5 * rows,
@@ -66,7 +68,7 @@ def _curves_said(found: Laws, keys: list[tuple[str, str]]) -> list[Any]:
 
 def _curves(fig: Any, runs: list[Measured], found: Laws, keys: list[tuple[str, str]], rows: int, columns: int) -> None:
     panels = fig.subplots(rows, columns, squeeze=False).ravel()
-    budgets = sorted({r.budget for r in runs})
+    budgets = sorted({r.budget for r in runs if r.budget is not None})
     for panel, (family, modality) in zip(panels, keys, strict=False):
         some = by_budget(runs, family, modality)
         optima = {o.budget: o for o in found.frontiers[family, modality].optima}
@@ -81,7 +83,7 @@ def _curves(fig: Any, runs: list[Measured], found: Laws, keys: list[tuple[str, s
                 if best.reason is None:
                     panel.plot([best.n], [best.loss], "*", ms=9, mec=PAPER, mew=0.6, color=colour(i), zorder=4)
         panel.set_title(f"{clean(family)}: {modality}")
-        panel.set_ylabel(f"held-out loss, {UNITS[modality]}", fontsize=8)
+        panel.set_ylabel(f"held-out loss, {UNITS[modality]}" if modality in UNITS else clean(modality), fontsize=8)
         panel.set_xlabel("active non-embedding parameters", fontsize=8)
         log_axis(panel.xaxis, panel)
         panel.grid(axis="y", alpha=0.35)
