@@ -119,7 +119,8 @@ def _runs(columns: Columns, kept: dict[str, Floats], labels: dict[str, list[str]
         losses = {k: float(kept[c][i]) for k, c in columns.losses.items()}
         own = {k: float(kept[c][i]) for k, c in columns.own.items()}
         arm = f"{family[i]}-{n[i]:.6g}-{d[i]:.6g}"
-        out.append(Measured(arm, family[i], None if budgets is None else float(budgets[i]), known.index(seeds[i]), float(n[i]), float(d[i]), losses, float(flops[i]), own))
+        budget, seed = None if budgets is None else float(budgets[i]), known.index(seeds[i])
+        out.append(Measured(arm, family[i], budget, seed, float(n[i]), float(d[i]), losses, float(flops[i]), own))
     return out
 
 
