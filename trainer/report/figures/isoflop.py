@@ -43,12 +43,12 @@ def drawn(runs: list[Measured], found: Laws) -> Markup | None:
         return None
     columns = 2 if len(keys) > 1 else 1
     rows = -(-len(keys) // columns)
-    curves = draw(lambda fig: _curves(fig, runs, found, keys, rows, columns), width=6.6, height=0.75 + 2.5 * rows,
+    curves = draw(lambda fig: _curves(fig, runs, found, keys, rows, columns), width=4.4, height=0.75 + 2.0 * rows,
                   label="Loss over model size at each budget", prefix="isoflop")  # fmt: skip
     parts = [figure(curves, *_curves_said(found, keys))]
     lawful = {k: f for k in keys if (f := found.frontiers[k]).size is not None}
     if lawful:
-        lines = draw(lambda fig: _lines(fig, lawful), width=6.6, height=3.6, label="Best size and tokens over compute", prefix="frontier")
+        lines = draw(lambda fig: _lines(fig, lawful), width=4.4, height=2.7, label="Best size and tokens over compute", prefix="frontier")
         caption = (
             "Compute-optimal active parameters and payload tokens against training FLOPs, with power laws and their 95 % bands (runs resampled). "
             "Bands hold the exponent's interval about the middle of the budgets; beyond the budgets a law extrapolates."
@@ -83,8 +83,8 @@ def _curves(fig: Any, runs: list[Measured], found: Laws, keys: list[tuple[str, s
                 if best.reason is None:
                     panel.plot([best.n], [best.loss], "*", ms=9, mec=PAPER, mew=0.6, color=colour(i), zorder=4)
         panel.set_title(f"{clean(family)}: {modality}")
-        panel.set_ylabel(f"held-out loss, {UNITS[modality]}" if modality in UNITS else clean(modality), fontsize=8)
-        panel.set_xlabel("active non-embedding parameters", fontsize=8)
+        panel.set_ylabel(f"held-out loss, {UNITS[modality]}" if modality in UNITS else clean(modality))
+        panel.set_xlabel("active non-embedding parameters")
         log_axis(panel.xaxis, panel)
         panel.grid(axis="y", alpha=0.35)
     for panel in panels[len(keys) :]:
@@ -112,7 +112,7 @@ def _lines(fig: Any, lawful: dict[tuple[str, str], Frontier]) -> None:
                 arms = np.stack([law.at(middle) * (x / middle) ** e for e in (low, high)])
                 panel.fill_between(x, arms.min(0), arms.max(0), color=colour(i), alpha=0.15, lw=0)
         panel.set_title(title)
-        panel.set_xlabel("training FLOPs", fontsize=8)
+        panel.set_xlabel("training FLOPs")
         panel.set_yscale("log")
         log_axis(panel.xaxis, panel)
         log_axis(panel.yaxis, panel)
@@ -131,7 +131,7 @@ def log_axis(axis: Any, panel: Any) -> None:
     axis.set_major_formatter(FuncFormatter(lambda v, _: _short(v)))
     axis.set_minor_locator(NullLocator())
     axis.set_minor_formatter(NullFormatter())
-    axis.set_tick_params(labelsize=8)
+    axis.set_tick_params(labelsize=8.5)
 
 
 def _short(value: float) -> str:
