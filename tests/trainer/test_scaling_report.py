@@ -71,7 +71,7 @@ def test_the_figure_draws_every_budget_and_marks_only_minima_inside(seen):
     shown = Figure().section(seen)
     assert shown is not None
     assert re.sub(r"<[^>]*>", " ", shown).count("dense: language") == 1 and shown.count("<svg") == 2
-    for words in ("active non-embedding parameters", "training FLOPs", "nats a token", "mean squared error", "6×10¹⁸ FLOPs", "Every budget has one"):
+    for words in ("N, active parameters", "training FLOPs", "loss, nats a token", "loss, squared error", "6×10¹⁸ FLOPs", "Every budget has one"):
         assert words in shown, words
 
 

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from trainer.report.evidence import Evidence
 
 MODALITIES = {"language": ("text_perplexity", "held_out"), "vision": ("flow_loss", "held_out")}
-UNITS = {"language": "nats a token", "vision": "mean squared error"}
 
 
 @dataclass(frozen=True, slots=True)

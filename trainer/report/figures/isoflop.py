@@ -15,11 +15,12 @@ from trainer.report.drawing import PAPER, colour, draw, figure, legend
 from trainer.report.evidence import Evidence
 from trainer.report.markup import Markup, clean, tag
 from trainer.scaling.isoflop import said
-from trainer.scaling.points import UNITS, Measured, by_budget, measured, planned
+from trainer.scaling.points import Measured, by_budget, measured, planned
 from trainer.scaling.powers import Frontier, Power
 from trainer.scaling.sweep import Laws, laws
 
 MARKS = ("o", "s", "^", "D")
+SHORT = {"language": "loss, nats a token", "vision": "loss, squared error"}
 
 
 class Isoflop(Part):
@@ -60,8 +61,8 @@ def drawn(runs: list[Measured], found: Laws) -> Markup | None:
 def _curves_said(found: Laws, keys: list[tuple[str, str]]) -> list[Any]:
     without = [f"{clean(f)} {m} at {said(c)} ({why})" for f, m in keys for c, why in found.frontiers[f, m].missing.items()]
     start = (
-        "Held-out loss over active non-embedding parameters, a line a budget of FLOPs; parabola in log N through the runs, star: its minimum inside "
-        "the ladder. "
+        "Held-out loss (text: nats a token; images: mean squared error of the flow) over active non-embedding parameters, a line a budget of FLOPs; "
+        "parabola in log N through the runs, star: its minimum inside the ladder. "
     )
     return [start, f"Without one, and not in any law: {'; '.join(without)}." if without else "Every budget has one."]
 
@@ -81,10 +82,10 @@ def _curves(fig: Any, runs: list[Measured], found: Laws, keys: list[tuple[str, s
                 x = np.geomspace(*best.sizes, 80)
                 panel.plot(x, best.at(x), "-" if best.reason is None else "--", lw=1.1, alpha=0.85, color=colour(i))
                 if best.reason is None:
-                    panel.plot([best.n], [best.loss], "*", ms=9, mec=PAPER, mew=0.6, color=colour(i), zorder=4)
+                    panel.plot([best.n], [best.loss], "*", ms=10, mec=PAPER, mew=0.5, color=colour(i), zorder=4)
         panel.set_title(f"{clean(family)}: {modality}")
-        panel.set_ylabel(f"held-out loss, {UNITS[modality]}" if modality in UNITS else clean(modality))
-        panel.set_xlabel("active non-embedding parameters")
+        panel.set_ylabel(SHORT.get(modality, clean(modality)))
+        panel.set_xlabel("N, active parameters")
         log_axis(panel.xaxis, panel)
         panel.grid(axis="y", alpha=0.35)
     for panel in panels[len(keys) :]:
@@ -127,7 +128,7 @@ def log_axis(axis: Any, panel: Any) -> None:
     (panel.set_xscale if axis is panel.xaxis else panel.set_yscale)("log")
     low, high = axis.get_data_interval()
     decades = np.log10(high / low) if high > low > 0 else 1.0
-    axis.set_major_locator(LogLocator(10, subs=(1.0,) if decades > 2.5 else (1.0, 3.0) if decades > 1.2 else (1.0, 2.0, 5.0), numticks=8))
+    axis.set_major_locator(LogLocator(10, subs=(1.0,) if decades > 1.9 else (1.0, 3.0) if decades > 0.9 else (1.0, 2.0, 5.0), numticks=6))
     axis.set_major_formatter(FuncFormatter(lambda v, _: _short(v)))
     axis.set_minor_locator(NullLocator())
     axis.set_minor_formatter(NullFormatter())
