@@ -103,6 +103,16 @@ def test_the_plan_stands_in_the_report_with_what_was_spent(seen):
         assert word in shown
 
 
+def test_the_answers_say_in_a_sentence_what_was_found_and_what_was_not(seen):
+    dense, sparse = IsoflopLaw().answers(seen)
+    assert dense.startswith("dense: language N_opt ~ C^a with a = 0.4") and "vision's grows more slowly than language's in 100 %" in dense
+    assert sparse.startswith("moe: ") and "from 3 budgets" in sparse
+    few = evidence(budgets=[6e18, 4e23], families={"dense": {}})
+    assert IsoflopLaw().answers(few) == ["dense: no law for language and vision: fewer than two budgets have a minimum inside the ladder."]
+    (proposed,) = MixingLaw(draws=20).answers(mixtures())
+    assert proposed.startswith("The next mixture to try: text ") and MixingLaw().answers(mixtures(4)) == []
+
+
 def test_an_ablation_that_is_no_sweep_has_neither(seen):
     other = Evidence("x", seen.arms, seen.seeds, seen.results, seen.runs, seen.budgets, card={"recipe": {}})
     assert Figure().section(other) is None and IsoflopLaw().section(other) is None and IsoflopLaw().rows(other) == []

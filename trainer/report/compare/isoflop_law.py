@@ -29,6 +29,11 @@ class IsoflopLaw(Part):
         found = self._laws(evidence)[2]
         return [] if found is None else rows(found)
 
+    def answers(self, evidence: Evidence) -> list[str]:
+        """What the sweep says, a sentence a family."""
+        found = self._laws(evidence)[2]
+        return [] if found is None else [_sentence(found, family) for family in found.families]
+
     def section(self, evidence: Evidence) -> Markup | None:
         """The tables."""
         points, runs, found = self._laws(evidence)
@@ -72,6 +77,22 @@ def rows(found: Laws) -> list[dict[str, Any]]:
 
 def _plain(e: Any) -> dict[str, float | None]:
     return {k: (v if v == v else None) for k, v in (("value", e.value), ("low", e.low), ("high", e.high), ("error", e.error))}
+
+
+def _sentence(found: Laws, family: str) -> str:
+    """How a family's optimum grows, and whether vision's does so more slowly."""
+    parts, without = [], []
+    for (name, modality), front in found.frontiers.items():
+        if name == family and front.size is not None:
+            parts.append(f"{modality} N_opt ~ C^a with a = {front.size.exponent}, from {front.size.points} budgets")
+        elif name == family:
+            without.append(modality)
+    two = asymmetry(found, family)
+    if two is not None:
+        parts.append(f"vision's grows more slowly than language's in {100 * two.chance:.0f} % of resamples")
+    if without:
+        parts.append(f"no law for {' and '.join(without)}: fewer than two budgets have a minimum inside the ladder")
+    return f"{family}: {'; '.join(parts)}."
 
 
 def tables(found: Laws) -> list[Markup]:

@@ -78,6 +78,15 @@ class MixingLaw(Part):
         except ValueError:
             return []
 
+    def answers(self, evidence: Evidence) -> list[str]:
+        """The next mixture, in a sentence; none without a law."""
+        try:
+            found = self._found(evidence)
+        except ValueError:
+            return []
+        shares = ", ".join(f"{s} {100 * share:.0f} %" for s, share in zip(found.sources, found.next.shares, strict=True))
+        return [f"The next mixture to try: {shares}; predicted gain in weighted loss over {found.arms[found.next.arm]}: {found.next.gain}."]
+
     def section(self, evidence: Evidence) -> Markup | None:
         """The tables, or why there is no law."""
         title = tag("h2", "A law over mixtures")
