@@ -24,7 +24,7 @@ MOE = {"ffn": "moe", "experts": {"count": 256, "granularity": 16, "top_k": 16}}
 SWEEP: dict[str, Any] = {
     "budgets": [6e18, 6e19, 3e20, 1e21],
     "share": {"text": 0.5, "pairs": 0.5},
-    "sizes": {"widths": [512, 768, 1024, 1280, 1536, 1792, 2048, 2304, 2560, 3072, 3584, 4096, 5120, 5632], "aspect": 128},
+    "sizes": {"widths": [640, 896, 1152, 1408, 1664, 1920, 2304, 2560, 2816, 3328, 4096, 4864, 6144, 7168], "aspect": 256},
     "near": {"points": 7},
     "families": {"dense": {}, "moe": {"budgets": [2e19, 6e19, 6e20], "model": MOE, "near": {"points": 7, "coefficient": 6}}},
 }
@@ -71,7 +71,7 @@ def test_the_figure_draws_every_budget_and_marks_only_minima_inside(seen):
     shown = Figure().section(seen)
     assert shown is not None
     assert re.sub(r"<[^>]*>", " ", shown).count("dense: language") == 1 and shown.count("<svg") == 2
-    for words in ("active non-embedding parameters", "training FLOPs", "nats a token", "mean squared error", "6×10¹⁸ FLOPs", "Every budget has one"):
+    for words in ("N, active parameters", "training FLOPs", "loss, nats a token", "loss, squared error", "6×10¹⁸ FLOPs", "Every budget has one"):
         assert words in shown, words
 
 
@@ -101,6 +101,16 @@ def test_the_plan_stands_in_the_report_with_what_was_spent(seen):
     assert all(arm in shown for arm in seen.arms)
     for word in ("N active", "embedding", "D planned", "C / 6N", "sparsity", "spent / C"):
         assert word in shown
+
+
+def test_the_answers_say_in_a_sentence_what_was_found_and_what_was_not(seen):
+    dense, sparse = IsoflopLaw().answers(seen)
+    assert dense.startswith("dense: language N_opt ~ C^a with a = 0.4") and "vision's grows more slowly than language's in 100 %" in dense
+    assert sparse.startswith("moe: ") and "from 3 budgets" in sparse
+    few = evidence(budgets=[6e18, 4e23], families={"dense": {}})
+    assert IsoflopLaw().answers(few) == ["dense: no law for language and vision: fewer than two budgets have a minimum inside the ladder."]
+    (proposed,) = MixingLaw(draws=20).answers(mixtures())
+    assert proposed.startswith("The next mixture to try: text ") and MixingLaw().answers(mixtures(4)) == []
 
 
 def test_an_ablation_that_is_no_sweep_has_neither(seen):

@@ -14,8 +14,10 @@ run reads its first D by `steps`, and its cosine ends there (a schedule longer t
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -194,10 +196,7 @@ class Isoflop(Document):
 
     def _sized(self, part: str, base: dict[str, Any], family: Family, size: str | tuple[str, dict[str, Any]], length: int) -> dict[str, Any]:
         """What a size of a family holds and what a token costs it."""
-        import torch
-
         from pipelines.format.document import PartOf
-        from trainer.models.flops import parameters, training_flops
 
         name, dims = size if isinstance(size, tuple) else (size, {k: v for k, v in SIZES[size].items() if k not in ("ffn", "experts")})  # type: ignore[index]
         model = {"size": None, **dims, **family.model}
@@ -205,19 +204,15 @@ class Isoflop(Document):
         if laid.get("ffn") == "moe" and "ffn_width" not in family.model:
             model["ffn_width"] = laid["ffn_width"] = None  # granularity says it
         shape = PartOf("trainer.models").find(part).model_validate(laid)
-        with torch.device("meta"):
-            built = shape.build(**self.shape.model_dump())  # type: ignore[attr-defined]
-        counted = parameters(built)
         some = 1_000_000  # tokens, so that shares of them are whole numbers
         latents = round(some * self.latents)
         rows = round(some * (1 - self.latents) + some * self.structure)
         seen = length / 2 if self.context is None else self.context
-        pairs = round((latents + rows) * seen)
-        flops = training_flops(built, rows, latents, some - latents, pairs) / some
+        counted = _counted(part, json.dumps(laid, sort_keys=True), self.shape, rows, latents, some - latents, round((latents + rows) * seen))
         experts = shape.experts if shape.ffn == "moe" else None  # type: ignore[attr-defined]
         sparsity = experts.count / experts.top_k if experts else 1.0
         return {"size": name, "model": model, "width": shape.width, "active": counted["active_text"], "total": counted["total"],  # type: ignore[attr-defined]
-                "embedding": counted["embedding"], "flops": flops, "sparsity": sparsity}  # fmt: skip
+                "embedding": counted["embedding"], "flops": counted["flops"] / some, "sparsity": sparsity}  # fmt: skip
 
     def _point(self, family: str, budget: float, size: dict[str, Any], run_batch: int, length: int) -> Point:
         by_rule = budget / (6 * size["active"])
@@ -229,6 +224,19 @@ class Isoflop(Document):
             total=size["total"], embedding=size["embedding"], sparsity=size["sparsity"], flops_per_token=size["flops"], tokens=tokens,
             tokens_6nd=by_rule, lr=self.lr.at(size["width"], budget), batch=batch, steps=steps, model=size["model"],
         )  # fmt: skip
+
+
+@lru_cache(maxsize=256)
+def _counted(part: str, model: str, shape: Shape, text: int, latents: int, targets: int, pairs: int) -> dict[str, int]:
+    """Parameters by use, and FLOPs of so many tokens: the trainer's own counts. A document is read several times, and building takes seconds."""
+    import torch
+
+    from pipelines.format.document import PartOf
+    from trainer.models.flops import parameters, training_flops
+
+    with torch.device("meta"):
+        built = PartOf("trainer.models").find(part).model_validate_json(model).build(**shape.model_dump())  # type: ignore[attr-defined]
+    return {**parameters(built), "flops": training_flops(built, text, latents, targets, pairs)}
 
 
 def said(flops: float) -> str:

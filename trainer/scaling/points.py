@@ -23,23 +23,22 @@ if TYPE_CHECKING:
     from trainer.report.evidence import Evidence
 
 MODALITIES = {"language": ("text_perplexity", "held_out"), "vision": ("flow_loss", "held_out")}
-UNITS = {"language": "nats a token", "vision": "mean squared error"}
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One run. n: active non-embedding parameters; d: payload tokens read; flops: spent (null: unknown); losses by modality."""
+    """One run. n: active non-embedding parameters; d: payload tokens read; flops: spent (null: unknown); losses by modality; own: tokens of a
+    modality's own, of d."""
 
     arm: str
     family: str
-    budget: float
+    budget: float | None
     seed: int
     n: float
     d: float
     losses: dict[str, float] = field(default_factory=dict, hash=False)
     flops: float | None = None
-    text: float | None = None
-    visual: float | None = None
+    own: dict[str, float] = field(default_factory=dict, hash=False)
 
 
 def planned(evidence: Evidence) -> dict[str, Point]:
@@ -73,8 +72,8 @@ def measured(evidence: Evidence, points: dict[str, Point]) -> list[Measured]:
             if run is not None and (arm, seed) in values:
                 payload = float(sum(s.get("payload", 0) for s in run.tokens.values()))
                 text = float(sum(s.get("text", 0) for s in run.tokens.values()))
-                out.append(Measured(arm, point.family, point.budget, seed, float(point.active), payload, values[arm, seed], run.flops,
-                                    text, payload - text))  # fmt: skip
+                own = {"language": text, "vision": payload - text}
+                out.append(Measured(arm, point.family, point.budget, seed, float(point.active), payload, values[arm, seed], run.flops, own))
     return out
 
 
@@ -82,14 +81,20 @@ def by_budget(runs: Iterable[Measured], family: str, modality: str) -> dict[floa
     """budget → (n, d, loss) of one family and modality: what `powers.frontier` takes."""
     out: dict[float, list[tuple[float, float, float]]] = {}
     for run in runs:
-        if run.family == family and modality in run.losses:
+        if run.family == family and modality in run.losses and run.budget is not None:
             out.setdefault(run.budget, []).append((run.n, run.d, run.losses[modality]))
     return {budget: tuple(np.array(column) for column in zip(*rows, strict=True)) for budget, rows in out.items()}  # type: ignore[misc]
 
 
-def columns(runs: Iterable[Measured], family: str, modality: str) -> dict[str, Any]:
-    """n, d, loss and the arm's number of each run of one family and modality: what `parametric.fit` takes."""
+def columns(runs: Iterable[Measured], family: str, modality: str, own: bool = False) -> dict[str, Any]:
+    """n, d, loss and the arm's number of each run of one family and modality: what `parametric.fit` takes. own: d are the modality's own tokens, and
+    `other` the rest; ValueError where a run does not say."""
     some = [r for r in runs if r.family == family and modality in r.losses]
+    if own and not all(r.own.get(modality, 0) > 0 for r in some):
+        raise ValueError("not every run has tokens of the modality's own")
     arms = list(dict.fromkeys(r.arm for r in some))
-    values = {"n": [r.n for r in some], "d": [r.d for r in some], "loss": [r.losses[modality] for r in some]}
+    d = [r.own[modality] if own else r.d for r in some]
+    values = {"n": [r.n for r in some], "d": d, "loss": [r.losses[modality] for r in some]}
+    if own:
+        values["other"] = [r.d - r.own[modality] for r in some]
     return {**{k: np.array(v, np.float64) for k, v in values.items()}, "groups": [arms.index(r.arm) for r in some]}

@@ -14,7 +14,7 @@ import numpy as np
 
 from trainer.scaling.draws import Estimate, Floats
 from trainer.scaling.parametric import Law, fit_with_intervals
-from trainer.scaling.points import MODALITIES, Measured, by_budget, columns
+from trainer.scaling.points import Measured, by_budget, columns
 from trainer.scaling.powers import Frontier, contrast, frontier
 
 TIMES = (100.0, 1000.0)  # the paper's 1B to 100B and to 1T
@@ -22,15 +22,23 @@ TIMES = (100.0, 1000.0)  # the paper's 1B to 100B and to 1T
 
 @dataclass(frozen=True, slots=True)
 class Laws:
-    """By (family, modality), in the order of the runs. failed: why a parametric law could not be fitted."""
+    """By (family, modality), in the order of the runs. both: L(N, D_own, D_other). failed: why a parametric law could not be fitted, of `laws` and,
+    with a third word "both", of `both`."""
 
     frontiers: dict[tuple[str, str], Frontier]
     laws: dict[tuple[str, str], Law]
-    failed: dict[tuple[str, str], str]
+    both: dict[tuple[str, str], Law]
+    failed: dict[tuple[str, ...], str]
 
     @property
     def families(self) -> list[str]:
+        """In the order of the runs."""
         return list(dict.fromkeys(f for f, _ in self.frontiers))
+
+    @property
+    def modalities(self) -> list[str]:
+        """In the order of the runs."""
+        return list(dict.fromkeys(m for _, m in self.frontiers))
 
 
 def laws(runs: Sequence[Measured], key: int = 0, draws: int = 1000, refits: int = 200) -> Laws:
@@ -42,19 +50,25 @@ def laws(runs: Sequence[Measured], key: int = 0, draws: int = 1000, refits: int 
 def _laws(runs: tuple[Measured, ...], key: int, draws: int, refits: int) -> Laws:
     found: dict[tuple[str, str], Frontier] = {}
     fitted: dict[tuple[str, str], Law] = {}
-    failed: dict[tuple[str, str], str] = {}
+    both: dict[tuple[str, str], Law] = {}
+    failed: dict[tuple[str, ...], str] = {}
     for family in dict.fromkeys(r.family for r in runs):
-        for modality in MODALITIES:
-            some = by_budget(runs, family, modality)
-            if not some:
+        for modality in dict.fromkeys(m for r in runs for m in r.losses):
+            if not any(r.family == family and modality in r.losses for r in runs):
                 continue
+            some = by_budget(runs, family, modality)
             # One key for both modalities: they share runs, so residual draws are paired run by run.
             found[family, modality] = frontier(some, key, draws)
             try:
                 fitted[family, modality] = fit_with_intervals(**columns(runs, family, modality), draws=refits, key=key)
             except ValueError as e:
                 failed[family, modality] = str(e)
-    return Laws(found, fitted, failed)
+            if any(r.own for r in runs):
+                try:
+                    both[family, modality] = fit_with_intervals(**columns(runs, family, modality, own=True), draws=refits, key=key)
+                except ValueError as e:
+                    failed[family, modality, "both"] = str(e)
+    return Laws(found, fitted, both, failed)
 
 
 @dataclass(frozen=True, slots=True)

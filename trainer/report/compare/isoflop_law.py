@@ -14,7 +14,7 @@ from pipelines.format.document import Part
 from trainer.report.evidence import Evidence
 from trainer.report.markup import Markup, table, tag
 from trainer.scaling.isoflop import Point, said
-from trainer.scaling.points import MODALITIES, Measured, measured, planned
+from trainer.scaling.points import Measured, measured, planned
 from trainer.scaling.published import EXPONENTS
 from trainer.scaling.sweep import Laws, against, asymmetry, laws
 
@@ -28,6 +28,11 @@ class IsoflopLaw(Part):
         """One row a family and modality: exponents with intervals, budgets used and not, the parametric law; one a family: the asymmetry."""
         found = self._laws(evidence)[2]
         return [] if found is None else rows(found)
+
+    def answers(self, evidence: Evidence) -> list[str]:
+        """What the sweep says, a sentence a family."""
+        found = self._laws(evidence)[2]
+        return [] if found is None else [_sentence(found, family) for family in found.families]
 
     def section(self, evidence: Evidence) -> Markup | None:
         """The tables."""
@@ -56,6 +61,10 @@ def rows(found: Laws) -> list[dict[str, Any]]:
             row["parametric"] = {k: _plain(v) for k, v in (fitted.intervals or {}).items() if k != "worth"}
         else:
             row["parametric_missing"] = found.failed.get((family, modality))
+        if (both := found.both.get((family, modality))) is not None:
+            row["own_and_other"] = {k: _plain(v) for k, v in (both.intervals or {}).items()}
+        elif why := found.failed.get((family, modality, "both")):
+            row["own_and_other_missing"] = why
         if (family, modality) in EXPONENTS:
             row["paper_a"], row["paper_b"] = EXPONENTS[family, modality]
         out.append(row)
@@ -63,11 +72,27 @@ def rows(found: Laws) -> list[dict[str, Any]]:
         if (two := asymmetry(found, family)) is not None:
             growth = {f"{t:g}": _plain(g) for t, g in two.growth.items()}
             out.append({"family": family, "gap": _plain(two.gap), "power": _plain(two.power), "growth": growth, "language_above_vision": two.chance})
-    return out + [r for m in MODALITIES for r in against(found, m)]
+    return out + [r for m in found.modalities for r in against(found, m)]
 
 
 def _plain(e: Any) -> dict[str, float | None]:
     return {k: (v if v == v else None) for k, v in (("value", e.value), ("low", e.low), ("high", e.high), ("error", e.error))}
+
+
+def _sentence(found: Laws, family: str) -> str:
+    """How a family's optimum grows, and whether vision's does so more slowly."""
+    parts, without = [], []
+    for (name, modality), front in found.frontiers.items():
+        if name == family and front.size is not None:
+            parts.append(f"{modality} N_opt ~ C^a with a = {front.size.exponent}, from {front.size.points} budgets")
+        elif name == family:
+            without.append(modality)
+    two = asymmetry(found, family)
+    if two is not None:
+        parts.append(f"vision's grows more slowly than language's in {100 * two.chance:.0f} % of resamples")
+    if without:
+        parts.append(f"no law for {' and '.join(without)}: fewer than two budgets have a minimum inside the ladder")
+    return f"{family}: {'; '.join(parts)}."
 
 
 def tables(found: Laws) -> list[Markup]:
@@ -89,7 +114,7 @@ def _plan(points: dict[str, Point], runs: list[Measured]) -> Markup:
     return tag("details", tag("summary", f"The {len(points)} arms: sizes, tokens, rates"), table(header, body, note))
 
 
-def _optima(found: Laws) -> Markup:
+def _optima(found: Laws) -> Markup | None:
     body = []
     for (family, modality), front in found.frontiers.items():
         known = {o.budget for o in front.optima}
@@ -99,7 +124,7 @@ def _optima(found: Laws) -> Markup:
         body += [[f"{family} {modality}", f"{c:.3g}", None, None, None, tag("span", why, class_="weak"), None]
                  for c, why in front.missing.items() if c not in known]  # fmt: skip
     caption = "The minimum of each budget's parabola in log N. Only minima inside the ladder count. Spread: of runs about the parabola."
-    return table(["", "C, FLOPs", "runs", "N_opt", "D_opt", "loss there", "spread"], body, caption)
+    return table(["", "C, FLOPs", "runs", "N_opt", "D_opt", "loss there", "spread"], body, caption) if body else None
 
 
 def _exponents(found: Laws) -> Markup | None:
@@ -109,6 +134,8 @@ def _exponents(found: Laws) -> Markup | None:
             paper = EXPONENTS.get(key)
             body.append([" ".join(key), str(front.size.points), str(front.size.exponent), str(front.tokens.exponent),
                          f"{paper[0]:g}, {paper[1]:g}" if paper else None])  # fmt: skip
+    if not any(f.optima for f in found.frontiers.values()):
+        return None
     if not body:
         return tag("p", "No power law: fewer than two budgets have a minimum inside.", class_="bad")
     caption = "N_opt ~ C^a and D_opt ~ C^b, 95 % intervals from resampled runs. The paper's stand at 6e18 to 1e21 FLOPs: another scale."
@@ -136,14 +163,19 @@ def _parametric(found: Laws) -> Markup | None:
     for key, law in found.laws.items():
         some = law.intervals or {}
         body.append([" ".join(key), str(law.runs), *(str(some.get(k)) for k in ("E", "alpha", "beta", "a"))])
-    body += [[" ".join(key), None, tag("span", why, class_="weak"), None, None, None] for key, why in found.failed.items()]
+    failed = {k: why for k, why in found.failed.items() if len(k) == 2}
+    body += [[" ".join(key), None, tag("span", why, class_="weak"), None, None, None] for key, why in failed.items()]
+    for key, law in found.both.items():
+        some = law.intervals or {}
+        name = f"{' '.join(key)}, own and other tokens: worth {some.get('worth')}"
+        body.append([name, str(law.runs), *(str(some.get(k)) for k in ("E", "alpha", "beta")), None])
     caption = "L(N, D) = E + A / N^alpha + B / D^beta over all runs, Huber's loss; a = beta / (alpha + beta) is its N_opt ~ C^a."
     return table(["", "runs", "E", "alpha", "beta", "a"], body, caption) if body else None
 
 
 def _families(found: Laws) -> Markup | None:
     body = []
-    for modality in MODALITIES:
+    for modality in found.modalities:
         for r in against(found, modality):
             loss = None if r["loss"] is None else f"{r['loss']:+.4g}"
             body.append([f"{r['family']} {modality}", f"{r['budget']:.3g}", f"{r['size']:.3g}", f"{r['tokens']:.3g}", loss])

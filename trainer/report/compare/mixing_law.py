@@ -47,14 +47,16 @@ class Loss(Document):
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """x [arms, sources]: tokens over `unit`, the arms' mean total; losses [arms, laws], means over seeds."""
+    """x [arms, sources]: tokens over `unit`, the arms' mean total; losses [arms, laws] called `names`; total: tokens of the next mixture."""
 
     sources: list[str]
+    names: list[str]
     arms: list[str]
     x: Floats
     losses: Floats
     laws: list[mixing.MixingLaw]
     unit: float
+    total: float
     next: Proposal
 
 
@@ -71,28 +73,30 @@ class MixingLaw(Part):
 
     def rows(self, evidence: Evidence) -> list[dict[str, Any]]:
         """A row a loss (form, errors, worth by source), then the proposal; empty where the arms are too few."""
-        found = self._found(evidence)
-        if isinstance(found, str):
+        try:
+            return rows(self._found(evidence))
+        except ValueError:
             return []
-        out: list[dict[str, Any]] = []
-        for loss, law in zip(self.losses, found.laws, strict=True):
-            worth = dict(zip(found.sources, (float(w) for w in law.worth), strict=True))
-            out.append({"loss": loss.name, "form": law.form, "error": law.error, "null": law.null, "rank": law.rank, "worth": worth})
-        p = found.next
-        shares = dict(zip(found.sources, (float(s) for s in p.shares), strict=True))
-        gain = {k: (v if math.isfinite(v) else None) for k, v in (("value", p.gain.value), ("low", p.gain.low), ("high", p.gain.high))}
-        return [*out, {"next": shares, "best_arm": found.arms[p.arm], "gain": gain, "chance": p.chance, "inside": p.inside}]
+
+    def answers(self, evidence: Evidence) -> list[str]:
+        """The next mixture, in a sentence; none without a law."""
+        try:
+            found = self._found(evidence)
+        except ValueError:
+            return []
+        shares = ", ".join(f"{s} {100 * share:.0f} %" for s, share in zip(found.sources, found.next.shares, strict=True))
+        return [f"The next mixture to try: {shares}; predicted gain in weighted loss over {found.arms[found.next.arm]}: {found.next.gain}."]
 
     def section(self, evidence: Evidence) -> Markup | None:
         """The tables, or why there is no law."""
-        found = self._found(evidence)
         title = tag("h2", "A law over mixtures")
-        if isinstance(found, str):
-            return tag("section", title, tag("p", f"No law: {found}.", class_="weak"), id="mixing-law")
-        return tag("section", title, *self._tables(found), id="mixing-law")
+        try:
+            return tag("section", title, *tables(self._found(evidence)), id="mixing-law")
+        except ValueError as e:
+            return tag("section", title, tag("p", f"No law: {e}.", class_="weak"), id="mixing-law")
 
-    def _found(self, evidence: Evidence) -> Found | str:
-        """The laws and the proposal, or the reason why there are none."""
+    def _found(self, evidence: Evidence) -> Found:
+        """The laws and the proposal; ValueError says why there are none."""
         tokens = {a: _tokens(evidence, a) for a in evidence.arms}
         sources = [s for s in dict.fromkeys(s for t in tokens.values() for s in t) if any(t.get(s, 0) for t in tokens.values())]
         rows, losses, arms = [], [], []
@@ -103,46 +107,64 @@ class MixingLaw(Part):
                 rows.append([tokens[arm].get(s, 0.0) for s in sources])
                 losses.append([loss.of(m) for loss, m in zip(self.losses, means, strict=True) if m is not None])
         if not arms:
-            return "no arm has all of " + ", ".join(loss.name for loss in self.losses)
-        raw, y = np.array(rows), np.array(losses)
-        unit = float(raw.sum(1).mean())
-        x = raw / unit
-        try:
-            laws = [mixing.fit(x, y[:, i], self.form, key=self.key) for i in range(y.shape[1])]
-            weights = [1 / max(float(y[:, i].std()), 1e-12) if loss.weight is None else loss.weight for i, loss in enumerate(self.losses)]
-            total = float(x.sum(1).max()) if self.total is None else self.total / unit
-            asked = propose(laws, x, y, weights, total, self._box(sources), draws=self.draws, key=self.key)
-        except ValueError as e:
-            return str(e)
-        return Found(sources, arms, x, y, laws, unit, asked)
+            raise ValueError("no arm has all of " + ", ".join(loss.name for loss in self.losses))
+        weights = {loss.name: loss.weight for loss in self.losses if loss.weight is not None}
+        names = [loss.name for loss in self.losses]
+        return fitted(sources, names, arms, np.array(rows), np.array(losses), self.form, weights, self.bounds, self.total, self.draws, self.key)
 
-    def _box(self, sources: list[str]) -> Floats | None:
-        if self.bounds is None:
-            return None
-        for name in self.bounds:
-            if name not in sources:
-                raise ValueError(f"bounds: no arm trains on {name!r}; known: {', '.join(sources)}")
-        return np.array([self.bounds.get(s, (0.0, 1.0)) for s in sources])
 
-    def _tables(self, found: Found) -> list[Markup]:
-        body = []
-        for loss, law in zip(self.losses, found.laws, strict=True):
-            errors = [f"{law.error:.3g}", f"{law.null:.3g}", f"{law.rank:.2f}"]
-            body.append([loss.name, law.form, *errors, *(f"{w:.2g}" for w in law.worth)])
-        caption = (
-            f"Laws over {len(found.arms)} arms. Error: cross-validated over arms, beside that of predicting the mean; rank: Spearman correlation of "
-            "cross-validated predictions. By source: what a token of it counts next to the best source's, for that loss."
-        )
-        laws = table(["loss", "form", "error", "of the mean", "rank", *found.sources], body, caption)
-        p, best = found.next, found.x[found.next.arm]
-        chance = f", and resampled arms agree in {100 * p.chance:.0f} %" if math.isfinite(p.chance) else ""
-        where = "inside the mixtures that the arms span" if p.inside else "outside the mixtures that the arms span: an extrapolation"
-        total = (float(found.x.sum(1).max()) if self.total is None else self.total / found.unit) * found.unit
-        words = f"The next mixture, at {total:.3g} tokens, {where}. Weighted loss less than the best arm's by {p.gain}{chance}."
-        rows = [["next", *(f"{100 * s:.1f} %" for s in p.shares)], [found.arms[p.arm], *(f"{100 * s:.1f} %" for s in best / best.sum())]]
-        useless = [loss.name for loss, law in zip(self.losses, found.laws, strict=True) if not law.error < law.null]
-        note = tag("p", f"No better than predicting the mean: {', '.join(useless)}. Its law says nothing.", class_="bad") if useless else None
-        return [laws, *([note] if note is not None else []), table(["mixture", *found.sources], rows, words)]
+def fitted(
+    sources: list[str], names: list[str], arms: list[str], tokens: Floats, losses: Floats, form: mixing.Form | None = None,
+    weights: dict[str, float] | None = None, bounds: dict[str, tuple[float, float]] | None = None, total: float | None = None, draws: int = 100,
+    key: int = 0,
+) -> Found:  # fmt: skip
+    """Laws of losses [arms, names] over tokens [arms, sources], and the next mixture. ValueError: too few arms, bounds of an unknown source."""
+    unit = float(tokens.sum(1).mean())
+    x = tokens / unit
+    for name in bounds or ():
+        if name not in sources:
+            raise ValueError(f"bounds: no arm trains on {name!r}; known: {', '.join(sources)}")
+    box = None if bounds is None else np.array([bounds.get(s, (0.0, 1.0)) for s in sources])
+    laws = [mixing.fit(x, losses[:, i], form, key=key) for i in range(losses.shape[1])]
+    weigh = [(weights or {}).get(name, 1 / max(float(losses[:, i].std()), 1e-12)) for i, name in enumerate(names)]
+    whole = float(tokens.sum(1).max()) if total is None else float(total)
+    asked = propose(laws, x, losses, weigh, whole / unit, box, draws=draws, key=key)
+    return Found(sources, names, arms, x, losses, laws, unit, whole, asked)
+
+
+def rows(found: Found) -> list[dict[str, Any]]:
+    """The laws and the proposal as plain values."""
+    out: list[dict[str, Any]] = []
+    known = lambda v: v if math.isfinite(v) else None
+    for name, law in zip(found.names, found.laws, strict=True):
+        worth = dict(zip(found.sources, (float(w) for w in law.worth), strict=True))
+        errors = {"error": law.error, "null": law.null, "rank": known(law.rank)}
+        out.append({"loss": name, "form": law.form, **errors, "worth": worth, "parameters": [float(p) for p in law.parameters]})
+    p = found.next
+    shares = dict(zip(found.sources, (float(s) for s in p.shares), strict=True))
+    gain = {k: known(v) for k, v in (("value", p.gain.value), ("low", p.gain.low), ("high", p.gain.high))}
+    return [*out, {"next": shares, "best_arm": found.arms[p.arm], "gain": gain, "chance": known(p.chance), "inside": p.inside}]
+
+
+def tables(found: Found) -> list[Markup]:
+    """The laws, a warning where one says nothing, and the next mixture beside the best arm's."""
+    body = []
+    for name, law in zip(found.names, found.laws, strict=True):
+        errors = [f"{law.error:.3g}", f"{law.null:.3g}", f"{law.rank:.2f}"]
+        body.append([name, law.form, *errors, *(f"{w:.2g}" for w in law.worth)])
+    caption = (
+        f"Laws over {len(found.arms)} arms. Error: cross-validated over arms, beside that of predicting the mean; rank: Spearman correlation of "
+        "cross-validated predictions. By source: what a token of it counts next to the best source's, for that loss."
+    )
+    laws = table(["loss", "form", "error", "of the mean", "rank", *found.sources], body, caption)
+    p, best = found.next, found.x[found.next.arm]
+    chance = f", and resampled arms agree in {100 * p.chance:.0f} %" if math.isfinite(p.chance) else ""
+    where = "inside the mixtures that the arms span" if p.inside else "outside the mixtures that the arms span: an extrapolation"
+    words = f"The next mixture, at {found.total:.3g} tokens, {where}. Weighted loss less than the best arm's by {p.gain}{chance}."
+    shares = [["next", *(f"{100 * s:.1f} %" for s in p.shares)], [found.arms[p.arm], *(f"{100 * s:.1f} %" for s in best / best.sum())]]
+    useless = [name for name, law in zip(found.names, found.laws, strict=True) if not law.error < law.null]
+    note = tag("p", f"No better than predicting the mean: {', '.join(useless)}. Its law says nothing.", class_="bad") if useless else None
+    return [laws, *([note] if note is not None else []), table(["mixture", *found.sources], shares, words)]
 
 
 def _tokens(evidence: Evidence, arm: str) -> dict[str, float]:

@@ -15,11 +15,12 @@ from trainer.report.drawing import PAPER, colour, draw, figure, legend
 from trainer.report.evidence import Evidence
 from trainer.report.markup import Markup, clean, tag
 from trainer.scaling.isoflop import said
-from trainer.scaling.points import MODALITIES, UNITS, Measured, by_budget, measured, planned
+from trainer.scaling.points import Measured, by_budget, measured, planned
 from trainer.scaling.powers import Frontier, Power
 from trainer.scaling.sweep import Laws, laws
 
 MARKS = ("o", "s", "^", "D")
+SHORT = {"language": "loss, nats a token", "vision": "loss, squared error"}
 
 
 class Isoflop(Part):
@@ -36,17 +37,19 @@ class Isoflop(Part):
         return drawn(runs, laws(runs, self.key))
 
 
-def drawn(runs: list[Measured], found: Laws) -> Markup:
-    """The section, from runs and their laws."""
-    keys = [(f, m) for f in found.families for m in MODALITIES if (f, m) in found.frontiers]
+def drawn(runs: list[Measured], found: Laws) -> Markup | None:
+    """The section, from runs and their laws; None where no budget has sizes enough for a curve."""
+    keys = [(f, m) for f in found.families for m in found.modalities if found.frontiers.get((f, m)) and found.frontiers[f, m].optima]
+    if not keys:
+        return None
     columns = 2 if len(keys) > 1 else 1
     rows = -(-len(keys) // columns)
-    curves = draw(lambda fig: _curves(fig, runs, found, keys, rows, columns), width=6.6, height=0.75 + 2.5 * rows,
+    curves = draw(lambda fig: _curves(fig, runs, found, keys, rows, columns), width=4.4, height=0.75 + 2.0 * rows,
                   label="Loss over model size at each budget", prefix="isoflop")  # fmt: skip
     parts = [figure(curves, *_curves_said(found, keys))]
     lawful = {k: f for k in keys if (f := found.frontiers[k]).size is not None}
     if lawful:
-        lines = draw(lambda fig: _lines(fig, lawful), width=6.6, height=3.6, label="Best size and tokens over compute", prefix="frontier")
+        lines = draw(lambda fig: _lines(fig, lawful), width=4.4, height=2.7, label="Best size and tokens over compute", prefix="frontier")
         caption = (
             "Compute-optimal active parameters and payload tokens against training FLOPs, with power laws and their 95 % bands (runs resampled). "
             "Bands hold the exponent's interval about the middle of the budgets; beyond the budgets a law extrapolates."
@@ -58,15 +61,15 @@ def drawn(runs: list[Measured], found: Laws) -> Markup:
 def _curves_said(found: Laws, keys: list[tuple[str, str]]) -> list[Any]:
     without = [f"{clean(f)} {m} at {said(c)} ({why})" for f, m in keys for c, why in found.frontiers[f, m].missing.items()]
     start = (
-        "Held-out loss over active non-embedding parameters, a line a budget of FLOPs; parabola in log N through the runs, star: its minimum inside "
-        "the ladder. "
+        "Held-out loss (text: nats a token; images: mean squared error of the flow) over active non-embedding parameters, a line a budget of FLOPs; "
+        "parabola in log N through the runs, star: its minimum inside the ladder. "
     )
     return [start, f"Without one, and not in any law: {'; '.join(without)}." if without else "Every budget has one."]
 
 
 def _curves(fig: Any, runs: list[Measured], found: Laws, keys: list[tuple[str, str]], rows: int, columns: int) -> None:
     panels = fig.subplots(rows, columns, squeeze=False).ravel()
-    budgets = sorted({r.budget for r in runs})
+    budgets = sorted({r.budget for r in runs if r.budget is not None})
     for panel, (family, modality) in zip(panels, keys, strict=False):
         some = by_budget(runs, family, modality)
         optima = {o.budget: o for o in found.frontiers[family, modality].optima}
@@ -79,10 +82,10 @@ def _curves(fig: Any, runs: list[Measured], found: Laws, keys: list[tuple[str, s
                 x = np.geomspace(*best.sizes, 80)
                 panel.plot(x, best.at(x), "-" if best.reason is None else "--", lw=1.1, alpha=0.85, color=colour(i))
                 if best.reason is None:
-                    panel.plot([best.n], [best.loss], "*", ms=9, mec=PAPER, mew=0.6, color=colour(i), zorder=4)
+                    panel.plot([best.n], [best.loss], "*", ms=10, mec=PAPER, mew=0.5, color=colour(i), zorder=4)
         panel.set_title(f"{clean(family)}: {modality}")
-        panel.set_ylabel(f"held-out loss, {UNITS[modality]}", fontsize=8)
-        panel.set_xlabel("active non-embedding parameters", fontsize=8)
+        panel.set_ylabel(SHORT.get(modality, clean(modality)))
+        panel.set_xlabel("N, active parameters")
         log_axis(panel.xaxis, panel)
         panel.grid(axis="y", alpha=0.35)
     for panel in panels[len(keys) :]:
@@ -110,7 +113,7 @@ def _lines(fig: Any, lawful: dict[tuple[str, str], Frontier]) -> None:
                 arms = np.stack([law.at(middle) * (x / middle) ** e for e in (low, high)])
                 panel.fill_between(x, arms.min(0), arms.max(0), color=colour(i), alpha=0.15, lw=0)
         panel.set_title(title)
-        panel.set_xlabel("training FLOPs", fontsize=8)
+        panel.set_xlabel("training FLOPs")
         panel.set_yscale("log")
         log_axis(panel.xaxis, panel)
         log_axis(panel.yaxis, panel)
@@ -125,11 +128,11 @@ def log_axis(axis: Any, panel: Any) -> None:
     (panel.set_xscale if axis is panel.xaxis else panel.set_yscale)("log")
     low, high = axis.get_data_interval()
     decades = np.log10(high / low) if high > low > 0 else 1.0
-    axis.set_major_locator(LogLocator(10, subs=(1.0,) if decades > 2.5 else (1.0, 3.0) if decades > 1.2 else (1.0, 2.0, 5.0), numticks=8))
+    axis.set_major_locator(LogLocator(10, subs=(1.0,) if decades > 1.9 else (1.0, 3.0) if decades > 0.9 else (1.0, 2.0, 5.0), numticks=6))
     axis.set_major_formatter(FuncFormatter(lambda v, _: _short(v)))
     axis.set_minor_locator(NullLocator())
     axis.set_minor_formatter(NullFormatter())
-    axis.set_tick_params(labelsize=8)
+    axis.set_tick_params(labelsize=8.5)
 
 
 def _short(value: float) -> str:
