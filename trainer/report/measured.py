@@ -83,7 +83,8 @@ def paired(evidence: Evidence, arms: Sequence[str], metric: str, split: str = "h
     shared = sorted(set.intersection(*(set(h) for h in held)))
     if len(shared) > 1 and len(shared) >= 0.9 * max(map(len, held)):
         table = np.array([[h[name] for name in shared] for h in held]).reshape(len(arms), len(seeds), len(shared), 2)
-        scores = [Scores(t[:, :, 0], t[0, :, 1], tuple(shared)) for t in table]
+        records = tuple(name.partition("|")[2] for name in shared)  # questions on one image go together whatever their type
+        scores = [Scores(t[:, :, 0], t[0, :, 1], records) for t in table]
         return Paired(tuple(scores), tuple(seeds), metric in NATS, BOTH)
     logs = metric in NATS and all(r[s] > 0 for r in own for s in seeds)
     alone = [Scores(np.array([[math.log(r[s]) if logs else r[s]] for s in seeds]), np.ones(1)) for r in own]
@@ -186,4 +187,4 @@ def _answers(run: RunEvidence, metric: str, split: str) -> Iterable[tuple[list[s
     rows = np.flatnonzero(chosen)
     ids = table["id"].to_pylist() if "id" in table.column_names else [f"{i:09d}" for i in range(len(score))]
     turns = table["turn"].to_pylist() if "turn" in table.column_names else [0] * len(score)
-    yield [f"{ids[i]}/{turns[i]}" for i in rows], score[rows], np.ones(len(rows))
+    yield [f"|{ids[i]}/{turns[i]}" for i in rows], score[rows], np.ones(len(rows))
