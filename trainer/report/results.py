@@ -40,7 +40,8 @@ def _metric(evidence: Evidence, metric: str, controls: list[str]) -> Markup:
     caption = "; ".join(x for x in (f"{m.label}{', ' + where if where else ''}", way) if x) + f". {said_interval(found.values())}"
     header = _header(evidence, len(whole) > 1)
     rest = [(metric, s) for s in splits if s not in whole] + [(c, s) for c in controls for s in evidence.splits(c) if s in WHOLE or s in whole]
-    return tag("div", tag("h3", m.name), extra, table(header, rows, caption, numeric_from=2 if len(whole) > 1 else 1) if rows else None, _parts(evidence, m, rest))
+    shown = table(header, rows, caption, numeric_from=2 if len(whole) > 1 else 1) if rows else None
+    return tag("div", tag("h3", m.name), extra, shown, _parts(evidence, m, rest))
 
 
 def _header(evidence: Evidence, split: bool) -> list[str]:
