@@ -99,7 +99,7 @@ def render(evidence: Evidence) -> str:
 def sections(evidence: Evidence) -> list[tuple[str, str, Markup]]:
     """(anchor, name in the navigation, section): what the document asks for, then what every report has."""
     figures, questions = _asked(evidence)
-    own = {p.metric for p in figures if getattr(p, "metric", None)}
+    own = {m for p in figures for m in getattr(p, "metrics", ())}
     made: list[tuple[str, str, Markup]] = []
     for i, part in enumerate([*figures, *questions]):
         if (section := part.section(evidence)) is not None:

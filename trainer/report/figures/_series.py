@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from textwrap import wrap
 from typing import Any
 
+from pipelines.format.document import Part, fingerprint, part_name
 from trainer.report.drawing import FAINT, dots, limits, look, shifted, whisker
 from trainer.report.evidence import Evidence
 from trainer.report.markup import Markup, table, tag
@@ -17,6 +18,24 @@ from trainer.report.measures import Measure, measure, said_split
 
 WHOLE = ("held_out", "all")  # splits that go without saying
 Point = tuple[float, str, Measured]  # x, arm, what it has
+
+
+class Figure(Part):
+    """What figures by metric share. metric: one or several, a panel each. arms: which, in which order; by default all."""
+
+    metric: str | list[str]
+    arms: list[str] = []
+    title: str | None = None
+
+    @property
+    def metrics(self) -> list[str]:
+        """The metrics as a list."""
+        return [self.metric] if isinstance(self.metric, str) else self.metric
+
+    @property
+    def prefix(self) -> str:
+        """What ids of the drawing begin with: no two parts of a page are the same."""
+        return f"{part_name(self)}-{fingerprint(self.model_dump())[:6]}"
 
 
 def series(panel: Any, points: Sequence[Point], i: int, of: Measure, ink: str | None = None, shift: float = 0.0) -> None:
@@ -62,7 +81,7 @@ def values_table(evidence: Evidence, header: Sequence[str], rows: Sequence[tuple
             body.append([*cells, None, None, None])
             continue
         bounds = f"{said(found.low)} to {said(found.high)}" if found.low == found.low else None
-        body.append([*cells, said(found.mean), bounds, " ".join(said(v) for v in found.seeds)])
+        body.append([*cells, said(found.mean), bounds, " ".join(str(said(v)) for v in found.seeds)])
     shown = table([*header, "mean", "95 % interval", "by seed"], body)
     return tag("details", tag("summary", "Values of this figure"), shown)
 

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.format.document import Part, fingerprint
 from trainer.report.drawing import (
     BASELINES,
     FAINT,
@@ -35,7 +34,7 @@ from trainer.report.drawing import (
     whisker,
 )
 from trainer.report.evidence import Evidence
-from trainer.report.figures._series import WHOLE, better_said, values_table, whiskers_said
+from trainer.report.figures._series import WHOLE, Figure, better_said, values_table, whiskers_said
 from trainer.report.markup import Markup, clean, joined, tag
 from trainer.report.measured import Measured, chosen_arms, control, measured
 from trainer.report.measures import CONTROLS, Measure, measure, said_split
@@ -45,14 +44,11 @@ from trainer.report.published import of as published
 CLOSE = 0.75  # smallest / largest above which bars from nothing tell nothing
 
 
-class Bars(Part):
+class Bars(Figure):
     """metric, split: one or several. baselines: names of control rows, or of arms whose value becomes a line. arms: which, in which order."""
 
-    metric: str | list[str]
     split: str | list[str] = "held_out"
     baselines: list[str] = []
-    arms: list[str] = []
-    title: str | None = None
 
     def section(self, evidence: Evidence) -> Markup | None:
         """The figure, or None when nothing of it was measured."""
@@ -63,13 +59,8 @@ class Bars(Part):
         title = title[:1].upper() + title[1:]
         rows = [((a, said_split(s)), g.measure, m) for g in groups for (a, s), m in g.values.items()]
         header = ["arm", "split"]
-        drawing = panelled(evidence, groups, f"bars-{fingerprint(self.model_dump())[:6]}")
+        drawing = panelled(evidence, groups, self.prefix)
         return tag("section", tag("h2", title), drawing, values_table(evidence, header, rows))
-
-    @property
-    def metrics(self) -> list[str]:
-        """The metrics as a list."""
-        return [self.metric] if isinstance(self.metric, str) else self.metric
 
     @property
     def splits(self) -> list[str]:

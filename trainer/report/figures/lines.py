@@ -13,11 +13,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from pipelines.format.document import Part, fingerprint
 from trainer.report.drawing import WIDEST, draw, figure, label_ends, legend, log_axis, look, number, panels, ragged, reference, short
 from trainer.report.evidence import Evidence
 from trainer.report.figures._config import config, levels
-from trainer.report.figures._series import Point, better_said, dress, series, shift_of, values_table, whiskers_said
+from trainer.report.figures._series import Figure, Point, better_said, dress, series, shift_of, values_table, whiskers_said
 from trainer.report.markup import Markup, clean, tag
 from trainer.report.measured import Measured, chosen_arms, measured
 from trainer.report.measures import Measure, measure
@@ -27,27 +26,23 @@ UNITS = {"payload": "payload tokens", "steps": "optimiser steps", "parameters": 
 LOG = 8.0
 
 
-class Lines(Part):
+class Lines(Figure):
     """metric: one or several, a panel each. x, group: keys. arms: which. name: what stands at the x axis, where the key says too little."""
 
-    metric: str | list[str]
     split: str = "held_out"
     x: str
     group: str | None = None
-    arms: list[str] = []
     name: str | None = None
-    title: str | None = None
 
     def section(self, evidence: Evidence) -> Markup | None:
         """The figure, or None when no arm that has the key was measured."""
-        metrics = [self.metric] if isinstance(self.metric, str) else self.metric
         places = self.places(evidence)
-        found = {m: both for m in metrics if (both := self.of(evidence, m, places))[0]}
+        found = {m: both for m in self.metrics if (both := self.of(evidence, m, places))[0]}
         if not found:
             return None
         lines = max(len(without) for _, without in found.values())
         svg = draw(lambda f: _draw(f, self, evidence, found, places), width=min(WIDEST, 3.55 * len(found)), height=2.9 + 0.17 * lines,
-                   label=self._label(found, places), prefix=f"lines-{fingerprint(self.model_dump())[:6]}")  # fmt: skip
+                   label=self._label(found, places), prefix=self.prefix)  # fmt: skip
         every = [p for groups, without in found.values() for points in [*groups.values(), without] for p in points]
         better = better_said(found)
         caption = f"Means over seeds by {self.said}. {whiskers_said(p[2] for p in every)} {better}"

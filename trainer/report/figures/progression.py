@@ -122,7 +122,7 @@ def _panel(panel: Any, said: Measure, rows: list[tuple[float, int, str, bool, Me
             last = x
         gain = f" ({_signed(x - before)})" if before is not None and abs(x - before) > 0 else ""
         beside = {"xycoords": ("axes fraction", "data"), "xytext": (3, 0), "textcoords": "offset points", "va": "center", "fontsize": SMALL}
-        panel.annotate(said.said(found.mean) + gain, (1, y), **beside, color=INK if kept else FAINT, annotation_clip=False)
+        panel.annotate(f"{said.said(found.mean)}{gain}", (1, y), **beside, color=INK if kept else FAINT, annotation_clip=False)
     for (x0, y0), (x1, y1) in pairwise(path):
         panel.plot([x0, x0, x1], [y0, y1, y1], color=INK, linewidth=1.1, alpha=0.6, zorder=2)
     panel.grid(axis="x")
