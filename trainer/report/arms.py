@@ -12,7 +12,7 @@ from trainer.report.evidence import Evidence, RunEvidence
 from trainer.report.markup import Markup, table, tag
 
 HEADER = ["arm", "payload tokens by source", "payload", "loss-bearing", "most epochs", "optimiser steps", "FLOPs", "parameters"]
-HEADER += ["seconds", "tokens/s", "seeds"]
+HEADER += ["seconds", "seeds"]
 
 
 def runs_of(evidence: Evidence, arm: str) -> list[RunEvidence]:
@@ -44,9 +44,8 @@ def _row(evidence: Evidence, arm: str, runs: list[RunEvidence]) -> list[str | No
     repeat = evidence.repeats.get(arm)
     counted = [f"{payload(first):,}", f"{loss:,}", None if repeat is None else f"{repeat:.2f}", f"{first.steps:,}"]
     time = f"{np.mean(seconds):.0f}" if seconds else None
-    rate = f"{payload(first) / np.mean(seconds):,.0f}" if seconds else None
     parameters = f"{first.parameters:,}" if first.parameters else None
-    return [arm, held, *counted, f"{np.mean(flops):.3g}" if flops else None, parameters, time, rate, str(len(runs))]
+    return [arm, held, *counted, f"{np.mean(flops):.3g}" if flops else None, parameters, time, str(len(runs))]
 
 
 def short(n: float) -> str:

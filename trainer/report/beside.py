@@ -22,7 +22,8 @@ def section(evidence: Evidence) -> Markup | None:
 
 def _table(evidence: Evidence, known: Published) -> Markup:
     m = measure(known.metric)
-    split = next((s for s in evidence.splits(known.metric) if s.partition(":")[0] == known.split), known.split)
+    splits = evidence.splits(known.metric)
+    split = next((s for s in splits if known.split in (None, s.partition(":")[0])), known.split or "held_out")
     rows: list[list[Any]] = []
     for arm, value in known.values.items():
         rows.append([arm, f"{value:g}", m.said(evidence.mean(arm, known.metric, split))])

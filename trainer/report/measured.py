@@ -36,7 +36,8 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Paired:
-    """Arms on the seeds and items that all have. `logs`: scores are logarithms of the metric (perplexity), so exp is the metric."""
+    """Arms on the seeds and items that all have. `logs`: scores are logarithms of the metric (perplexity), so exp is the metric; an interval of a
+    mean is made of logarithms too, so that it stays above 0."""
 
     arms: tuple[Scores, ...]
     seeds: tuple[int, ...]
@@ -66,7 +67,7 @@ def measured(evidence: Evidence, arm: str, metric: str, split: str = "held_out")
     values = found.values(0)
     low = high = math.nan
     if found.resampled != NOTHING:
-        low, high = contrast(resample(found.arms, found.transform), [1.0]).interval()
+        low, high = contrast(resample(found.arms), [1.0], found.transform).interval()
     return Measured(float(values.mean()), tuple(map(float, values)), low, high, found.resampled)
 
 
@@ -83,8 +84,9 @@ def paired(evidence: Evidence, arms: Sequence[str], metric: str, split: str = "h
         table = np.array([[h[name] for name in shared] for h in held]).reshape(len(arms), len(seeds), len(shared), 2)
         scores = [Scores(t[:, :, 0], t[0, :, 1], tuple(shared)) for t in table]
         return Paired(tuple(scores), tuple(seeds), metric in NATS, BOTH)
-    alone = [Scores(np.array([[r[s]] for s in seeds]), np.ones(1)) for r in rows]
-    return Paired(tuple(alone), tuple(seeds), False, SEEDS if len(seeds) > 1 else NOTHING)
+    logs = metric in NATS and all(r[s] > 0 for r in rows for s in seeds)
+    alone = [Scores(np.array([[math.log(r[s]) if logs else r[s]] for s in seeds]), np.ones(1)) for r in rows]
+    return Paired(tuple(alone), tuple(seeds), logs, SEEDS if len(seeds) > 1 else NOTHING)
 
 
 def by_seed(evidence: Evidence, arm: str, metric: str, split: str) -> dict[int, float]:

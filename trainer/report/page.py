@@ -97,7 +97,17 @@ def render(evidence: Evidence) -> str:
 
 
 def sections(evidence: Evidence) -> list[tuple[str, str, Markup]]:
-    """(anchor, name in the navigation, section): what the document asks for, then what every report has."""
+    """(anchor, name in the navigation, section): what the document asks for, then what every report has. The last evidence's are kept: the page and
+    its Markdown are made one after the other, and drawing takes seconds."""
+    if not _LAST or _LAST[0][0] is not evidence:
+        _LAST[:] = [(evidence, _sections(evidence))]
+    return _LAST[0][1]
+
+
+_LAST: list[tuple[Evidence, list[tuple[str, str, Markup]]]] = []
+
+
+def _sections(evidence: Evidence) -> list[tuple[str, str, Markup]]:
     figures, questions = _asked(evidence)
     own = {m for p in figures for m in getattr(p, "metrics", ())}
     made: list[tuple[str, str, Markup]] = []

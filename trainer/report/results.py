@@ -15,6 +15,7 @@ from trainer.report.measured import BOTH, Measured, by_seed, measured, said_inte
 from trainer.report.measures import KNOWN, Measure, is_control, measure, said_split
 
 WHOLE = ("held_out", "all")
+FEW = 3  # splits that stand open where a metric has no whole
 PARTS = 400  # rows of parts shown of one metric; the rest is in results.parquet
 
 
@@ -28,7 +29,7 @@ def section(evidence: Evidence) -> Markup | None:
 
 def _metric(evidence: Evidence, metric: str, controls: list[str]) -> Markup:
     m, splits = measure(metric), evidence.splits(metric)
-    whole = [s for s in splits if s in WHOLE] or splits[:1]
+    whole = [s for s in splits if s in WHOLE or s.startswith("set:")] or (splits if len(splits) <= FEW else [])
     found = {(a, s): measured(evidence, a, metric, s) for s in whole for a in evidence.arms}
     rows = [row for s in whole for a in evidence.arms if (row := _row(evidence, m, a, metric, s, found[a, s], len(whole) > 1))]
     way = {1: "more is better", -1: "less is better"}.get(m.sign, "")
@@ -36,9 +37,9 @@ def _metric(evidence: Evidence, metric: str, controls: list[str]) -> Markup:
     extra = tag("p", many, class_="bad") if many else None
     where = said_split(whole[0]) if len(whole) == 1 else ""
     caption = "; ".join(x for x in (f"{m.label}{', ' + where if where else ''}", way) if x) + f". {said_interval(found.values())}"
-    header = [*_header(evidence, len(whole) > 1)]
+    header = _header(evidence, len(whole) > 1)
     rest = [(metric, s) for s in splits if s not in whole] + [(c, s) for c in controls for s in evidence.splits(c) if s in WHOLE or s in whole]
-    return tag("div", tag("h3", m.name), extra, table(header, rows, caption), _parts(evidence, m, rest))
+    return tag("div", tag("h3", m.name), extra, table(header, rows, caption) if rows else None, _parts(evidence, m, rest))
 
 
 def _header(evidence: Evidence, split: bool) -> list[str]:

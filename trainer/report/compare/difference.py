@@ -64,10 +64,8 @@ class Difference(Part):
 
     def answers(self, evidence: Evidence) -> list[str]:
         """What was found, in sentences."""
-        return [s for base in self._against if (s := _sentence(measure(self.metric), base, self._rows_of(evidence, base)))]
-
-    def _rows_of(self, evidence: Evidence, base: str) -> list[dict[str, Any]]:
-        return [r for r in self.rows(evidence) if r["against"] == base]
+        m, rows = measure(self.metric), self.rows(evidence)
+        return [s for base in self._against if (s := _sentence(m, base, [r for r in rows if r["against"] == base]))]
 
     def section(self, evidence: Evidence) -> Markup | None:
         """A table for each arm of `against`."""

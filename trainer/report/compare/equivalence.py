@@ -60,7 +60,7 @@ class Equivalence(Part):
         """The verdicts, in sentences."""
         m = measure(self.metric)
         return [
-            f"{m.name} — {r['of']} against {r['against']}: {r['verdict']} within ± {100 * r['margin']:g} % ({100 * r['mean']:+.2f} %)."
+            f"{m.name} — {r['of']} against {r['against']}, margin ± {100 * r['margin']:g} %: {r['verdict']} ({_percent(r['mean'])} %)."
             for r in self.rows(evidence)
         ]
 
@@ -99,7 +99,7 @@ def verdict(drawn: Contrast, margin: float) -> tuple[float, str]:
 
 
 def _percent(x: float | None) -> str | None:
-    return None if x is None else f"{100 * x:+.2f}"
+    return None if x is None else f"{100 * x:+.2f}" if abs(x) < 10 else f"{100 * x:+.2g}"
 
 
 def _range(low: float | None, high: float | None) -> str | None:

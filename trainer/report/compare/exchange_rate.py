@@ -168,4 +168,4 @@ def _sentence(row: dict[str, Any]) -> str:
     bounds = f" (95 %: {_bound(row, 'low', True)} … {_bound(row, 'high', True)})" if "low_side" in row else ""
     if row["stands_at_side"]:
         return f"{row['of']}: what {_added(row)} is worth in {kind} lies {OUTSIDE[row['stands_at_side']]}{bounds}."
-    return f"{_added(row)} is worth {_bound(row, 'stands_at', True)} {kind}{bounds}."
+    return f"{_added(row)} is worth {_bound(row, 'stands_at', True)} of {kind}{bounds}."

@@ -111,6 +111,9 @@ def luck(theirs: Floats) -> float:
 
 
 def _sentence(r: dict[str, Any]) -> str:
-    same = "the same order as the paper" if r["tau"] == 1 else f"agreement with the paper's order τ = {r['tau']:.2f}"
-    sure = f", probability of its full order {100 * r['probability']:.0f} % (by luck {100 * r['luck']:.2g} %)" if r["probability"] is not None else ""
-    return f"{same}{sure} — {r['paper']}."
+    holds = "is also ours" if r["tau"] == 1 else "is not ours"
+    sure = ""
+    if r["probability"] is not None:
+        p = "< 1" if r["probability"] < 0.01 else f"{100 * r['probability']:.0f}"
+        sure = f", probability that all of it holds here {p} % (by luck {100 * r['luck']:.2g} %)"
+    return f"the paper's order ({r['paper']}) {holds}: τ = {r['tau']:.2f}{sure}."
