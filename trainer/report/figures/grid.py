@@ -13,7 +13,7 @@ from typing import Any
 from trainer.report.drawing import INK, WIDEST, colour, draw, figure, label_ends, panels, short
 from trainer.report.evidence import Evidence
 from trainer.report.figures._config import config, levels
-from trainer.report.figures._series import Figure, Point, apart, better_said, dress, series, shift_of, values_table, whiskers_said
+from trainer.report.figures._series import Figure, Point, apart, better_said, series, shift_of, told, value_axis, values_table, whiskers_said
 from trainer.report.markup import Markup, clean, tag
 from trainer.report.measured import chosen_arms, measured
 from trainer.report.measures import measure
@@ -45,7 +45,7 @@ class Grid(Figure):
         )
         title = self.title or f"{self.x} × {self.lines}"
         header = ["arm", f"{self.lines}, tokens", f"{self.x}, tokens"]
-        return tag("section", tag("h2", title), figure(svg, caption), values_table(evidence, header, rows))
+        return tag("section", tag("h2", title), figure(svg, caption), value_axis, values_table(evidence, header, rows))
 
     def of(self, evidence: Evidence, metric: str) -> Lines:
         """The lines of a metric; arms of one budget within 3 % are one line."""
@@ -60,8 +60,8 @@ class Grid(Figure):
 
     def _label(self, found: dict[str, Lines]) -> str:
         metric, lines = next(iter(found.items()))
-        said = measure(metric).said
-        each = [f"{self.lines} {short(z)}: {' '.join(str(said(p[2].mean)) for p in ps)}" for z, ps in lines.items()]
+        of = measure(metric)
+        each = [f"{self.lines} {short(z)}: {' '.join(told(of, p[2].mean) for p in ps)}" for z, ps in lines.items()]
         return f"{measure(metric).label} by budget of {self.x}, a line a budget of {self.lines}. " + "; ".join(each)
 
 
@@ -75,7 +75,7 @@ def _panel(panel: Any, part: Grid, metric: str, lines: Lines) -> None:
     budgets = levels(p[0] for points in lines.values() for p in points)
     most = budgets[-1][-1] or 1.0
     place = {x: (level[0] if level[0] > 0 else -0.16 * most) for level in budgets for x in level}
-    dress(panel, said, part.split, [p for points in lines.values() for p in points])
+    value_axis(panel, "y", said, part.split, [p[2] for points in lines.values() for p in points])
     ends = []
     for i, (budget, points) in enumerate(lines.items()):
         ink = colour(i - (0.0 in lines)) if budget else INK

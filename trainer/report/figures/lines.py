@@ -13,10 +13,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from trainer.report.drawing import WIDEST, draw, figure, label_ends, legend, log_axis, look, number, panels, ragged, reference, short
+from trainer.report.drawing import WIDEST, draw, even_ticks, figure, label_ends, legend, log_axis, look, number, panels, ragged, reference, short
 from trainer.report.evidence import Evidence
 from trainer.report.figures._config import config, levels
-from trainer.report.figures._series import Figure, Point, better_said, dress, series, shift_of, values_table, whiskers_said
+from trainer.report.figures._series import Figure, Point, better_said, series, shift_of, value_axis, values_table, whiskers_said
 from trainer.report.markup import Markup, clean, tag
 from trainer.report.measured import Measured, chosen_arms, measured
 from trainer.report.measures import Measure, measure
@@ -53,7 +53,9 @@ class Lines(Figure):
             rows += [((p[1], group, self._tick(evidence, p[1])), measure(m), p[2]) for group, points in groups.items() for p in points]
             rows += [((p[1], None, None), measure(m), p[2]) for p in without]
         title = self.title or f"By {self.said}"
-        return tag("section", tag("h2", title), figure(svg, caption), values_table(evidence, ["arm", self.group or "line", self.said], rows))
+        return tag(
+            "section", tag("h2", title), figure(svg, caption), value_axis, values_table(evidence, ["arm", self.group or "line", self.said], rows)
+        )
 
     @property
     def said(self) -> str:
@@ -100,7 +102,7 @@ def _draw(fig: Any, part: Lines, evidence: Evidence, found: dict[str, tuple[Grou
     order = list(dict.fromkeys(g for groups, _ in found.values() for g in groups))
     for panel, (metric, (groups, without)) in zip(made, found.items(), strict=True):
         said = measure(metric)
-        dress(panel, said, part.split, [p for points in [*groups.values(), without] for p in points])
+        value_axis(panel, "y", said, part.split, [p[2] for points in [*groups.values(), without] for p in points])
         for i, (_, arm, m) in enumerate(without):
             reference(panel, said.factor * m.mean, arm, i, upright=False)
         for group, points in groups.items():
@@ -124,4 +126,5 @@ def _x_axis(panel: Any, part: Lines, evidence: Evidence, places: dict[str, float
         log_axis(panel, "x", label, values, number)
         return
     panel.set_xlabel(label)
-    panel.set_xticks(values, [words[v] for v in values] if numeric else ragged([words[v] for v in values], 10))
+    ticks = even_ticks(values) if numeric else values
+    panel.set_xticks(ticks, [words[v] for v in ticks] if numeric else ragged([words[v] for v in ticks], 10))

@@ -14,7 +14,7 @@ from typing import Any
 from trainer.report.drawing import INK, SMALL, WIDEST, draw, figure, legend, log_axis, panels, reference
 from trainer.report.evidence import Evidence
 from trainer.report.figures._config import config, levels
-from trainer.report.figures._series import Figure, Point, better_first, better_said, dress, series, values_table, whiskers_said
+from trainer.report.figures._series import Figure, Point, better_first, better_said, series, value_axis, values_table, whiskers_said
 from trainer.report.markup import Markup, clean, tag
 from trainer.report.measured import NOTHING, Measured, chosen_arms, measured
 from trainer.report.measures import Measure, measure
@@ -39,7 +39,7 @@ class Saturation(Figure):
         rows = [((p[1], share(p[0])), measure(m), p[2]) for m, points in found.items() for p in points]
         title = tag("h2", self.title or f"How much {self.x} is enough")
         lead = [tag("p", s) for s in said]
-        return tag("section", title, *lead, figure(svg, caption), values_table(evidence, ["arm", f"share of {self.x}"], rows))
+        return tag("section", title, *lead, figure(svg, caption), value_axis, values_table(evidence, ["arm", f"share of {self.x}"], rows))
 
     def of(self, evidence: Evidence, metric: str) -> list[Point]:
         """(share, arm, what it has), by share."""
@@ -87,7 +87,7 @@ def _draw(fig: Any, part: Saturation, found: dict[str, list[Point]]) -> None:
     made = panels(fig, [""] * len(found), len(found))
     for panel, (metric, points) in zip(made, found.items(), strict=True):
         said, some = measure(metric), [p for p in points if p[0] > 0]
-        dress(panel, said, part.split, points)
+        value_axis(panel, "y", said, part.split, [p[2] for p in points])
         for p in points:
             if p[0] == 0:
                 reference(panel, said.factor * p[2].mean, f"no {part.x} ({p[1]})", upright=False)
