@@ -126,8 +126,10 @@ def log_axis(panel: Any, axis: str, label: str, ticks: Sequence[float] | None = 
         """As many round ticks as have room on a panel a phone shows."""
 
         def tick_values(self, vmin: float, vmax: float) -> Any:
-            decades = math.log10(vmax / vmin) if 0 < vmin < vmax < float("inf") else 1.0
-            self.set_params(subs=(1, 2, 5) if decades < 1.7 else (1, 3) if decades < 2.6 else (1,), numticks=7)
+            decades = math.log10(vmax / vmin) if 0 < vmin < vmax < math.inf else 1.0
+            if decades >= 2.6:  # whole decades, every second or third where there are many
+                return [10.0**k for k in range(math.floor(math.log10(vmin)), math.ceil(math.log10(vmax)) + 1) if k % math.ceil(decades / 4) == 0]
+            self.set_params(subs=(1, 2, 5) if decades < 1.7 else (1, 3), numticks=7)
             return super().tick_values(vmin, vmax)
 
     getattr(panel, f"set_{axis}scale")("log")

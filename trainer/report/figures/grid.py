@@ -45,7 +45,7 @@ class Grid(Figure):
         )
         title = self.title or f"{self.x} × {self.lines}"
         header = ["arm", f"{self.lines}, tokens", f"{self.x}, tokens"]
-        return tag("section", tag("h2", title), figure(svg, caption), value_axis, values_table(evidence, header, rows))
+        return tag("section", tag("h2", title), figure(svg, caption), values_table(evidence, header, rows))
 
     def of(self, evidence: Evidence, metric: str) -> Lines:
         """The lines of a metric; arms of one budget within 3 % are one line."""

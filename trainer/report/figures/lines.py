@@ -53,9 +53,7 @@ class Lines(Figure):
             rows += [((p[1], group, self._tick(evidence, p[1])), measure(m), p[2]) for group, points in groups.items() for p in points]
             rows += [((p[1], None, None), measure(m), p[2]) for p in without]
         title = self.title or f"By {self.said}"
-        return tag(
-            "section", tag("h2", title), figure(svg, caption), value_axis, values_table(evidence, ["arm", self.group or "line", self.said], rows)
-        )
+        return tag("section", tag("h2", title), figure(svg, caption), values_table(evidence, ["arm", self.group or "line", self.said], rows))
 
     @property
     def said(self) -> str:

@@ -63,7 +63,7 @@ class Progression(Part):
         )
         cells = [((self.steps[i].name, a, "kept" if kept else ""), measure(m), found.get((m, a))) for m in metrics for i, a, kept in shown]
         title = self.title or "One choice after another"
-        return tag("section", tag("h2", title), figure(svg, caption), value_axis, values_table(evidence, ["step", "arm", ""], cells))
+        return tag("section", tag("h2", title), figure(svg, caption), values_table(evidence, ["step", "arm", ""], cells))
 
     def rows(self, found: dict[tuple[str, str], Measured]) -> Rows:
         """What stands in the figure, top to bottom: arms that were measured by any metric."""

@@ -39,7 +39,7 @@ class Saturation(Figure):
         rows = [((p[1], share(p[0])), measure(m), p[2]) for m, points in found.items() for p in points]
         title = tag("h2", self.title or f"How much {self.x} is enough")
         lead = [tag("p", s) for s in said]
-        return tag("section", title, *lead, figure(svg, caption), value_axis, values_table(evidence, ["arm", f"share of {self.x}"], rows))
+        return tag("section", title, *lead, figure(svg, caption), values_table(evidence, ["arm", f"share of {self.x}"], rows))
 
     def of(self, evidence: Evidence, metric: str) -> list[Point]:
         """(share, arm, what it has), by share."""
