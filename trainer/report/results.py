@@ -12,6 +12,7 @@ from trainer.report.encoders import encoder, encoders, unlike
 from trainer.report.evidence import Evidence
 from trainer.report.markup import Markup, table, tag
 from trainer.report.measured import BOTH, Measured, by_seed, measured, said_interval
+from trainer.report.measured import rows as rows_of
 from trainer.report.measures import KNOWN, Measure, is_control, measure, said_split
 
 WHOLE = ("held_out", "all")
@@ -61,7 +62,7 @@ def _row(evidence: Evidence, m: Measure, arm: str, metric: str, split: str, foun
 
 def _facts(evidence: Evidence, arm: str, metric: str, split: str) -> tuple[int, float | None]:
     """(items of the first seed's row, chance)."""
-    row = next((r for r in evidence.results if (r["arm"], r["metric"], r["split"]) == (arm, metric, split)), None)
+    row = next(iter(rows_of(evidence, arm, metric, split)), None)
     return (int(row.get("n") or 0), row.get("chance")) if row else (0, None)
 
 
