@@ -1,9 +1,27 @@
-"""matplotlib figures as inline SVG that follows the reader's colours: light, dark and print from one drawing.
+"""matplotlib figures as inline SVG that follows the reader's colours: light, dark and print from one drawing, on a phone and on paper.
 
-A figure is drawn once with two placeholder colours, INK and FAINT, that no data uses; in the SVG they become `currentColor` and a style-sheet
-variable, so that axes and words take the page's own colour. Text stays text (searchable, small); maths is never parsed, because labels come
-from data. Ids are prefixed per figure: a page holds many. Same data, same bytes: no date, a fixed hash salt. matplotlib is imported here, on
-first use, and nowhere else in the trainer. Figures are made about 440 px wide, so that on a 390 px screen their 9 pt words stay readable.
+    drawing = draw(lambda fig: …, height=3, label="what it shows, in words", prefix="unique-on-the-page")
+    figure(drawing, "caption, sentences")            → <figure>: the drawing in a box that scrolls, its caption beside or below it
+
+What is here to draw with (`panel` is a matplotlib Axes; the marks are in `marks.py`, and importable from there):
+
+    colour(i), look(i)           series colours, and with marker and dash, for lines that must be told apart without colour
+    panels(fig, titles, columns) small multiples in reading order; `size(n, columns)` gives their width and height in inches
+    whisker, dots, reference     an interval, the seeds, a dashed baseline; `shifted` beside one another
+    limits                       an axis for values and intervals of which one may be very wide
+    log_axis, token_axis         ticks that read 1K 2K 5K, 0.1 1 10 %, or 6×10¹⁸; a linear axis of tokens; `even_ticks` thins
+    label_ends                   names at the ends of lines, moved apart so that none covers another
+    categories, rows, ragged     long arm names as an axis, broken at + _ - and spaces; the room they need
+    legend                       one legend above all panels, each name once
+    short, power, number         12K · 6×10¹⁸ · the fewest digits that tell a value
+
+Two placeholder colours, INK and FAINT, that no data uses become `currentColor` and a style-sheet variable in the SVG, so that axes and words take
+the page's own colour; PAPER is the page's ground, for halos. COLOURS stand at 3:1 or better on white and on near-black, and the nearest two of
+them remain 20 apart (CIE76) for full, protan and deutan sight: the price is that none is light or dark, so fills use `alpha`. Sizes are points of
+which one is 4/3 px on the page and never less: no word is smaller than SMALL (11.3 px), and a drawing wider than the screen scrolls. So `width` is
+at most WIDEST (fits A4) and, where it can be, PHONE (fits 390 px). Every axis has a label with its unit, or names (`categories`). Text stays text;
+maths is never parsed, because labels come from data. Ids are prefixed per drawing: a page holds many. Same data, same bytes: no date, a fixed hash
+salt. matplotlib is imported on first use, and nowhere else in the trainer.
 """
 
 from __future__ import annotations
@@ -13,44 +31,73 @@ import re
 import warnings
 from typing import Any
 
+from trainer.report.marks import (  # noqa: F401 - the one import of who draws
+    BASELINES,
+    COLOURS,
+    FAINT,
+    INK,
+    PAPER,
+    SMALL,
+    categories,
+    colour,
+    dots,
+    even_ticks,
+    label_ends,
+    legend,
+    limits,
+    log_axis,
+    look,
+    number,
+    panels,
+    power,
+    ragged,
+    reference,
+    rows,
+    shifted,
+    short,
+    size,
+    token_axis,
+    whisker,
+)
 from trainer.report.markup import Markup, clean, tag
 
-INK, FAINT, PAPER = "#010203", "#040506", "#070809"
-WIDTH = 4.4  # inches of 100 px
-COLOURS = ("#3b82c4", "#d9822b", "#2f9e6e", "#9a6fc9", "#d0545f", "#2a9db0", "#a3812b", "#7c8795", "#c45ba0", "#6b8e23")
+PHONE, WIDTH, WIDEST = 3.55, 4.4, 7.1  # inches of 96 px: 341, 422, 682
+GROW = 1.3  # how much larger than drawn a drawing may be shown
 _STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "headwater",
     "text.parse_math": False,
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
-    "font.size": 9.5,
+    "font.size": 9,
     "text.color": INK,
     "axes.labelcolor": INK,
+    "axes.labelsize": 9,
     "axes.edgecolor": FAINT,
     "axes.titlecolor": INK,
-    "axes.titlesize": 10,
+    "axes.titlesize": 9.5,
     "axes.titlelocation": "left",
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.facecolor": "none",
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "xtick.labelsize": 8.5,
-    "ytick.labelsize": 9,
+    "axes.axisbelow": True,
+    "xtick.color": FAINT,
+    "ytick.color": FAINT,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "xtick.labelsize": SMALL,
+    "ytick.labelsize": SMALL,
     "grid.color": FAINT,
     "grid.linewidth": 0.5,
+    "grid.alpha": 0.35,
     "legend.frameon": False,
-    "legend.fontsize": 8.5,
+    "legend.fontsize": SMALL,
     "legend.labelcolor": INK,
     "figure.facecolor": "none",
-    "lines.linewidth": 1.4,
+    "figure.constrained_layout.w_pad": 0.06,
+    "figure.constrained_layout.h_pad": 0.05,
+    "lines.linewidth": 1.5,
 }
-
-
-def colour(i: int) -> str:
-    """The i-th series colour; chosen to stand on white and on near-black."""
-    return COLOURS[i % len(COLOURS)]
 
 
 def draw(make: Any, width: float = WIDTH, height: float = 3.0, label: str = "", prefix: str = "f") -> Markup:
@@ -58,9 +105,10 @@ def draw(make: Any, width: float = WIDTH, height: float = 3.0, label: str = "", 
     import matplotlib
     from matplotlib.figure import Figure
 
+    assert width <= WIDEST, f"{width} in: wider than paper"
     with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a glyph that the layout font lacks is still shown by the browser's own
-        figure = Figure(figsize=(width, height), dpi=100, layout="constrained")
+        figure = Figure(figsize=(width, height), layout="constrained")
         make(figure)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
@@ -76,33 +124,14 @@ def _inline(svg: str, label: str, prefix: str) -> Markup:
     view = re.search(r'viewBox="([^"]*)"', body)
     assert view, "matplotlib writes a viewBox"
     inner = body[body.index(">") + 1 :]
-    width = round(float(view[1].split()[2]) * 4 / 3)
+    least = round(float(view[1].split()[2]) * 4 / 3)
     opening = f'<svg xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="{view[1]}" role="img" aria-label="'
-    return Markup(opening + tag("i", clean(label))[3:-4] + f'" style="width:100%;max-width:{round(width * 1.45)}px">' + inner)
+    return Markup(opening + tag("i", clean(label))[3:-4] + f'" style="width:100%;min-width:{least}px;max-width:{round(least * GROW)}px">' + inner)
 
 
 def figure(svg: Markup, *caption: Any) -> Markup:
-    """A drawing with its caption."""
-    return tag("figure", svg, tag("figcaption", *caption))
-
-
-def legend(fig: Any, panels: Any, order: list[str], columns: int) -> None:
-    """One legend above the panels, each name once, in the given order."""
-    found = {name: handle for panel in panels for handle, name in zip(*panel.get_legend_handles_labels(), strict=True)}
-    names = [n for n in order if n in found]
-    fig.legend([found[n] for n in names], names, loc="outside upper left", ncols=columns, handlelength=1.6, borderpad=0)
-
-
-def ragged(names: list[str], width: int = 18) -> list[str]:
-    """Names broken at + and _ into lines of about `width` characters, for axis labels."""
-    return [_broken(clean(name), width) for name in names]
-
-
-def _broken(name: str, width: int) -> str:
-    lines, line = [], ""
-    for piece in re.findall(r"[^+_\s-]*[+_\s-]?", name):
-        if line and len(line) + len(piece) > width:
-            lines.append(line)
-            line = ""
-        line += piece
-    return "\n".join([*lines, line][:3])
+    """A drawing with its caption: beside it where there is room for both, else below it. A drawing wider than the screen scrolls by itself."""
+    least, most = (int(n) for n in re.findall(r"m(?:in|ax)-width:(\d+)px", svg[:2000])[:2])
+    box = tag("div", svg, class_="scroll", tabindex="0", style=f"flex:0 1 {most}px;min-width:min(100%,{least}px);margin:0")
+    words = tag("figcaption", *caption, style="flex:1 1 230px;margin:0")
+    return tag("figure", box, words, style="display:flex;flex-wrap:wrap;gap:4px 28px;align-items:flex-start")

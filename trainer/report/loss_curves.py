@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from trainer.report.drawing import colour, draw, figure, legend
+from trainer.report.drawing import draw, figure, legend, look, panels, size, token_axis
 from trainer.report.evidence import Evidence
 from trainer.report.markup import Markup, clean, tag
 from trainer.report.statistics import Floats
@@ -47,8 +47,8 @@ def section(evidence: Evidence) -> Markup | None:
     keys = sorted(found, key=lambda k: (k[0] != "text", k[1]))
     if not keys:
         return None
-    rows = (len(keys) + 1) // 2
-    drawing = draw(lambda f: _draw(f, evidence, keys, rows), height=0.9 + 1.75 * rows, label="Training loss by source and arm", prefix="curves")
+    width, height = size(len(keys), width=2.9, height=2.0, above=0.3 + 0.1 * len(evidence.arms))
+    drawing = draw(lambda f: _draw(f, evidence, keys), width, height, label="Training loss by source and arm", prefix="curves")
     caption = (
         "Training loss by source against payload tokens seen (all sources together). Cross-entropy in nats a token; flow loss is comparable only "
         "between arms of one encoder."
@@ -56,33 +56,14 @@ def section(evidence: Evidence) -> Markup | None:
     return tag("section", tag("h2", "Loss by source"), figure(drawing, caption), id="losses")
 
 
-def _draw(fig: Any, evidence: Evidence, keys: list[tuple[str, str]], rows: int) -> None:
-    panels = fig.subplots(rows, 2 if len(keys) > 1 else 1, squeeze=False).ravel()
-    for panel, (loss, source) in zip(panels, keys, strict=False):
+def _draw(fig: Any, evidence: Evidence, keys: list[tuple[str, str]]) -> None:
+    made = panels(fig, [f"{source}: {'text' if loss == 'text' else 'images'}" for loss, source in keys])
+    for panel, (loss, source) in zip(made, keys, strict=True):
         for i, arm in enumerate(evidence.arms):
             found = line(evidence, arm, (loss, source))
             if found is not None:
-                panel.plot(*found, color=colour(i), label=clean(arm))
-        panel.set_title(f"{clean(source)}: {'text' if loss == 'text' else 'images'}")
-        panel.set_ylabel(UNITS[loss], fontsize=8)
-        panel.grid(axis="y", alpha=0.35)
-        panel.xaxis.set_major_formatter(_tokens)
-        panel.xaxis.set_major_locator(_ticks())
-        panel.tick_params(labelsize=7.5)
-    for panel in panels[len(keys) :]:
-        panel.set_axis_off()
-    fig.supxlabel("payload tokens seen", fontsize=8.5)
-    legend(fig, panels, [clean(a) for a in evidence.arms], 2)
-
-
-def _ticks() -> Any:
-    from matplotlib.ticker import MaxNLocator
-
-    return MaxNLocator(4)
-
-
-def _tokens(value: float, _: Any = None) -> str:
-    for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
-        if abs(value) >= size:
-            return f"{value / size:.3g}{unit}"
-    return f"{value:.0f}"
+                panel.plot(*found, **{**look(i), "marker": None}, label=clean(arm))
+        panel.set_ylabel(UNITS[loss])
+        panel.grid(axis="y")
+        token_axis(panel, "x", "payload tokens seen")
+    legend(fig, made, [clean(a) for a in evidence.arms], 2)

@@ -53,7 +53,8 @@ body{margin:0;background:var(--paper);color:var(--ink);font:16px/1.55 system-ui,
 main{max-width:1080px;margin:0 auto;padding:24px 16px 64px}
 h1{font-size:1.7rem;line-height:1.2;margin:.2em 0}
 h2{font-size:1.2rem;margin:2.2em 0 .6em;padding-top:.6em;border-top:1px solid var(--line)}
-p,li{max-width:75ch;overflow-wrap:anywhere}
+p,li{max-width:75ch}
+p,li,figcaption{overflow-wrap:anywhere}
 nav{display:flex;flex-wrap:wrap;gap:4px 16px;margin:1em 0;font-size:.92rem}
 a{color:inherit}
 figure{margin:1em 0}
@@ -75,7 +76,8 @@ code{font-size:.88em;background:var(--soft);padding:.1em .3em;border-radius:3px}
 summary{cursor:pointer}
 .pictures{display:flex;flex-wrap:wrap;gap:12px}.pictures figure{margin:0;width:100px}.pictures img{display:block;margin-bottom:3px;max-width:100%}
 @media print{main{max-width:none;padding:0}.scroll{overflow:visible}table{font-size:.68rem}
-th,td{white-space:normal;padding:.2em .35em}figure,tr{break-inside:avoid}h2,.caption{break-after:avoid}nav{display:none}}
+th,td{white-space:normal;padding:.2em .35em}tbody th{overflow-wrap:anywhere;min-width:7em}
+figure,tr{break-inside:avoid}h2,.caption{break-after:avoid}nav{display:none}}
 """)
 
 
@@ -108,7 +110,7 @@ _LAST: list[tuple[Evidence, list[tuple[str, str, Markup]]]] = []
 
 def _sections(evidence: Evidence) -> list[tuple[str, str, Markup]]:
     figures, questions = _asked(evidence)
-    own = {p.metric for p in figures if getattr(p, "metric", None)}
+    own = {m for p in figures for m in getattr(p, "metrics", ())}
     made: list[tuple[str, str, Markup]] = []
     for i, part in enumerate([*figures, *questions]):
         if (section := part.section(evidence)) is not None:

@@ -78,7 +78,7 @@ def read_run(path: str, arm: str, seed: int) -> RunEvidence:
 
 
 def encoders(encoding: dict[str, Any]) -> tuple[str, ...]:
-    """"name fingerprint" of what made a plan's latents, those that take loss first."""
+    """ "name fingerprint" of what made a plan's latents, those that take loss first."""
     held = [encoding[side] for side in ("target", "image") if encoding.get(side)]
     return tuple(f"{e.get('encoder')} {str(e.get('fingerprint'))[:12]}" for e in held)
 

@@ -23,7 +23,7 @@ PARTS = 400  # rows of parts shown of one metric; the rest is in results.parquet
 def section(evidence: Evidence) -> Markup | None:
     """A table a metric."""
     names = list(dict.fromkeys(r["metric"] for r in evidence.results))
-    main = sorted((m for m in names if not is_control(m)), key=lambda m: (list(KNOWN).index(m) if m in KNOWN else len(KNOWN)))
+    main = sorted((m for m in names if not is_control(m)), key=lambda m: list(KNOWN).index(m) if m in KNOWN else len(KNOWN))
     shown = [_metric(evidence, m, [c for c in names if is_control(c) and c.rpartition(".")[0] == m]) for m in main]
     return tag("section", tag("h2", "Results"), *shown, id="results") if shown else None
 

@@ -10,9 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from trainer.report.drawing import INK, colour, draw, figure, legend, ragged
+from trainer.report.drawing import INK, categories, colour, draw, figure, legend, rows, token_axis
 from trainer.report.evidence import Evidence, RunEvidence
-from trainer.report.loss_curves import _tokens
 from trainer.report.markup import Markup, clean, table, tag
 
 
@@ -37,10 +36,10 @@ def section(evidence: Evidence) -> Markup | None:
     if not evidence.runs:
         return None
     sources = list(dict.fromkeys(s for r in evidence.runs.values() for s in r.tokens))
-    height = 1.0 + 0.36 * len(evidence.arms)
+    height = 0.9 + rows(evidence.arms)[0] * len(evidence.arms) + 0.1 * len(sources)
     drawing = draw(lambda f: _draw(f, evidence, sources), height=height, label="Tokens consumed by arm and source", prefix="tokens")
     caption = "Payload tokens consumed, by source; the pale end of a bar is structure and padding, the mark across it is how many tokens took loss."
-    rows = []
+    listed = []
     for arm in evidence.arms:
         run = first_run(evidence, arm)
         for source in sources if run else []:
@@ -49,15 +48,15 @@ def section(evidence: Evidence) -> Markup | None:
             if got.get("payload") or planned.get("payload"):
                 cells = (planned.get("payload", 0), got.get("payload", 0), got.get("structure"), got.get("loss"))
                 share = f"{100 * got.get('loss', 0) / max(1, got.get('payload', 0)):.0f} %" if "loss" in got else None
-                rows.append([arm, source, *(None if c is None else f"{c:,}" for c in cells), share])
+                listed.append([arm, source, *(None if c is None else f"{c:,}" for c in cells), share])
         if run:
-            rows.append([arm, tag("em", "padding"), None, f"{run.padding:,}", None, None, None])
+            listed.append([arm, tag("em", "padding"), None, f"{run.padding:,}", None, None, None])
     header = ["arm", "source", "planned payload", "consumed payload", "structure", "loss-bearing", "share"]
     wrong = mismatches(evidence)
     verdict = tag("p", "Consumed payload equals the plan for every arm, seed and source.")
     if wrong:
         verdict = tag("p", "Consumed differs from the plan: ", "; ".join(wrong), class_="bad")
-    figures = tag("details", tag("summary", "Table of tokens"), table(header, rows, numeric_from=2))
+    figures = tag("details", tag("summary", "Table of tokens"), table(header, listed, numeric_from=2))
     return tag("section", tag("h2", "Tokens by source"), figure(drawing, caption), verdict, figures, id="tokens")
 
 
@@ -69,13 +68,13 @@ def _draw(fig: Any, evidence: Evidence, sources: list[str]) -> None:
             continue
         for j, source in enumerate(sources):
             payload = run.tokens.get(source, {}).get("payload", 0)
-            panel.barh(at, payload, left=left, height=0.62, color=colour(j), alpha=0.8, label=clean(source))
+            panel.barh(at, payload, left=left, height=0.62, color=colour(j), alpha=0.6, label=clean(source))
             left += payload
         extra = run.padding + sum(t.get("structure", 0) for t in run.tokens.values())
         panel.barh(at, extra, left=left, height=0.62, color=INK, alpha=0.15, label="structure and padding")
         panel.plot([sum(t.get("loss", 0) for t in run.tokens.values())] * 2, [at - 0.31, at + 0.31], color=INK, linewidth=2, label="loss-bearing")
-    panel.set_yticks(y, ragged(evidence.arms))
-    panel.tick_params(axis="y", length=0)
-    panel.xaxis.set_major_formatter(_tokens)
-    panel.set_xlabel("tokens")
-    legend(fig, [panel], [*map(clean, sources), "structure and padding", "loss-bearing"], 3)
+    categories(panel, evidence.arms, y)
+    panel.set_ylim(-0.6, len(y) - 0.4)
+    panel.grid(axis="x")
+    token_axis(panel, "x", "tokens of one run")
+    legend(fig, [panel], [*map(clean, sources), "structure and padding", "loss-bearing"], 2)
