@@ -77,12 +77,13 @@ def test_one_seed_without_items_has_no_interval_and_no_p():
 
 
 def test_flow_loss_is_never_compared_between_encoders():
-    sources = {"video": {"dataset": "a"}, "text": {"dataset": "t"}}
-    recipe = {"mixture": {"sources": sources}, "arms": {"a": {}, "b": {"sources": {"video": {"dataset": "other"}}}, "c": {"extends": "a"}}}
-    e = compared({"a": 0.4, "b": 0.5, "c": 0.5}, metric="flow_loss", recipe=recipe)
+    e = compared({"a": 0.4, "b": 0.5, "c": 0.5}, metric="flow_loss")
+    made_by = {"a": "siglip2 12", "b": "sd_vae 34", "c": "siglip2 12"}
+    e = replace(e, runs={k: replace(r, encoders=(made_by[k[0]],)) for k, r in e.runs.items()})
     part = Difference(metric="flow_loss", against="a")
     assert [r["of"] for r in part.rows(e)] == ["c"]
-    assert "do not share one encoding" in part.section(e)
+    assert "not compared between arms of different encoders (a: siglip2, b: sd_vae)" in part.section(e)
+    assert ExchangeRate(metric="flow_loss", ladder={"a": "1B", "b": "2B"}, of=["c"]).rows(e) == []
 
 
 @pytest.mark.parametrize(("nats", "noise", "verdict"), [(0.0005, 0.01, "equivalent"), (0.05, 0.01, "different"), (0.004, 0.2, "not decided")])

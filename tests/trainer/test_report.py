@@ -153,7 +153,9 @@ def test_every_link_of_the_navigation_has_its_section():
     found = evidence()
     first = (next(iter(ARMS)), 0)
     painted = pa.table({"caption": ["a red square"], "held_out": [JPEG], "sampled": [JPEG]})
-    seen = Seen(render(replace(found, runs={**found.runs, first: replace(found.runs[first], pictures=painted)})))
+    run = replace(found.runs[first], pictures=painted, place="arms/vqa20/seed-0")
+    card = {"diff": {"base": "vqa20", "arms": {"vqa20": []}, "undeclared": 0}}
+    seen = Seen(render(replace(found, runs={**found.runs, first: run}, card=card)))
     ids = {v for n, v in seen.attributes if n == "id"}
     assert {v[1:] for n, v in seen.attributes if n == "href" and v} >= {anchor for anchor, _, _ in SECTIONS}
     assert {v[1:] for n, v in seen.attributes if n in ("href", "xlink:href") and v} <= ids

@@ -58,24 +58,29 @@ def _main(evidence: Evidence) -> list[tuple[str, str]]:
 
 
 def _seeds(evidence: Evidence) -> list[str]:
+    n = len(evidence.seeds)
     out = [
         f"{evidence.seeds_said}: initialisation, noise and t differ between them, and are the same for all arms of one seed; "
         "records and their order are the plan's."
     ]
-    n = len(evidence.seeds)
     if n == 1:
+        out = ["One seed, the same start, noise and t for all arms; records and their order are the plan's."]
         out.append("One seed: nothing here says what another start would give, so intervals are over items alone and too narrow.")
     elif n < FEW_SEEDS:
         out.append(f"With {n} seeds the seeds' part of an interval has {n - 1} degree{'s' if n > 2 else ''} of freedom, so intervals are wide; "
                    f"the exact test over seeds cannot go below {2 / 2**n:.2g}.")  # fmt: skip
+    apart, found = [], []
     for metric, split in _main(evidence):
         m = measure(metric)
         spreads = {a: spread(list(v.values())) for a in evidence.arms if len(v := by_seed(evidence, a, metric, split)) > 1}
         if spreads:
             worst = max(spreads, key=lambda a: spreads[a])
-            line = f"{m.name}: seeds of one arm differ by up to {m.said(spreads[worst])}{_unit(m)} ({worst})"
-            found = detectable(evidence, metric, split)
-            out.append(line + (f"; two arms must truly differ by about {found} for such an ablation to find it in 4 of 5 cases." if found else "."))
+            apart.append(f"{m.name} {m.said(spreads[worst])}{_unit(m)} ({worst})")
+            if smallest := detectable(evidence, metric, split):
+                found.append(f"{m.name} {smallest}")
+    out += [f"Seeds of one arm differ by up to: {'; '.join(apart)}."] if apart else []
+    if found:
+        out.append(f"Two arms must truly differ by about so much for such an ablation to find it in 4 of 5 cases: {'; '.join(found)}.")
     return out
 
 

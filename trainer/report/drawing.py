@@ -9,7 +9,7 @@ What is here to draw with (`panel` is a matplotlib Axes; the marks are in `marks
     panels(fig, titles, columns) small multiples in reading order; `size(n, columns)` gives their width and height in inches
     whisker, dots, reference     an interval, the seeds, a dashed baseline; `shifted` beside one another
     limits                       an axis for values and intervals of which one may be very wide
-    log_axis, token_axis         ticks that read 1K 2K 5K, 0.1 1 10 %, or 6×10¹⁸; a linear axis of tokens
+    log_axis, token_axis         ticks that read 1K 2K 5K, 0.1 1 10 %, or 6×10¹⁸; a linear axis of tokens; `even_ticks` thins
     label_ends                   names at the ends of lines, moved apart so that none covers another
     categories, rows, ragged     long arm names as an axis, broken at + _ - and spaces; the room they need
     legend                       one legend above all panels, each name once
@@ -41,6 +41,7 @@ from trainer.report.marks import (  # noqa: F401 - the one import of who draws
     categories,
     colour,
     dots,
+    even_ticks,
     label_ends,
     legend,
     limits,

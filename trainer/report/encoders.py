@@ -25,7 +25,10 @@ def unlike(evidence: Evidence, metric: str, arms: Iterable[str]) -> str | None:
     """Why these arms cannot be set side by side on this metric, or None when they can."""
     if measure(metric).comparable:
         return None
-    seen = {e: a for a in arms if (e := encoder(evidence, a)) is not None}
+    asked, seen = set(arms), dict[str, str]()
+    for arm in evidence.arms:
+        if arm in asked and (e := encoder(evidence, arm)) is not None:
+            seen.setdefault(e, arm)
     if len(seen) <= 1:
         return None
     named = ", ".join(f"{arm}: {e.partition(' ')[0]}" for e, arm in seen.items())

@@ -49,10 +49,13 @@ def panels(fig: Any, titles: Sequence[str], columns: int = 2, share_x: bool = Fa
     return list(grid[: len(titles)])
 
 
-def limits(values: Iterable[float], bounds: Iterable[float] = (), from_nothing: bool = False) -> tuple[float, float]:
+def limits(values: Iterable[float], bounds: Iterable[float] = (), from_nothing: bool = False, log: bool = False) -> tuple[float, float]:
     """An axis that shows every value, and of the bounds of intervals what lies no farther out than the values are spread: one wide interval (two
-    seeds have little else) must not press all values together. `from_nothing`: bars, which start at 0."""
-    values, bounds = [v for v in values if math.isfinite(v)], [b for b in bounds if math.isfinite(b)]
+    seeds have little else) must not press all values together. `from_nothing`: bars, which start at 0. `log`: for positive values on a log axis."""
+    if log:
+        low, high = limits([math.log10(v) for v in values], [math.log10(b) if b > 0 else -math.inf for b in bounds])
+        return 10**low, 10**high
+    values, bounds = [v for v in values if math.isfinite(v)], [b for b in bounds if not math.isnan(b)]
     low, high = min(values), max(values)
     if from_nothing:
         return 0.0, 1.04 * min(max([high, *bounds]), 1.35 * high) if high > 0 else 1.0
@@ -123,8 +126,10 @@ def log_axis(panel: Any, axis: str, label: str, ticks: Sequence[float] | None = 
         """As many round ticks as have room on a panel a phone shows."""
 
         def tick_values(self, vmin: float, vmax: float) -> Any:
-            decades = math.log10(vmax / vmin) if 0 < vmin < vmax < float("inf") else 1.0
-            self.set_params(subs=(1, 2, 5) if decades < 1.7 else (1, 3) if decades < 2.6 else (1,), numticks=7)
+            decades = math.log10(vmax / vmin) if 0 < vmin < vmax < math.inf else 1.0
+            if decades >= 2.6:  # whole decades, every second or third where there are many
+                return [10.0**k for k in range(math.floor(math.log10(vmin)), math.ceil(math.log10(vmax)) + 1) if k % math.ceil(decades / 4) == 0]
+            self.set_params(subs=(1, 2, 5) if decades < 1.7 else (1, 3), numticks=7)
             return super().tick_values(vmin, vmax)
 
     getattr(panel, f"set_{axis}scale")("log")
@@ -133,6 +138,16 @@ def log_axis(panel: Any, axis: str, label: str, ticks: Sequence[float] | None = 
     side.set_major_locator(Few() if ticks is None else FixedLocator(_apart(sorted(set(ticks)))))
     side.set_minor_locator(NullLocator())
     side.set_major_formatter(FuncFormatter(lambda v, _: (form or short)(v)))
+
+
+def even_ticks(ticks: Iterable[float], least: float = 0.14) -> list[float]:
+    """Ticks of a linear axis of which no two are nearer than a share of the axis, the first and last kept."""
+    ticks = sorted(set(ticks))
+    kept = ticks[:1]
+    for tick in ticks[1:-1]:
+        if min(tick - kept[-1], ticks[-1] - tick) >= least * (ticks[-1] - ticks[0]):
+            kept.append(tick)
+    return kept + ticks[-1:] if len(ticks) > 1 else kept
 
 
 def _apart(ticks: Sequence[float], least: float = 0.09) -> list[float]:

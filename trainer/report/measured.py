@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from trainer.report.evidence import Evidence, RunEvidence
 from trainer.report.resampling import Floats, Scores, contrast, resample
 
 NATS = {"text_perplexity": "text_nats"}  # metric → the items whose mean is its logarithm
-BOTH, SEEDS, NOTHING = "seeds and items", "seeds", "nothing"
+BOTH, SEEDS, ITEMS, NOTHING = "seeds and items", "seeds", "items", "nothing"  # ITEMS: of one seed
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,8 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Paired:
-    """Arms on the seeds and items that all have. `logs`: scores are logarithms of the metric (perplexity), so exp is the metric."""
+    """Arms on the seeds and items that all have. `logs`: scores are logarithms of the metric (perplexity), so exp is the metric; an interval of a
+    mean is made of logarithms too, so that it stays above 0."""
 
     arms: tuple[Scores, ...]
     seeds: tuple[int, ...]
@@ -55,7 +57,7 @@ class Paired:
     @property
     def n(self) -> int:
         """How many items, 0 without."""
-        return self.arms[0].values.shape[1] if self.resampled == BOTH else 0
+        return self.arms[0].values.shape[1] if self.resampled in (BOTH, ITEMS) else 0
 
 
 def measured(evidence: Evidence, arm: str, metric: str, split: str = "held_out") -> Measured | None:
@@ -66,31 +68,47 @@ def measured(evidence: Evidence, arm: str, metric: str, split: str = "held_out")
     values = found.values(0)
     low = high = math.nan
     if found.resampled != NOTHING:
-        low, high = contrast(resample(found.arms, found.transform), [1.0]).interval()
+        low, high = contrast(resample(found.arms), [1.0], found.transform).interval()
     return Measured(float(values.mean()), tuple(map(float, values)), low, high, found.resampled)
 
 
 def paired(evidence: Evidence, arms: Sequence[str], metric: str, split: str = "held_out") -> Paired | None:
     """The arms' scores by seed and item; None unless some seed has a number for every arm."""
-    rows = [by_seed(evidence, arm, metric, split) for arm in arms]
-    seeds = [s for s in evidence.seeds if all(s in r for r in rows)]
+    own = [by_seed(evidence, arm, metric, split) for arm in arms]
+    seeds = [s for s in evidence.seeds if all(s in r for r in own)]
     if not seeds or not arms:
         return None
-    found = [[_items(evidence.runs.get((arm, s)), metric, split, r[s]) for s in seeds] for arm, r in zip(arms, rows, strict=True)]
+    found = [[_items(evidence.runs.get((arm, s)), metric, split, r[s]) for s in seeds] for arm, r in zip(arms, own, strict=True)]
     held = [{name: (v, w) for name, v, w in seed} if seed is not None else {} for arm_ in found for seed in arm_]
     shared = sorted(set.intersection(*(set(h) for h in held)))
     if len(shared) > 1 and len(shared) >= 0.9 * max(map(len, held)):
         table = np.array([[h[name] for name in shared] for h in held]).reshape(len(arms), len(seeds), len(shared), 2)
-        scores = [Scores(t[:, :, 0], t[0, :, 1], tuple(shared)) for t in table]
-        return Paired(tuple(scores), tuple(seeds), metric in NATS, BOTH)
-    alone = [Scores(np.array([[r[s]] for s in seeds]), np.ones(1)) for r in rows]
-    return Paired(tuple(alone), tuple(seeds), False, SEEDS if len(seeds) > 1 else NOTHING)
+        records = tuple(name.partition("|")[2] for name in shared)  # questions on one image go together whatever their type
+        scores = [Scores(t[:, :, 0], t[0, :, 1], records) for t in table]
+        return Paired(tuple(scores), tuple(seeds), metric in NATS, BOTH if len(seeds) > 1 else ITEMS)
+    logs = metric in NATS and all(r[s] > 0 for r in own for s in seeds)
+    alone = [Scores(np.array([[math.log(r[s]) if logs else r[s]] for s in seeds]), np.ones(1)) for r in own]
+    return Paired(tuple(alone), tuple(seeds), logs, SEEDS if len(seeds) > 1 else NOTHING)
 
 
 def by_seed(evidence: Evidence, arm: str, metric: str, split: str) -> dict[int, float]:
     """Seed → the row's value, where it is a number."""
-    rows = (r for r in evidence.results if r["arm"] == arm and r["metric"] == metric and r["split"] == split)
-    return {int(r["seed"]): float(r["value"]) for r in rows if r["value"] is not None and math.isfinite(r["value"])}
+    found = rows(evidence, arm, metric, split)
+    return {int(r["seed"]): float(r["value"]) for r in found if r["value"] is not None and math.isfinite(r["value"])}
+
+
+def rows(evidence: Evidence, arm: str, metric: str, split: str) -> list[dict[str, Any]]:
+    """The rows of results.parquet of an arm, metric and split, a seed each."""
+    if not _INDEX or _INDEX[0][0] is not evidence.results or _INDEX[0][1] != len(evidence.results):
+        index: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+        for row in evidence.results:
+            index.setdefault((row["arm"], row["metric"], row["split"]), []).append(row)
+        _INDEX[:] = [(evidence.results, len(evidence.results), index)]
+    return _INDEX[0][2].get((arm, metric, split), [])
+
+
+# Of the last evidence: pages ask thousands of times.
+_INDEX: list[tuple[list[dict[str, Any]], int, dict[tuple[str, str, str], list[dict[str, Any]]]]] = []
 
 
 def control(evidence: Evidence, arm: str, metric: str, name: str, split: str = "held_out") -> float | None:
@@ -114,8 +132,10 @@ def said_resampled(resampled: Iterable[str]) -> str:
     of = set(resampled) - {NOTHING}
     if not of:
         return "One seed and no items, so no interval."
-    if BOTH not in of:
+    if of == {SEEDS}:
         return "Interval: 95 %, over seeds alone (this metric keeps no items, so how much it would move with others is not in it)."
+    if ITEMS in of:
+        return "Interval: 95 %, held-out items resampled, of one seed: how much another start would move it is not in it, so it is too narrow."
     return "Interval: 95 %, seeds and held-out items resampled." + (" Where items were not kept, seeds alone." if SEEDS in of else "")
 
 
@@ -127,8 +147,7 @@ def _items(run: RunEvidence | None, metric: str, split: str, value: float) -> li
     if run is None:
         return None
     table = run.items.get(NATS.get(metric, metric))
-    choices = _kept(table, split) if table is not None else _answers(run, metric, split)
-    for names, values, weights in choices:
+    for names, values, weights in chain(_kept(table, split) if table is not None else (), _answers(run, metric, split)):
         if len(names) > 1 and weights.sum() > 0:
             mean = float(values @ weights / weights.sum())
             if math.isclose(math.exp(mean) if metric in NATS else mean, value, rel_tol=1e-3, abs_tol=1e-9):
@@ -170,4 +189,4 @@ def _answers(run: RunEvidence, metric: str, split: str) -> Iterable[tuple[list[s
     rows = np.flatnonzero(chosen)
     ids = table["id"].to_pylist() if "id" in table.column_names else [f"{i:09d}" for i in range(len(score))]
     turns = table["turn"].to_pylist() if "turn" in table.column_names else [0] * len(score)
-    yield [f"{ids[i]}/{turns[i]}" for i in rows], score[rows], np.ones(len(rows))
+    yield [f"|{ids[i]}/{turns[i]}" for i in rows], score[rows], np.ones(len(rows))

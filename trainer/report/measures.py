@@ -73,6 +73,7 @@ CONTROLS = {
     "random": "random actions",
     "simulator": "the true simulator",
     "untrained": "untrained router",
+    "held_out": "one half of the held-out pictures against the other",
 }
 
 

@@ -5,7 +5,7 @@
 Tong, Fan, Nguyen et al., "Beyond Language Modeling: An Exploration of Multimodal Pretraining", arXiv 2603.03276 (2026). Its models are a thousand
 times larger and its benchmarks other ones, so only the *order* of arms can be set beside a small run. `basis`: printed (a number in a figure or
 table), digitised (measured on the authors' figures, about 0.3 % of the axis), quoted (told by readers of the paper). Arms meet by name,
-spelling apart: capitals and punctuation do not count, and the aliases of the file do.
+spelling apart: capitals and punctuation do not count, and the aliases of the file do; `a|b` in the file is one arm under either name.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Published:
     """One table of the paper: `values` by our arms' names, in the paper's order. `shown`: what the values are, where not the metric's own."""
 
     metric: str
-    split: str
+    split: str | None
     name: str
     better: str
     basis: str
@@ -60,9 +60,9 @@ def published(experiment: str | None, arms: list[str], metric: str | None = None
     """The paper's tables of an experiment that name at least two of these arms; of one metric, of one split (`set:notes` meets `set`)."""
     out = []
     for entry in table()["experiments"].get(experiment or "", []):
-        if (metric is not None and entry["metric"] != metric) or (split is not None and entry["split"] != split.partition(":")[0]):
+        if (metric is not None and entry["metric"] != metric) or not _same_split(entry["split"], split):
             continue
-        known = {_plain(name): value for name, value in entry["values"].items()}
+        known = {_plain(name): value for names, value in entry["values"].items() for name in names.split("|")}
         values = {arm: known[_plain(arm)] for arm in arms if _plain(arm) in known}
         if len(values) > 1:
             inside = {_plain(a): a for a in values}
@@ -82,6 +82,10 @@ def experiment(evidence: Evidence) -> str | None:
     if named:
         return str(named)
     return "E7" if len({"vqa20", "vqa100"} & set(evidence.arms)) == 2 else None
+
+
+def _same_split(theirs: str | None, ours: str | None) -> bool:
+    return theirs is None or ours is None or theirs == ours.partition(":")[0]
 
 
 def _plain(arm: str) -> str:

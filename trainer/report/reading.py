@@ -28,9 +28,11 @@ def read(root: str, card: dict[str, Any]) -> Evidence:
             results += [{"arm": arm, "seed": int(seed), **row} for row in evaluated(path)]
     if "diff" not in card and storage.exists(storage.join(root, "diff.json")):
         card = {**card, "diff": storage.read_json(storage.join(root, "diff.json"))}
+    order = {arm: i for i, arm in enumerate(dict.fromkeys(p["path"].split("/")[-2] for p in card["parents"] if "/" in p["path"]))}
+    names = sorted(card["arms"], key=lambda arm: order.get(arm, len(order)))  # a card's keys are sorted when it is written; its parents are not
     seeds = sorted({seed for _, seed in runs})
     scale = float(card["recipe"].get("scale", 1))
-    return Evidence(card["name"], list(card["arms"]), seeds, results, runs, budgets, repeats, scale, card)
+    return Evidence(card["name"], names, seeds, results, runs, budgets, repeats, scale, card)
 
 
 def evaluated(run_dir: str) -> list[dict[str, Any]]:
@@ -85,7 +87,7 @@ def read_run(path: str, arm: str, seed: int) -> RunEvidence:
 
 
 def encoders(encoding: dict[str, Any]) -> tuple[str, ...]:
-    """"name fingerprint" of what made a plan's latents, those that take loss first."""
+    """ "name fingerprint" of what made a plan's latents, those that take loss first."""
     held = [encoding[side] for side in ("target", "image") if encoding.get(side)]
     return tuple(f"{e.get('encoder')} {str(e.get('fingerprint'))[:12]}" for e in held)
 

@@ -138,7 +138,8 @@ def contrast(draws: Draws, coefficients: Sequence[float], transform: Callable[[F
     c, f = np.asarray(coefficients, np.float64), transform or (lambda x: x)
     shrink = np.sqrt(_consistent(np.tensordot(c, draws.influence, 1)[None]))
     point = c @ draws.point
-    return Contrast(float(f(point)), np.asarray(f(point + c @ draws.seeds + shrink * (c @ draws.items)), np.float64))
+    with np.errstate(over="ignore"):  # of two seeds that differ a thousandfold, the widest draws are beyond any number
+        return Contrast(float(f(point)), np.asarray(f(point + c @ draws.seeds + shrink * (c @ draws.items)), np.float64))
 
 
 def _consistent(influence: Floats) -> float:
@@ -154,11 +155,17 @@ def _consistent(influence: Floats) -> float:
     return float(np.clip(1 - together / between, 0, 1)) if between > 0 else 0.0
 
 
-@lru_cache(maxsize=6)  # 40 MB each at most
 def _resamples(key: int, what: str, n: int) -> tuple[NDArray[np.float32], Floats]:
-    # (how often each of n things is taken, as shares [draws, n]; how much wider each draw's departure is). Made once a size: all arms meet the same.
+    """(how often each of n things is taken, as shares [draws, n]; how much wider each draw's departure is)."""
+    taken, width = _taken(key, what, n)
+    return taken.astype(np.float32) / np.float32(n), width
+
+
+@lru_cache(maxsize=16)  # 10 MB each at most
+def _taken(key: int, what: str, n: int) -> tuple[NDArray[np.uint8], Floats]:
+    # Made once a size: all arms meet the same draws, and a page needs some hundred intervals.
     random = np.random.Generator(np.random.Philox(key=draw(key, 0, "bootstrap", what, n)))
     picks = random.integers(0, n, (DRAWS, n)) + np.arange(DRAWS)[:, None] * n
-    shares = np.bincount(picks.ravel(), minlength=DRAWS * n).reshape(DRAWS, n).astype(np.float32) / np.float32(n)
+    taken = np.bincount(picks.ravel(), minlength=DRAWS * n).reshape(DRAWS, n).astype(np.uint8)  # one thing 256 times in 1,000 does not happen
     width = np.sqrt(n / random.chisquare(n - 1, DRAWS)) if n > 1 else np.zeros(DRAWS)
-    return shares, width
+    return taken, width

@@ -11,24 +11,26 @@ from typing import Any
 from trainer.report.encoders import encoder, encoders, unlike
 from trainer.report.evidence import Evidence
 from trainer.report.markup import Markup, table, tag
-from trainer.report.measured import BOTH, Measured, by_seed, measured, said_interval
+from trainer.report.measured import SEEDS, Measured, by_seed, measured, said_interval
+from trainer.report.measured import rows as rows_of
 from trainer.report.measures import KNOWN, Measure, is_control, measure, said_split
 
 WHOLE = ("held_out", "all")
+FEW = 3  # splits that stand open where a metric has no whole
 PARTS = 400  # rows of parts shown of one metric; the rest is in results.parquet
 
 
 def section(evidence: Evidence) -> Markup | None:
     """A table a metric."""
     names = list(dict.fromkeys(r["metric"] for r in evidence.results))
-    main = sorted((m for m in names if not is_control(m)), key=lambda m: (list(KNOWN).index(m) if m in KNOWN else len(KNOWN)))
+    main = sorted((m for m in names if not is_control(m)), key=lambda m: list(KNOWN).index(m) if m in KNOWN else len(KNOWN))
     shown = [_metric(evidence, m, [c for c in names if is_control(c) and c.rpartition(".")[0] == m]) for m in main]
     return tag("section", tag("h2", "Results"), *shown, id="results") if shown else None
 
 
 def _metric(evidence: Evidence, metric: str, controls: list[str]) -> Markup:
     m, splits = measure(metric), evidence.splits(metric)
-    whole = [s for s in splits if s in WHOLE] or splits[:1]
+    whole = [s for s in splits if s in WHOLE or s.startswith("set:")] or (splits if len(splits) <= FEW else [])
     found = {(a, s): measured(evidence, a, metric, s) for s in whole for a in evidence.arms}
     rows = [row for s in whole for a in evidence.arms if (row := _row(evidence, m, a, metric, s, found[a, s], len(whole) > 1))]
     way = {1: "more is better", -1: "less is better"}.get(m.sign, "")
@@ -36,9 +38,10 @@ def _metric(evidence: Evidence, metric: str, controls: list[str]) -> Markup:
     extra = tag("p", many, class_="bad") if many else None
     where = said_split(whole[0]) if len(whole) == 1 else ""
     caption = "; ".join(x for x in (f"{m.label}{', ' + where if where else ''}", way) if x) + f". {said_interval(found.values())}"
-    header = [*_header(evidence, len(whole) > 1)]
+    header = _header(evidence, len(whole) > 1)
     rest = [(metric, s) for s in splits if s not in whole] + [(c, s) for c in controls for s in evidence.splits(c) if s in WHOLE or s in whole]
-    return tag("div", tag("h3", m.name), extra, table(header, rows, caption), _parts(evidence, m, rest))
+    shown = table(header, rows, caption, numeric_from=2 if len(whole) > 1 else 1) if rows else None
+    return tag("div", tag("h3", m.name), extra, shown, _parts(evidence, m, rest))
 
 
 def _header(evidence: Evidence, split: bool) -> list[str]:
@@ -51,7 +54,7 @@ def _row(evidence: Evidence, m: Measure, arm: str, metric: str, split: str, foun
     seeds = by_seed(evidence, arm, metric, split)
     n, chance = _facts(evidence, arm, metric, split)
     bounds = f"{m.said(found.low)} … {m.said(found.high)}" if found.low == found.low else None
-    if bounds and found.resampled != BOTH:
+    if bounds and found.resampled == SEEDS:
         bounds += " (seeds alone)"
     label = name or (f"{arm} ({e.partition(' ')[0]})" if not m.comparable and len(encoders(evidence)) > 1 and (e := encoder(evidence, arm)) else arm)
     cells = [label, *([said_split(split)] if said else []), m.said(found.mean), bounds, *(m.said(seeds.get(s)) for s in evidence.seeds)]
@@ -60,7 +63,7 @@ def _row(evidence: Evidence, m: Measure, arm: str, metric: str, split: str, foun
 
 def _facts(evidence: Evidence, arm: str, metric: str, split: str) -> tuple[int, float | None]:
     """(items of the first seed's row, chance)."""
-    row = next((r for r in evidence.results if (r["arm"], r["metric"], r["split"]) == (arm, metric, split)), None)
+    row = next(iter(rows_of(evidence, arm, metric, split)), None)
     return (int(row.get("n") or 0), row.get("chance")) if row else (0, None)
 
 

@@ -9,20 +9,42 @@ from collections.abc import Iterable, Sequence
 from textwrap import wrap
 from typing import Any
 
-from trainer.report.drawing import FAINT, dots, limits, look, shifted, whisker
+from pipelines.format.document import Part, fingerprint, part_name
+from trainer.report.drawing import FAINT, dots, limits, log_axis, look, number, shifted, whisker
 from trainer.report.evidence import Evidence
-from trainer.report.markup import Markup, table, tag
+from trainer.report.markup import Markup, clean, table, tag
 from trainer.report.measured import NOTHING, Measured, said_interval
 from trainer.report.measures import Measure, measure, said_split
 
+FAR = 30.0  # largest / smallest
 WHOLE = ("held_out", "all")  # splits that go without saying
 Point = tuple[float, str, Measured]  # x, arm, what it has
+
+
+class Figure(Part):
+    """What figures by metric share. metric: one or several, a panel each. arms: which, in which order; by default all."""
+
+    metric: str | list[str]
+    arms: list[str] = []
+    title: str | None = None
+
+    @property
+    def metrics(self) -> list[str]:
+        """The metrics as a list."""
+        return [self.metric] if isinstance(self.metric, str) else self.metric
+
+    @property
+    def prefix(self) -> str:
+        """What ids of the drawing begin with: no two parts of a page are the same."""
+        return f"{part_name(self)}-{fingerprint(self.model_dump())[:6]}"
 
 
 def series(panel: Any, points: Sequence[Point], i: int, of: Measure, ink: str | None = None, shift: float = 0.0) -> None:
     """One line through the means, a whisker and the seeds' rings at each, on a dressed panel, `shift` points to the right."""
     style = look(i) if ink is None else {**look(i), "color": ink, "linestyle": (0, (4, 2))}
     factor, ordered = of.factor, sorted(points, key=lambda p: p[0])
+    if len({p[0] for p in ordered}) < len(ordered):
+        style["linestyle"] = "none"  # several arms at one place: a line would join what does not follow on one another
     panel.plot([p[0] for p in ordered], [factor * p[2].mean for p in ordered], **style, markersize=5.5, zorder=3, transform=shifted(panel, shift))
     for x, _, found in ordered:
         whisker(panel, x, factor * found.low, factor * found.high, color=style["color"], cap=2.5, within=panel.get_ylim(), shift=shift)
@@ -35,17 +57,37 @@ def shift_of(i: int, n: int) -> float:
     return 4.0 * (i - (n - 1) / 2) if n <= 6 else 20.0 * (i / (n - 1) - 0.5)
 
 
-def dress(panel: Any, of: Measure, split: str, points: Iterable[Point]) -> None:
-    """The axis of values for all points of a panel, and its grid."""
+def far(values: Iterable[float]) -> bool:
+    """Whether values are so far apart that only a logarithmic axis shows all of them."""
+    values = list(values)
+    return min(values) > 0 and max(values) > FAR * min(values)
+
+
+def value_axis(panel: Any, axis: str, of: Measure, split: str, found: Iterable[Measured], more: Iterable[float] = (), from_nothing: bool = False,
+               width: int = 30) -> tuple[float, float]:  # fmt: skip
+    """The axis of a measure's values (`more`: baselines) with its label, unit, ticks and grid. Returns its limits, for `whisker`."""
     from matplotlib.ticker import MaxNLocator
 
-    where = "" if split in WHOLE else said_split(split)
-    panel.set_ylabel("\n".join(wrap(of.label + (f" ({where})" if where else ""), 30)))
-    found = [p[2] for p in points]
-    values, bounds = [v for m in found for v in (*m.seeds, m.mean)], [b for m in found for b in (m.low, m.high)]
-    panel.set_ylim(limits([of.factor * v for v in values], [of.factor * b for b in bounds]))
-    panel.yaxis.set_major_locator(MaxNLocator(5))
-    panel.grid(axis="y")
+    found = list(found)
+    values = [of.factor * v for v in [*more, *(v for m in found for v in (*m.seeds, m.mean))]]
+    bounds = [of.factor * b for m in found for b in (m.low, m.high)]
+    log = far(values) and not from_nothing
+    label = "\n".join(wrap(clean(of.label + ("" if split in WHOLE else f" ({said_split(split)})")), width))
+    within = limits(values, bounds, from_nothing, log)
+    if log:
+        log_axis(panel, axis, label, form=number)
+    else:
+        getattr(panel, f"{axis}axis").set_major_locator(MaxNLocator(4 if axis == "x" else 5))
+        getattr(panel, f"set_{axis}label")(label)
+    getattr(panel, f"set_{axis}lim")(within)
+    panel.grid(axis=axis)
+    return within
+
+
+def told(of: Measure, value: float) -> str:
+    """A value in the measure's unit, with no more digits than a reader wants of a large one."""
+    size = abs(of.factor * value)
+    return f"{of.factor * value:,.0f}" if size >= 1000 else f"{of.factor * value:.1f}" if size >= 100 else str(of.said(value))
 
 
 def apart(panel: Any, at: float) -> None:
@@ -57,12 +99,11 @@ def values_table(evidence: Evidence, header: Sequence[str], rows: Sequence[tuple
     """Values as a folded table: what the figure draws, to copy. A row is its first cells, the measure and what was found."""
     body = []
     for cells, of, found in rows:
-        said = of.said
         if found is None:
             body.append([*cells, None, None, None])
             continue
-        bounds = f"{said(found.low)} to {said(found.high)}" if found.low == found.low else None
-        body.append([*cells, said(found.mean), bounds, " ".join(said(v) for v in found.seeds)])
+        bounds = f"{told(of, found.low)} to {told(of, found.high)}" if found.low == found.low else None
+        body.append([*cells, told(of, found.mean), bounds, " ".join(told(of, v) for v in found.seeds)])
     shown = table([*header, "mean", "95 % interval", "by seed"], body)
     return tag("details", tag("summary", "Values of this figure"), shown)
 

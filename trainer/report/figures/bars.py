@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.format.document import Part, fingerprint
 from trainer.report.drawing import (
     BASELINES,
     FAINT,
@@ -35,7 +34,7 @@ from trainer.report.drawing import (
     whisker,
 )
 from trainer.report.evidence import Evidence
-from trainer.report.figures._series import WHOLE, better_said, values_table, whiskers_said
+from trainer.report.figures._series import WHOLE, Figure, better_said, far, told, value_axis, values_table, whiskers_said
 from trainer.report.markup import Markup, clean, joined, tag
 from trainer.report.measured import Measured, chosen_arms, control, measured
 from trainer.report.measures import CONTROLS, Measure, measure, said_split
@@ -45,14 +44,11 @@ from trainer.report.published import of as published
 CLOSE = 0.75  # smallest / largest above which bars from nothing tell nothing
 
 
-class Bars(Part):
+class Bars(Figure):
     """metric, split: one or several. baselines: names of control rows, or of arms whose value becomes a line. arms: which, in which order."""
 
-    metric: str | list[str]
     split: str | list[str] = "held_out"
     baselines: list[str] = []
-    arms: list[str] = []
-    title: str | None = None
 
     def section(self, evidence: Evidence) -> Markup | None:
         """The figure, or None when nothing of it was measured."""
@@ -63,13 +59,8 @@ class Bars(Part):
         title = title[:1].upper() + title[1:]
         rows = [((a, said_split(s)), g.measure, m) for g in groups for (a, s), m in g.values.items()]
         header = ["arm", "split"]
-        drawing = panelled(evidence, groups, f"bars-{fingerprint(self.model_dump())[:6]}")
+        drawing = panelled(evidence, groups, self.prefix)
         return tag("section", tag("h2", title), drawing, values_table(evidence, header, rows))
-
-    @property
-    def metrics(self) -> list[str]:
-        """The metrics as a list."""
-        return [self.metric] if isinstance(self.metric, str) else self.metric
 
     @property
     def splits(self) -> list[str]:
@@ -84,16 +75,18 @@ class Group:
         self.measure: Measure = measure(metric)
         self.metric, self.splits, self.arms = metric, splits, arms
         self.values = {(a, s): measured(evidence, a, metric, s) for a in arms for s in splits}
-        self.lines: list[tuple[str, dict[str, float]]] = []
-        for name in baselines if len(splits) == 1 else []:
-            if name in evidence.arms:
-                found = measured(evidence, name, metric, splits[0])
-                by_arm = {} if found is None else dict.fromkeys(arms, found.mean)
-            else:
-                by_arm = {a: v for a in arms if (v := control(evidence, a, metric, name, splits[0])) is not None}
-            if by_arm:
-                self.lines.append((name if name in evidence.arms else CONTROLS.get(name, name.replace("_", " ")), by_arm))
+        self.lines: list[tuple[str, dict[tuple[str, str], float]]] = []
+        for name in baselines:
+            by_bar = {(a, s): v for a in arms for s in splits if (v := self._baseline(evidence, a, name, s)) is not None}
+            if by_bar:
+                self.lines.append((name if name in evidence.arms else CONTROLS.get(name, name.replace("_", " ")), by_bar))
         self.paper = beside(evidence, metric, splits[0], arms) if len(splits) == 1 else None
+
+    def _baseline(self, evidence: Evidence, arm: str, name: str, split: str) -> float | None:
+        if name not in evidence.arms:
+            return control(evidence, arm, self.metric, name, split)
+        found = measured(evidence, name, self.metric, split)
+        return None if found is None else found.mean
 
     @property
     def found(self) -> list[Measured]:
@@ -101,10 +94,15 @@ class Group:
         return [m for m in self.values.values() if m is not None]
 
     @property
-    def close(self) -> bool:
-        """Whether values are too much alike for bars that start at nothing."""
-        means = [m.mean for m in self.found] + [v for _, by in self.lines for v in by.values()]
-        return min(means) < 0 or (max(means) > 0 and min(means) / max(means) > CLOSE)
+    def lined(self) -> list[float]:
+        """The values of baselines."""
+        return [v for _, by_bar in self.lines for v in by_bar.values()]
+
+    @property
+    def points(self) -> bool:
+        """Whether values are too much alike for bars that start at nothing, or too far apart for one axis from nothing."""
+        means = [m.mean for m in self.found] + self.lined
+        return min(means) < 0 or far(means) or (max(means) > 0 and min(means) / max(means) > CLOSE)
 
 
 def beside(evidence: Evidence, metric: str, split: str, arms: list[str]) -> Published | None:
@@ -132,15 +130,15 @@ def panelled(evidence: Evidence, groups: list[Group], prefix: str, caption: Any 
 
 
 def _label(groups: list[Group]) -> str:
-    said = [f"{a} {g.measure.said(m.mean)}" for g in groups[:1] for (a, _), m in g.values.items() if m is not None]
+    said = [f"{a} {told(g.measure, m.mean)}" for g in groups[:1] for (a, _), m in g.values.items() if m is not None]
     return f"{groups[0].measure.label} by arm: " + ", ".join(said)
 
 
 def _caption(groups: list[Group]) -> list[Any]:
     out = [whiskers_said(m for g in groups for m in g.found), " Bar or point: mean over seeds; rings: seeds."]
     out.append(" " + better_said(dict.fromkeys(g.metric for g in groups)))
-    if any(g.close for g in groups):
-        out.append(" Where there are points and no bars, the axis does not start at nothing.")
+    if any(g.points for g in groups):
+        out.append(" Where there are points and no bars, the axis does not start at nothing; values far apart stand on a logarithmic one.")
     for paper in {p.source: p for g in groups if (p := g.paper) is not None}.values():
         out += [" Grey: ", paper.source, "; another scale: only the order of arms can be set beside ours."]
     return out
@@ -164,13 +162,12 @@ def _draw(fig: Any, evidence: Evidence, groups: list[Group]) -> None:
 def _group(panel: Any, evidence: Evidence, group: Group, y: Any) -> None:
     several, factor = len(group.splits) > 1, group.measure.factor
     thick = 0.68 / len(group.splits)
-    values = [v for m in group.found for v in (*m.seeds, m.mean)] + [v for _, by_arm in group.lines for v in by_arm.values()]
-    bounds = [b for m in group.found for b in (m.low, m.high)]
-    within = limits([factor * v for v in values], [factor * b for b in bounds], not group.close)
-    panel.set_xlim(within)
+    split = WHOLE[0] if several else group.splits[0]
+    within = value_axis(panel, "x", group.measure, split, group.found, group.lined, not group.points, 24)
+    place = {(a, s): float(y[i]) + (0.34 - thick * (k + 0.5)) * several for i, a in enumerate(group.arms) for k, s in enumerate(group.splits)}
     for (arm, split), found in group.values.items():
         k = group.splits.index(split)
-        at = float(y[group.arms.index(arm)]) + (0.34 - thick * (k + 0.5) if several else 0.0)
+        at = place[arm, split]
         ink = colour(k if several else evidence.arms.index(arm))
         name = said_split(split) if several else None
         if found is None:
@@ -178,24 +175,21 @@ def _group(panel: Any, evidence: Evidence, group: Group, y: Any) -> None:
                            fontsize=SMALL, color=FAINT)  # fmt: skip
             continue
         mean = factor * found.mean
-        if group.close:
+        if group.points:
             panel.plot([mean], [at], marker="|", markersize=9, markeredgewidth=2.4, color=ink, zorder=3, label=name, linestyle="none")
         else:
             panel.barh(at, mean, height=thick * (0.9 if several else 1), color=ink, alpha=0.5, zorder=2, label=name)
         whisker(panel, at, factor * found.low, factor * found.high, across=True, cap=2.5, within=within)
         dots(panel, [factor * v for v in found.seeds], [at] * len(found.seeds), ink)
-        panel.annotate(group.measure.said(found.mean), (1, at), xycoords=("axes fraction", "data"), xytext=(3, 0), textcoords="offset points",
+        panel.annotate(told(group.measure, found.mean), (1, at), xycoords=("axes fraction", "data"), xytext=(3, 0), textcoords="offset points",
                        va="center", fontsize=SMALL, color=INK, annotation_clip=False)  # fmt: skip
-    for i, (name, by_arm) in enumerate(group.lines):
-        _line(panel, name, {float(y[group.arms.index(a)]): factor * v for a, v in by_arm.items()}, i)
-    panel.grid(axis="x")
+    for i, (name, by_bar) in enumerate(group.lines):
+        _line(panel, name, {place[bar]: factor * v for bar, v in by_bar.items()}, i, 0.45 if not several else 0.5 * thick)
     panel.tick_params(axis="y", length=0)
-    panel.set_xlabel(_wrapped(group.measure.label + ("" if several or group.splits[0] in WHOLE else f" ({said_split(group.splits[0])})")))
-    _ticks(panel)
 
 
-def _line(panel: Any, name: str, at: dict[float, float], i: int) -> None:
-    """One line where all arms share the baseline, else a piece an arm."""
+def _line(panel: Any, name: str, at: dict[float, float], i: int, half: float) -> None:
+    """One line where all bars share the baseline, else a piece a bar."""
     values = list(at.values())
     if max(values) - min(values) <= 1e-9 * max(1.0, abs(values[0])):
         reference(panel, values[0], name, i)
@@ -203,7 +197,7 @@ def _line(panel: Any, name: str, at: dict[float, float], i: int) -> None:
     style = {"linestyle": BASELINES[i % len(BASELINES)], "color": INK, "linewidth": 1.2, "zorder": 3}
     panel.plot([], [], label=clean(name), **style)
     for y, x in at.items():
-        panel.plot([x, x], [y - 0.45, y + 0.45], **style)
+        panel.plot([x, x], [y - half, y + half], **style)
 
 
 def _paper(panel: Any, group: Group, y: Any) -> None:

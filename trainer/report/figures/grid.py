@@ -10,11 +10,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipelines.format.document import Part, fingerprint
 from trainer.report.drawing import INK, WIDEST, colour, draw, figure, label_ends, panels, short
 from trainer.report.evidence import Evidence
 from trainer.report.figures._config import config, levels
-from trainer.report.figures._series import Point, apart, better_said, dress, series, shift_of, values_table, whiskers_said
+from trainer.report.figures._series import Figure, Point, apart, better_said, series, shift_of, told, value_axis, values_table, whiskers_said
 from trainer.report.markup import Markup, clean, tag
 from trainer.report.measured import chosen_arms, measured
 from trainer.report.measures import measure
@@ -22,25 +21,21 @@ from trainer.report.measures import measure
 Lines = dict[float, list[Point]]  # budget of the `lines` source → points by budget of the `x` source
 
 
-class Grid(Part):
+class Grid(Figure):
     """metric: one or several, a panel each. x, lines: names of sources. arms: which; by default all that differ in nothing but the two."""
 
-    metric: str | list[str]
     split: str = "held_out"
     x: str
     lines: str
-    arms: list[str] = []
-    title: str | None = None
 
     def section(self, evidence: Evidence) -> Markup | None:
         """The figure, or None when nothing of it was measured."""
-        metrics = [self.metric] if isinstance(self.metric, str) else self.metric
-        found = {m: lines for m in metrics if (lines := self.of(evidence, m))}
+        found = {m: lines for m in self.metrics if (lines := self.of(evidence, m))}
         if not found:
             return None
         n = len(found)
         svg = draw(lambda f: _draw(f, self, found), width=min(WIDEST, 3.55 * n), height=2.9, label=self._label(found),
-                   prefix=f"grid-{fingerprint(self.model_dump())[:6]}")  # fmt: skip
+                   prefix=self.prefix)  # fmt: skip
         rows = [((p[1], short(z), short(p[0])), measure(m), p[2]) for m, lines in found.items() for z, points in lines.items() for p in points]
         points = [p[2] for lines in found.values() for ps in lines.values() for p in ps]
         better = better_said(found)
@@ -65,8 +60,8 @@ class Grid(Part):
 
     def _label(self, found: dict[str, Lines]) -> str:
         metric, lines = next(iter(found.items()))
-        said = measure(metric).said
-        each = [f"{self.lines} {short(z)}: {' '.join(said(p[2].mean) for p in ps)}" for z, ps in lines.items()]
+        of = measure(metric)
+        each = [f"{self.lines} {short(z)}: {' '.join(told(of, p[2].mean) for p in ps)}" for z, ps in lines.items()]
         return f"{measure(metric).label} by budget of {self.x}, a line a budget of {self.lines}. " + "; ".join(each)
 
 
@@ -80,7 +75,7 @@ def _panel(panel: Any, part: Grid, metric: str, lines: Lines) -> None:
     budgets = levels(p[0] for points in lines.values() for p in points)
     most = budgets[-1][-1] or 1.0
     place = {x: (level[0] if level[0] > 0 else -0.16 * most) for level in budgets for x in level}
-    dress(panel, said, part.split, [p for points in lines.values() for p in points])
+    value_axis(panel, "y", said, part.split, [p[2] for points in lines.values() for p in points])
     ends = []
     for i, (budget, points) in enumerate(lines.items()):
         ink = colour(i - (0.0 in lines)) if budget else INK

@@ -13,11 +13,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from pipelines.format.document import Part, fingerprint
-from trainer.report.drawing import WIDEST, draw, figure, label_ends, legend, log_axis, look, number, panels, ragged, reference, short
+from trainer.report.drawing import WIDEST, draw, even_ticks, figure, label_ends, legend, log_axis, look, number, panels, ragged, reference, short
 from trainer.report.evidence import Evidence
 from trainer.report.figures._config import config, levels
-from trainer.report.figures._series import Point, better_said, dress, series, shift_of, values_table, whiskers_said
+from trainer.report.figures._series import Figure, Point, better_said, series, shift_of, value_axis, values_table, whiskers_said
 from trainer.report.markup import Markup, clean, tag
 from trainer.report.measured import Measured, chosen_arms, measured
 from trainer.report.measures import Measure, measure
@@ -27,27 +26,23 @@ UNITS = {"payload": "payload tokens", "steps": "optimiser steps", "parameters": 
 LOG = 8.0
 
 
-class Lines(Part):
+class Lines(Figure):
     """metric: one or several, a panel each. x, group: keys. arms: which. name: what stands at the x axis, where the key says too little."""
 
-    metric: str | list[str]
     split: str = "held_out"
     x: str
     group: str | None = None
-    arms: list[str] = []
     name: str | None = None
-    title: str | None = None
 
     def section(self, evidence: Evidence) -> Markup | None:
         """The figure, or None when no arm that has the key was measured."""
-        metrics = [self.metric] if isinstance(self.metric, str) else self.metric
         places = self.places(evidence)
-        found = {m: both for m in metrics if (both := self.of(evidence, m, places))[0]}
+        found = {m: both for m in self.metrics if (both := self.of(evidence, m, places))[0]}
         if not found:
             return None
         lines = max(len(without) for _, without in found.values())
         svg = draw(lambda f: _draw(f, self, evidence, found, places), width=min(WIDEST, 3.55 * len(found)), height=2.9 + 0.17 * lines,
-                   label=self._label(found, places), prefix=f"lines-{fingerprint(self.model_dump())[:6]}")  # fmt: skip
+                   label=self._label(found, places), prefix=self.prefix)  # fmt: skip
         every = [p for groups, without in found.values() for points in [*groups.values(), without] for p in points]
         better = better_said(found)
         caption = f"Means over seeds by {self.said}. {whiskers_said(p[2] for p in every)} {better}"
@@ -105,7 +100,7 @@ def _draw(fig: Any, part: Lines, evidence: Evidence, found: dict[str, tuple[Grou
     order = list(dict.fromkeys(g for groups, _ in found.values() for g in groups))
     for panel, (metric, (groups, without)) in zip(made, found.items(), strict=True):
         said = measure(metric)
-        dress(panel, said, part.split, [p for points in [*groups.values(), without] for p in points])
+        value_axis(panel, "y", said, part.split, [p[2] for points in [*groups.values(), without] for p in points])
         for i, (_, arm, m) in enumerate(without):
             reference(panel, said.factor * m.mean, arm, i, upright=False)
         for group, points in groups.items():
@@ -129,4 +124,5 @@ def _x_axis(panel: Any, part: Lines, evidence: Evidence, places: dict[str, float
         log_axis(panel, "x", label, values, number)
         return
     panel.set_xlabel(label)
-    panel.set_xticks(values, [words[v] for v in values] if numeric else ragged([words[v] for v in values], 10))
+    ticks = even_ticks(values) if numeric else values
+    panel.set_xticks(ticks, [words[v] for v in ticks] if numeric else ragged([words[v] for v in ticks], 10))

@@ -17,9 +17,9 @@ from itertools import pairwise
 from typing import Any
 
 from pipelines.format.document import Document, Part, fingerprint
-from trainer.report.drawing import FAINT, INK, SMALL, WIDEST, categories, colour, dots, draw, figure, limits, rows, whisker
+from trainer.report.drawing import FAINT, INK, SMALL, WIDEST, categories, colour, dots, draw, figure, rows, whisker
 from trainer.report.evidence import Evidence
-from trainer.report.figures._series import better_first, better_said, values_table, whiskers_said
+from trainer.report.figures._series import better_first, better_said, told, value_axis, values_table, whiskers_said
 from trainer.report.markup import Markup, clean, tag
 from trainer.report.measured import Measured, measured
 from trainer.report.measures import Measure, measure
@@ -86,7 +86,7 @@ def _draw(fig: Any, part: Progression, evidence: Evidence, metrics: list[str], r
         at -= 1.0 if n and rows[n - 1][0] == step else 1.9  # a heading stands above the first of a step
         heights.append(at)
     for panel, metric in zip(panels, metrics, strict=True):
-        _panel(panel, measure(metric), [(y, i, a, kept, found.get((metric, a))) for y, (i, a, kept) in zip(heights, rows, strict=True)])
+        _panel(panel, measure(metric), part.split, [(y, i, a, kept, found.get((metric, a))) for y, (i, a, kept) in zip(heights, rows, strict=True)])
     categories(panels[0], [a for _, a, _ in rows], heights)
     for n, (step, _, _) in enumerate(rows):
         if n == 0 or rows[n - 1][0] != step:
@@ -98,15 +98,11 @@ def _draw(fig: Any, part: Progression, evidence: Evidence, metrics: list[str], r
     panels[0].set_ylim(at - 0.7, -0.6)
 
 
-def _panel(panel: Any, said: Measure, rows: list[tuple[float, int, str, bool, Measured | None]]) -> None:
-    from matplotlib.ticker import MaxNLocator
-
+def _panel(panel: Any, said: Measure, split: str, rows: list[tuple[float, int, str, bool, Measured | None]]) -> None:
     path, before, last = [], None, None  # what was kept: (x, y); the value kept before this step, and in it
     step = -1
     there = [m for *_, m in rows if m is not None]
-    values, bounds = [v for m in there for v in (*m.seeds, m.mean)], [b for m in there for b in (m.low, m.high)]
-    within = limits([said.factor * v for v in values], [said.factor * b for b in bounds])
-    panel.set_xlim(within)
+    within = value_axis(panel, "x", said, split, there, width=24)
     for y, i, _, kept, found in rows:
         if i != step:
             step, before = i, last
@@ -122,13 +118,10 @@ def _panel(panel: Any, said: Measure, rows: list[tuple[float, int, str, bool, Me
             last = x
         gain = f" ({_signed(x - before)})" if before is not None and abs(x - before) > 0 else ""
         beside = {"xycoords": ("axes fraction", "data"), "xytext": (3, 0), "textcoords": "offset points", "va": "center", "fontsize": SMALL}
-        panel.annotate(said.said(found.mean) + gain, (1, y), **beside, color=INK if kept else FAINT, annotation_clip=False)
+        panel.annotate(told(said, found.mean) + gain, (1, y), **beside, color=INK if kept else FAINT, annotation_clip=False)
     for (x0, y0), (x1, y1) in pairwise(path):
         panel.plot([x0, x0, x1], [y0, y1, y1], color=INK, linewidth=1.1, alpha=0.6, zorder=2)
-    panel.grid(axis="x")
-    panel.xaxis.set_major_locator(MaxNLocator(4))
     panel.tick_params(axis="y", length=0)
-    panel.set_xlabel(said.label)
 
 
 def _signed(change: float) -> str:

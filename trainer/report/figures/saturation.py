@@ -11,33 +11,28 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipelines.format.document import Part, fingerprint
 from trainer.report.drawing import INK, SMALL, WIDEST, draw, figure, legend, log_axis, panels, reference
 from trainer.report.evidence import Evidence
 from trainer.report.figures._config import config, levels
-from trainer.report.figures._series import Point, better_first, better_said, dress, series, values_table, whiskers_said
+from trainer.report.figures._series import Figure, Point, better_first, better_said, series, value_axis, values_table, whiskers_said
 from trainer.report.markup import Markup, clean, tag
 from trainer.report.measured import NOTHING, Measured, chosen_arms, measured
 from trainer.report.measures import Measure, measure
 
 
-class Saturation(Part):
+class Saturation(Figure):
     """metric: one or several, a panel each. x: the source whose share arms differ in. arms: which; by default all."""
 
-    metric: str | list[str]
     split: str = "held_out"
     x: str
-    arms: list[str] = []
-    title: str | None = None
 
     def section(self, evidence: Evidence) -> Markup | None:
         """The figure, or None when no arm with a share of the source was measured."""
-        metrics = [self.metric] if isinstance(self.metric, str) else self.metric
-        found = {m: points for m in metrics if (points := self.of(evidence, m)) and points[-1][0] > 0}
+        found = {m: points for m in self.metrics if (points := self.of(evidence, m)) and points[-1][0] > 0}
         if not found:
             return None
         svg = draw(lambda f: _draw(f, self, found), width=min(WIDEST, 3.55 * len(found)), height=2.8, label=self._label(found),
-                   prefix=f"saturation-{fingerprint(self.model_dump())[:6]}")  # fmt: skip
+                   prefix=self.prefix)  # fmt: skip
         said = [self._said(m, points) for m, points in found.items()]
         better = better_said(found)
         caption = f"Share of {clean(self.x)} in each arm's payload tokens. {whiskers_said(p[2] for ps in found.values() for p in ps)} {better}"
@@ -92,7 +87,7 @@ def _draw(fig: Any, part: Saturation, found: dict[str, list[Point]]) -> None:
     made = panels(fig, [""] * len(found), len(found))
     for panel, (metric, points) in zip(made, found.items(), strict=True):
         said, some = measure(metric), [p for p in points if p[0] > 0]
-        dress(panel, said, part.split, points)
+        value_axis(panel, "y", said, part.split, [p[2] for p in points])
         for p in points:
             if p[0] == 0:
                 reference(panel, said.factor * p[2].mean, f"no {part.x} ({p[1]})", upright=False)
