@@ -249,3 +249,17 @@ def test_names_mean_themselves_in_markdown(name):
 
 def test_markdown_is_the_same_each_time():
     assert markdown(two(**ASKED)) == markdown(two(**ASKED))
+
+
+def test_the_diff_of_many_arms_is_a_row_a_difference():
+    names = [f"arm{i}" for i in range(20)]
+    rows = [{"key": "run.steps", "base": 1, "here": 2, "declared": True}]
+    e = carded(compared(dict.fromkeys(names, 0.4)), diff={"base": "arm0", "arms": {n: rows if n != "arm0" else [] for n in names}, "undeclared": 0})
+    section = config_diff.section(e)
+    assert "19 differences in 19 arms" in section and section.count('scope="col"') == 4
+
+
+def test_an_ablation_of_thirty_arms_names_a_few_of_them_in_a_sentence():
+    e = compared({f"arm{i}": 0.4 for i in range(30)})
+    runs = {k: replace(r, steps=20) for k, r in e.runs.items()}
+    assert "fewer than 300 optimiser steps in arm0, arm1, arm2, arm3, arm4, arm5 and 24 more" in caveats.section(replace(e, runs=runs))

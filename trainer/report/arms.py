@@ -6,6 +6,8 @@ repeats the same data to the same number of steps is the control for that.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from trainer.report.evidence import Evidence, RunEvidence
@@ -36,7 +38,7 @@ def section(evidence: Evidence) -> Markup | None:
     return tag("section", tag("h2", "Arms"), body, tag("p", note, class_="caption"), id="arms")
 
 
-def _row(evidence: Evidence, arm: str, runs: list[RunEvidence]) -> list[str | None]:
+def _row(evidence: Evidence, arm: str, runs: list[RunEvidence]) -> list[Any]:
     first = runs[0]
     loss = sum(t.get("loss", 0) for t in first.tokens.values())
     seconds, flops = [r.seconds for r in runs if r.seconds], [r.flops for r in runs if r.flops]
@@ -45,7 +47,7 @@ def _row(evidence: Evidence, arm: str, runs: list[RunEvidence]) -> list[str | No
     counted = [f"{payload(first):,}", f"{loss:,}", None if repeat is None else f"{repeat:.2f}", f"{first.steps:,}"]
     time = f"{np.mean(seconds):.0f}" if seconds else None
     parameters = f"{first.parameters:,}" if first.parameters else None
-    return [arm, held, *counted, f"{np.mean(flops):.3g}" if flops else None, parameters, time, str(len(runs))]
+    return [arm, tag("span", held, class_="wrap"), *counted, f"{np.mean(flops):.3g}" if flops else None, parameters, time, str(len(runs))]
 
 
 def short(n: float) -> str:

@@ -11,8 +11,10 @@ from trainer.report.published import Published, experiment, of
 
 
 def section(evidence: Evidence) -> Markup | None:
-    """A table for each of the paper's, with our mean where the metric was measured."""
-    known = of(evidence)
+    """A table for each of the paper's, with our mean where the metric was measured; those that an `ordering` shows already are left to it."""
+    shown = [c["ordering"] for c in evidence.card.get("recipe", {}).get("compare") or [] if isinstance(c, dict) and "ordering" in c]
+    asked = {(o.get("metric"), str(o.get("split") or "held_out").partition(":")[0]) for o in shown if isinstance(o, dict)}
+    known = [k for k in of(evidence) if (k.metric, k.split) not in asked]
     if not known:
         return None
     scale = "whose models have 1.5B active parameters and more, and whose test sets are others: only orders can be set beside ours."

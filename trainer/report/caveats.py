@@ -58,12 +58,13 @@ def _main(evidence: Evidence) -> list[tuple[str, str]]:
 
 
 def _seeds(evidence: Evidence) -> list[str]:
+    n = len(evidence.seeds)
     out = [
         f"{evidence.seeds_said}: initialisation, noise and t differ between them, and are the same for all arms of one seed; "
         "records and their order are the plan's."
     ]
-    n = len(evidence.seeds)
     if n == 1:
+        out = ["One seed, the same start, noise and t for all arms; records and their order are the plan's."]
         out.append("One seed: nothing here says what another start would give, so intervals are over items alone and too narrow.")
     elif n < FEW_SEEDS:
         out.append(f"With {n} seeds the seeds' part of an interval has {n - 1} degree{'s' if n > 2 else ''} of freedom, so intervals are wide; "

@@ -14,6 +14,8 @@ from trainer.report.markup import Markup, table, tag
 
 OPEN = ("mixture.held_out.", "mixture.sequence_length", "mixture.scale", "run.batch", "run.optim.", "run.loss.", "run.flow.", "data.")
 
+WIDE = 8  # arms that still fit side by side
+
 
 def undeclared(evidence: Evidence) -> list[tuple[str, str]]:
     """(arm, key) of every difference that the document does not declare."""
@@ -39,9 +41,14 @@ def section(evidence: Evidence) -> Markup | None:
     keys = sorted({k for rows in arms.values() for k in rows})
     others = [a for a in arms if a != base]
     body: list[Any] = []
-    if keys:
+    caption = "Keys of the resolved mixture and run that differ."
+    if keys and len(others) <= WIDE:
         rows = [[key, _value(_base(arms, key)), *(_cell(arms[a].get(key)) for a in others)] for key in keys]
-        body.append(table(["key", f"{base} (base)", *others], rows, "Keys of the resolved mixture and run that differ.", numeric_from=10**6))
+        body.append(table(["key", f"{base} (base)", *others], rows, caption, numeric_from=10**6))
+    elif keys:  # a column an arm would be wider than any screen
+        rows = [[a, key, _value(row["base"]), _cell(row)] for a in others for key, row in arms[a].items()]
+        made = table(["arm", "key", f"{base} (base)", "here"], rows, caption, numeric_from=10**6)
+        body.append(tag("details", tag("summary", f"{len(rows)} differences in {len(others)} arms"), made))
     verdict = f"All {len(keys)} keys that differ are declared by the arms." if keys else "No key differs between the arms."
     bad = undeclared(evidence)
     said = tag("p", f"{len(bad)} differences are declared by no arm; they stand in red.", class_="bad") if bad else tag("p", verdict)

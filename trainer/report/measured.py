@@ -21,7 +21,7 @@ from trainer.report.evidence import Evidence, RunEvidence
 from trainer.report.resampling import Floats, Scores, contrast, resample
 
 NATS = {"text_perplexity": "text_nats"}  # metric → the items whose mean is its logarithm
-BOTH, SEEDS, NOTHING = "seeds and items", "seeds", "nothing"
+BOTH, SEEDS, ITEMS, NOTHING = "seeds and items", "seeds", "items", "nothing"  # ITEMS: of one seed
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class Paired:
     @property
     def n(self) -> int:
         """How many items, 0 without."""
-        return self.arms[0].values.shape[1] if self.resampled == BOTH else 0
+        return self.arms[0].values.shape[1] if self.resampled in (BOTH, ITEMS) else 0
 
 
 def measured(evidence: Evidence, arm: str, metric: str, split: str = "held_out") -> Measured | None:
@@ -85,7 +85,7 @@ def paired(evidence: Evidence, arms: Sequence[str], metric: str, split: str = "h
         table = np.array([[h[name] for name in shared] for h in held]).reshape(len(arms), len(seeds), len(shared), 2)
         records = tuple(name.partition("|")[2] for name in shared)  # questions on one image go together whatever their type
         scores = [Scores(t[:, :, 0], t[0, :, 1], records) for t in table]
-        return Paired(tuple(scores), tuple(seeds), metric in NATS, BOTH)
+        return Paired(tuple(scores), tuple(seeds), metric in NATS, BOTH if len(seeds) > 1 else ITEMS)
     logs = metric in NATS and all(r[s] > 0 for r in own for s in seeds)
     alone = [Scores(np.array([[math.log(r[s]) if logs else r[s]] for s in seeds]), np.ones(1)) for r in own]
     return Paired(tuple(alone), tuple(seeds), logs, SEEDS if len(seeds) > 1 else NOTHING)
@@ -132,8 +132,10 @@ def said_resampled(resampled: Iterable[str]) -> str:
     of = set(resampled) - {NOTHING}
     if not of:
         return "One seed and no items, so no interval."
-    if BOTH not in of:
+    if of == {SEEDS}:
         return "Interval: 95 %, over seeds alone (this metric keeps no items, so how much it would move with others is not in it)."
+    if ITEMS in of:
+        return "Interval: 95 %, held-out items resampled, of one seed: how much another start would move it is not in it, so it is too narrow."
     return "Interval: 95 %, seeds and held-out items resampled." + (" Where items were not kept, seeds alone." if SEEDS in of else "")
 
 

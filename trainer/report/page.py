@@ -27,6 +27,7 @@ class Asked(Document):
 
 
 HEDGE = "“Better” and “worse” are differences whose Holm-corrected p is below 5 %; “not told apart” says only that this ablation could not tell."
+ONE_SEED = "One seed: what is found is found of these runs; another start of the same arms may give another answer."
 SECTIONS = (  # anchor, name in the navigation, what makes it
     ("accuracy", "accuracy", accuracy.section),
     ("differences", "differences", differences.section),
@@ -69,7 +70,7 @@ tbody th{font-weight:500;position:sticky;left:0;background:var(--paper)}
 code{font-size:.88em;background:var(--soft);padding:.1em .3em;border-radius:3px}
 .lead{font-size:1.05rem}
 .question{font-size:1.2rem;font-weight:600}
-.answer{padding-left:1.2em}h3{font-size:1rem;margin:1.4em 0 .4em}
+.answer{padding-left:1.2em}.wrap{display:inline-block;white-space:normal;min-width:9em;max-width:16em}h3{font-size:1rem;margin:1.4em 0 .4em}
 .weak{color:var(--faint)}
 .bad{color:var(--bad);font-weight:600}
 summary{cursor:pointer}
@@ -150,5 +151,6 @@ def opening(evidence: Evidence) -> list[Markup]:
     lead = tag("p", f"{of}{len(evidence.arms)} arms × {evidence.seeds_said}, scale {evidence.scale:g}", made, class_="lead")
     out = [tag("h1", evidence.name), lead, tag("p", asked, class_="question") if asked else None, config_diff.warning(evidence)]
     if found:
-        out += [tag("ul", *(tag("li", s) for s in found), class_="answer"), tag("p", HEDGE, class_="caption")]
+        hedge = HEDGE if len(evidence.seeds) > 1 else f"{HEDGE} {ONE_SEED}"
+        out += [tag("ul", *(tag("li", s) for s in found), class_="answer"), tag("p", hedge, class_="caption")]
     return [m for m in out if m is not None]

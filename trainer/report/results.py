@@ -11,7 +11,7 @@ from typing import Any
 from trainer.report.encoders import encoder, encoders, unlike
 from trainer.report.evidence import Evidence
 from trainer.report.markup import Markup, table, tag
-from trainer.report.measured import BOTH, Measured, by_seed, measured, said_interval
+from trainer.report.measured import SEEDS, Measured, by_seed, measured, said_interval
 from trainer.report.measured import rows as rows_of
 from trainer.report.measures import KNOWN, Measure, is_control, measure, said_split
 
@@ -40,7 +40,8 @@ def _metric(evidence: Evidence, metric: str, controls: list[str]) -> Markup:
     caption = "; ".join(x for x in (f"{m.label}{', ' + where if where else ''}", way) if x) + f". {said_interval(found.values())}"
     header = _header(evidence, len(whole) > 1)
     rest = [(metric, s) for s in splits if s not in whole] + [(c, s) for c in controls for s in evidence.splits(c) if s in WHOLE or s in whole]
-    return tag("div", tag("h3", m.name), extra, table(header, rows, caption) if rows else None, _parts(evidence, m, rest))
+    shown = table(header, rows, caption, numeric_from=2 if len(whole) > 1 else 1) if rows else None
+    return tag("div", tag("h3", m.name), extra, shown, _parts(evidence, m, rest))
 
 
 def _header(evidence: Evidence, split: bool) -> list[str]:
@@ -53,7 +54,7 @@ def _row(evidence: Evidence, m: Measure, arm: str, metric: str, split: str, foun
     seeds = by_seed(evidence, arm, metric, split)
     n, chance = _facts(evidence, arm, metric, split)
     bounds = f"{m.said(found.low)} … {m.said(found.high)}" if found.low == found.low else None
-    if bounds and found.resampled != BOTH:
+    if bounds and found.resampled == SEEDS:
         bounds += " (seeds alone)"
     label = name or (f"{arm} ({e.partition(' ')[0]})" if not m.comparable and len(encoders(evidence)) > 1 and (e := encoder(evidence, arm)) else arm)
     cells = [label, *([said_split(split)] if said else []), m.said(found.mean), bounds, *(m.said(seeds.get(s)) for s in evidence.seeds)]

@@ -39,6 +39,11 @@ def title(evidence: Evidence, metric: str, split: str) -> str:
     return f"{m.name}{unit}, {said_split(split)}"
 
 
+def part(split: str) -> str:
+    """What is added to a metric's name where not the whole held-out set is meant."""
+    return "" if split in ("held_out", "all") else f", {said_split(split)}"
+
+
 def block(heading: Any, body: Sequence[Any], gone: Sequence[str] = ()) -> Markup:
     """A comparison as a section; arms that were asked for and are not there are named."""
     note = tag("p", "Asked about, and not among the arms: ", ", ".join(gone), ".", class_="weak") if gone else None

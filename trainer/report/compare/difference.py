@@ -11,11 +11,11 @@ from __future__ import annotations
 from typing import Any
 
 from pipelines.format.document import Part
-from trainer.report.compare._shown import LEVEL, P_NOTE, SEED_NOTE, block, interval_said, missing, p_said, title
+from trainer.report.compare._shown import LEVEL, P_NOTE, SEED_NOTE, block, interval_said, missing, p_said, part, title
 from trainer.report.encoders import unlike
 from trainer.report.evidence import Evidence
 from trainer.report.markup import Markup, table, tag
-from trainer.report.measured import BOTH, NOTHING, paired, said_resampled
+from trainer.report.measured import NOTHING, paired, said_resampled
 from trainer.report.measures import measure
 from trainer.report.resampling import contrast, resample
 from trainer.report.statistics import holm, sign_flip
@@ -65,7 +65,7 @@ class Difference(Part):
     def answers(self, evidence: Evidence) -> list[str]:
         """What was found, in sentences."""
         m, rows = measure(self.metric), self.rows(evidence)
-        return [s for base in self._against if (s := _sentence(m, base, [r for r in rows if r["against"] == base]))]
+        return [s for base in self._against if (s := _sentence(f"{m.name}{part(self.split)}", m, base, [r for r in rows if r["against"] == base]))]
 
     def section(self, evidence: Evidence) -> Markup | None:
         """A table for each arm of `against`."""
@@ -86,18 +86,18 @@ class Difference(Part):
         note += "Bold: Holm's p below 5 %."
         better = {1: " More is better.", -1: " Less is better."}.get(m.sign, "")
         stop = tag("p", barred, class_="bad") if barred else None
-        return block(f"Difference: {m.name}", [stop, *tables, tag("p", note + better, class_="caption")], gone)
+        return block(f"Difference: {m.name}{part(self.split)}", [stop, *tables, tag("p", note + better, class_="caption")], gone)
 
 
 def _cells(m: Any, r: dict[str, Any]) -> list[Any]:
     mean = tag("strong" if r["found"] else "span", m.signed(r["mean"]))
     seeds = ", ".join(str(m.signed(x)) for x in r["by_seed"])
     shown = [p_said(r[k]) for k in ("p", "p_holm", "p_signs")]
-    items = f"{r['n']:,}" if r["resampled"] == BOTH else None
+    items = f"{r['n']:,}" if r["n"] else None
     return [f"{r['of']} − {r['against']}", mean, interval_said(m, r["low"], r["high"]), *shown, items, seeds]
 
 
-def _sentence(m: Any, base: str, rows: list[dict[str, Any]]) -> str | None:
+def _sentence(name: str, m: Any, base: str, rows: list[dict[str, Any]]) -> str | None:
     """One sentence for one family: what is better, worse, and not told apart."""
     if not rows:
         return None
@@ -110,4 +110,4 @@ def _sentence(m: Any, base: str, rows: list[dict[str, Any]]) -> str | None:
     parts = [f"{words[0]} than {base}: {', '.join(ups)}"] if ups else []
     parts += [f"{words[1]} than {base}: {', '.join(downs)}"] if downs else []
     parts += [f"not told apart from {base}: {', '.join(rest)}"] if rest else []
-    return f"{m.name} — " + "; ".join(parts) + "."
+    return f"{name} — " + "; ".join(parts) + "."

@@ -16,7 +16,7 @@ import numpy as np
 from pydantic import Field
 
 from pipelines.format.document import Part, Percent
-from trainer.report.compare._shown import LEVEL, block, missing, p_said, title
+from trainer.report.compare._shown import LEVEL, block, missing, p_said, part, title
 from trainer.report.encoders import unlike
 from trainer.report.evidence import Evidence
 from trainer.report.markup import Markup, table, tag
@@ -59,10 +59,9 @@ class Equivalence(Part):
     def answers(self, evidence: Evidence) -> list[str]:
         """The verdicts, in sentences."""
         m = measure(self.metric)
-        return [
-            f"{m.name} — {r['of']} against {r['against']}, margin ± {100 * r['margin']:g} %: {r['verdict']} ({_percent(r['mean'])} %)."
-            for r in self.rows(evidence)
-        ]
+        margin = f"margin ± {100 * float(self.margin):g} %"
+        name = f"{m.name}{part(self.split)}"
+        return [f"{name} — {r['of']} against {r['against']}, {margin}: {r['verdict']} ({_percent(r['mean'])} %)." for r in self.rows(evidence)]
 
     def section(self, evidence: Evidence) -> Markup | None:
         """The table of verdicts."""
@@ -78,7 +77,7 @@ class Equivalence(Part):
             f"Not decided: neither; more seeds or items would be needed. {said_resampled(r['resampled'] for r in rows)}"
         )
         gone = missing(evidence, [*self.of, self.against])
-        return block(f"Does it do harm? {measure(self.metric).name}", [made, tag("p", note, class_="caption")], gone)
+        return block(f"Does it do harm? {measure(self.metric).name}{part(self.split)}", [made, tag("p", note, class_="caption")], gone)
 
 
 def _cells(r: dict[str, Any]) -> list[Any]:

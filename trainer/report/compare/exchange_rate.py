@@ -18,7 +18,7 @@ import numpy as np
 from pydantic import Field
 
 from pipelines.format.document import Part, Size
-from trainer.report.compare._shown import block, missing, title
+from trainer.report.compare._shown import block, missing, part, title
 from trainer.report.encoders import unlike
 from trainer.report.evidence import Evidence
 from trainer.report.markup import Markup, table, tag
@@ -90,7 +90,7 @@ class ExchangeRate(Part):
 
     def answers(self, evidence: Evidence) -> list[str]:
         """ "80B text is worth 12B vqa (95 %: 3B … beyond the ladder)." """
-        return [f"{measure(self.metric).name} — {_sentence(r)}" for r in self.rows(evidence)]
+        return [f"{measure(self.metric).name}{part(self.split)} — {_sentence(r)}" for r in self.rows(evidence)]
 
     def section(self, evidence: Evidence) -> Markup | None:
         """The table of exchange rates."""
@@ -110,7 +110,7 @@ class ExchangeRate(Part):
         note = f"Ladder: {rungs}. Curve: {how}. {said_resampled(r['resampled'] for r in rows)} The curve is redrawn in every draw."
         made = table(header, cells, f"{title(evidence, self.metric, self.split)}: what data is worth in {kind}")
         gone = missing(evidence, [*self.ladder, *self.of])
-        return block(f"Exchange rate: {measure(self.metric).name}", [made, tag("p", note, class_="caption")], gone)
+        return block(f"Exchange rate: {measure(self.metric).name}{part(self.split)}", [made, tag("p", note, class_="caption")], gone)
 
 
 def isotonic(x: Floats, y: Floats) -> Floats:

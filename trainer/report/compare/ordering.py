@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from pipelines.format.document import Part
-from trainer.report.compare._shown import block
+from trainer.report.compare._shown import block, part
 from trainer.report.encoders import unlike
 from trainer.report.evidence import Evidence
 from trainer.report.markup import Markup, joined, table, tag
@@ -56,7 +56,7 @@ class Ordering(Part):
 
     def answers(self, evidence: Evidence) -> list[str]:
         """Whether the order holds, in a sentence a table."""
-        return [f"{measure(self.metric).name} — {_sentence(r)}" for r in self.rows(evidence)]
+        return [f"{measure(self.metric).name}{part(self.split)} — {_sentence(r)}" for r in self.rows(evidence)]
 
     def section(self, evidence: Evidence) -> Markup | None:
         """Both orders side by side and the neighbouring pairs."""
@@ -74,10 +74,10 @@ class Ordering(Part):
                 shown = f"{r['paper_values'][i]:g}" if not r["shown"] else f"{r['paper_values'][i]:g} ({r['shown']})"
                 cells.append([arm, str(i + 1), shown, str(place[arm]), m.said(r["values"][i]), said])
             header = ["arm", "place in the paper", "the paper, another scale", "place here", m.label, "probability here that it is better"]
-            body += [table(header, cells, f"{r['paper']} — {r['source']}"), tag("p", _sentence(r))]
+            body += [table(header, cells, f"{r['paper']} — {r['source']}"), tag("p", _sentence(r)[:1].upper(), _sentence(r)[1:])]
         resampled = said_resampled(r["resampled"] for r in rows).replace("Interval: 95 %, ", "Probabilities: ")
         note = f"The paper's values are of another scale and other test sets: only the order can be set beside ours. {resampled}"
-        return block(f"The paper's order: {m.name}", [*body, tag("p", note, class_="caption")])
+        return block(f"The paper's order: {m.name}{part(self.split)}", [*body, tag("p", note, class_="caption")])
 
     def _without(self, evidence: Evidence) -> Markup | None:
         known = of(evidence, self.metric, self.split)
