@@ -14,7 +14,7 @@ from pipelines.media import images
 from tests.trainer.shown import ablation, words
 from trainer.report import pictures, tokens
 from trainer.report.accuracy import section as accuracy
-from trainer.report.figures.bars import Bars
+from trainer.report.figures.bars import Bars, grouped
 from trainer.report.figures.grid import Grid
 from trainer.report.figures.lines import Lines
 from trainer.report.figures.progression import Progression
@@ -139,10 +139,26 @@ def test_one_arm_with_one_seed_is_a_figure_too():
     assert Lines(metric="vqa", x="text").section(ablation({"text_only": {"text": 9}}, {"vqa": VQA}, seeds=(0,)))
 
 
-def test_several_splits_are_a_bar_each():
+def test_several_splits_are_a_bar_each_or_a_panel_each_where_bars_would_hide_the_arms():
     values = {"text_perplexity|held_out:text": PPL, "text_perplexity|set:notes": {a: 11 + v for a, v in PPL.items()}}
-    said = words(Bars(metric="text_perplexity", split=["held_out:text", "set:notes"]).section(ablation(ARMS, values)))
+    values |= {"vqa|held_out:colour": {**VQA, "text_only": 0.1}, "vqa|held_out:shape": {**VQA, "text_only": 0.2}}
+    evidence = ablation(ARMS, values)
+    said = words(Bars(metric="text_perplexity", split=["held_out:text", "set:notes"]).section(evidence))
     assert any("notes" in w for w in said) and any(w.startswith("24.8") for w in said) and any(w.startswith("13.8") for w in said)
+    count = lambda metric, *splits: len(grouped(evidence, [metric], list(splits), evidence.arms, []))
+    assert count("text_perplexity", "held_out:text", "set:notes") == 2 and count("vqa", "held_out:colour", "held_out:shape") == 1
+
+
+def test_values_far_apart_stand_on_a_logarithmic_axis():
+    said = words(Bars(metric="text_perplexity").section(ablation(ARMS, {"text_perplexity": {**PPL, "with_pairs": 2683.6}})))
+    assert {"2,684", "100"} <= set(said)
+
+
+def test_a_baseline_of_several_splits_is_that_of_each():
+    values = {f"rollout.pixel{c}|horizon:{h}": dict.fromkeys(ARMS, v + h) for c, v in (("", 0.1), (".copy", 0.7)) for h in (1, 8)}
+    (group, *others) = grouped(ablation(ARMS, values), ["rollout.pixel"], ["horizon:1", "horizon:8"], list(ARMS), ["copy"])
+    lined = {split: v for g in (group, *others) for _, by_bar in g.lines for (_, split), v in by_bar.items()}
+    assert lined == {"horizon:1": pytest.approx(1.7), "horizon:8": pytest.approx(8.7)}
 
 
 def test_the_papers_values_stand_beside_ours_as_another_scale():

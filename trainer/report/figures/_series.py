@@ -63,16 +63,21 @@ def far(values: Iterable[float]) -> bool:
     return min(values) > 0 and max(values) > FAR * min(values)
 
 
-def value_axis(panel: Any, axis: str, of: Measure, split: str, found: Iterable[Measured], more: Iterable[float] = (), from_nothing: bool = False,
+def where_of(split: str) -> str:
+    """The split in words, nothing for the whole, which goes without saying."""
+    return "" if split in WHOLE else said_split(split)
+
+
+def value_axis(panel: Any, axis: str, of: Measure, where: str, found: Iterable[Measured], more: Iterable[float] = (), from_nothing: bool = False,
                width: int = 30) -> tuple[float, float]:  # fmt: skip
-    """The axis of a measure's values (`more`: baselines) with its label, unit, ticks and grid. Returns its limits, for `whisker`."""
+    """The axis of a measure's values (`more`: baselines; `where`: the split in words) with its label, unit, ticks and grid. Returns its limits."""
     from matplotlib.ticker import MaxNLocator
 
     found = list(found)
     values = [of.factor * v for v in [*more, *(v for m in found for v in (*m.seeds, m.mean))]]
     bounds = [of.factor * b for m in found for b in (m.low, m.high)]
     log = far(values) and not from_nothing
-    label = "\n".join(wrap(clean(of.label + ("" if split in WHOLE else f" ({said_split(split)})")), width))
+    label = "\n".join(wrap(clean(of.label + (f": {where}" if where else "")), width))
     within = limits(values, bounds, from_nothing, log)
     if log:
         log_axis(panel, axis, label, form=number)

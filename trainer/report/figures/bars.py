@@ -2,10 +2,11 @@
 
     report: [{bars: {metric: vqa, baselines: [constant, shuffled]}}]          control rows `vqa.constant`, `vqa.shuffled`
             [{bars: {metric: [text_perplexity, flow_loss], baselines: [text_only]}}]    a panel a metric; the line is that arm's value
-            [{bars: {metric: text_perplexity, split: ["held_out:text", "set:notes"]}}]  several splits: a bar each, grouped by arm
+            [{bars: {metric: text_perplexity, split: ["held_out:text", "set:notes"]}}]  several splits
 
-Bars start at nothing. Where all arms lie so close that bars would all look equal (perplexities do), values are drawn as points on an axis that does
-not start at nothing, and the caption says so. The paper's own values, where it has the experiment, stand in a panel beside ours: another scale.
+Bars start at nothing. Where all arms lie so close that bars would all look equal (perplexities do), or too far apart for one axis from nothing,
+values are points on an axis that does not start at nothing, and the caption says so. Several splits are a bar each, grouped by arm, or a panel each
+where points are needed. The paper's own values, where it has the experiment, stand in a panel beside ours: another scale.
 """
 
 from __future__ import annotations
@@ -34,9 +35,9 @@ from trainer.report.drawing import (
     whisker,
 )
 from trainer.report.evidence import Evidence
-from trainer.report.figures._series import WHOLE, Figure, better_said, far, told, value_axis, values_table, whiskers_said
+from trainer.report.figures._series import Figure, better_said, far, told, value_axis, values_table, where_of, whiskers_said
 from trainer.report.markup import Markup, clean, joined, tag
-from trainer.report.measured import Measured, chosen_arms, control, measured
+from trainer.report.measured import Measured, by_seed, chosen_arms, control, measured
 from trainer.report.measures import CONTROLS, Measure, measure, said_split
 from trainer.report.published import Published
 from trainer.report.published import of as published
@@ -73,7 +74,7 @@ class Group:
 
     def __init__(self, evidence: Evidence, metric: str, splits: list[str], arms: list[str], baselines: list[str]) -> None:
         self.measure: Measure = measure(metric)
-        self.metric, self.splits, self.arms = metric, splits, arms
+        self.metric, self.splits, self.arms, self.named = metric, splits, arms, False
         self.values = {(a, s): measured(evidence, a, metric, s) for a in arms for s in splits}
         self.lines: list[tuple[str, dict[tuple[str, str], float]]] = []
         for name in baselines:
@@ -85,8 +86,8 @@ class Group:
     def _baseline(self, evidence: Evidence, arm: str, name: str, split: str) -> float | None:
         if name not in evidence.arms:
             return control(evidence, arm, self.metric, name, split)
-        found = measured(evidence, name, self.metric, split)
-        return None if found is None else found.mean
+        values = by_seed(evidence, name, self.metric, split)
+        return float(np.mean(list(values.values()))) if values else None
 
     @property
     def found(self) -> list[Measured]:
@@ -112,9 +113,20 @@ def beside(evidence: Evidence, metric: str, split: str, arms: list[str]) -> Publ
 
 
 def grouped(evidence: Evidence, metrics: list[str], splits: list[str], arms: list[str], baselines: list[str]) -> list[Group]:
-    """A group a metric of which any arm has a value."""
-    groups = [Group(evidence, m, [s for s in splits if s in evidence.splits(m)] or splits[:1], arms, baselines) for m in metrics]
-    return [g for g in groups if g.found]
+    """A group a metric of which any arm has a value; one a split where bars from nothing would hide how its arms differ."""
+    out: list[Group] = []
+    for metric in metrics:
+        there = [s for s in splits if s in evidence.splits(metric)]
+        single = [g for s in there if (g := Group(evidence, metric, [s], arms, baselines)).found]
+        if len(single) > 1 and not any(g.points for g in single):
+            single = [Group(evidence, metric, there, arms, baselines)]
+        for group in single:
+            group.named = len(single) > 1
+        out += single
+    if sum(g.paper is not None for g in out) > 2:  # no room: the table of the paper's values has them
+        for group in out:
+            group.paper = None
+    return out
 
 
 def panelled(evidence: Evidence, groups: list[Group], prefix: str, caption: Any = None) -> Markup:
@@ -162,8 +174,8 @@ def _draw(fig: Any, evidence: Evidence, groups: list[Group]) -> None:
 def _group(panel: Any, evidence: Evidence, group: Group, y: Any) -> None:
     several, factor = len(group.splits) > 1, group.measure.factor
     thick = 0.68 / len(group.splits)
-    split = WHOLE[0] if several else group.splits[0]
-    within = value_axis(panel, "x", group.measure, split, group.found, group.lined, not group.points, 24)
+    where = "" if several else said_split(group.splits[0]) if group.named else where_of(group.splits[0])
+    within = value_axis(panel, "x", group.measure, where, group.found, group.lined, not group.points, 24)
     place = {(a, s): float(y[i]) + (0.34 - thick * (k + 0.5)) * several for i, a in enumerate(group.arms) for k, s in enumerate(group.splits)}
     for (arm, split), found in group.values.items():
         k = group.splits.index(split)

@@ -13,7 +13,19 @@ from typing import Any
 from trainer.report.drawing import INK, WIDEST, colour, draw, figure, label_ends, panels, short
 from trainer.report.evidence import Evidence
 from trainer.report.figures._config import config, levels
-from trainer.report.figures._series import Figure, Point, apart, better_said, series, shift_of, told, value_axis, values_table, whiskers_said
+from trainer.report.figures._series import (
+    Figure,
+    Point,
+    apart,
+    better_said,
+    series,
+    shift_of,
+    told,
+    value_axis,
+    values_table,
+    where_of,
+    whiskers_said,
+)
 from trainer.report.markup import Markup, clean, tag
 from trainer.report.measured import chosen_arms, measured
 from trainer.report.measures import measure
@@ -75,7 +87,7 @@ def _panel(panel: Any, part: Grid, metric: str, lines: Lines) -> None:
     budgets = levels(p[0] for points in lines.values() for p in points)
     most = budgets[-1][-1] or 1.0
     place = {x: (level[0] if level[0] > 0 else -0.16 * most) for level in budgets for x in level}
-    value_axis(panel, "y", said, part.split, [p[2] for points in lines.values() for p in points])
+    value_axis(panel, "y", said, where_of(part.split), [p[2] for points in lines.values() for p in points])
     ends = []
     for i, (budget, points) in enumerate(lines.items()):
         ink = colour(i - (0.0 in lines)) if budget else INK

@@ -16,7 +16,7 @@ from typing import Any
 from trainer.report.drawing import WIDEST, draw, even_ticks, figure, label_ends, legend, log_axis, look, number, panels, ragged, reference, short
 from trainer.report.evidence import Evidence
 from trainer.report.figures._config import config, levels
-from trainer.report.figures._series import Figure, Point, better_said, series, shift_of, value_axis, values_table, whiskers_said
+from trainer.report.figures._series import Figure, Point, better_said, series, shift_of, value_axis, values_table, where_of, whiskers_said
 from trainer.report.markup import Markup, clean, tag
 from trainer.report.measured import Measured, chosen_arms, measured
 from trainer.report.measures import Measure, measure
@@ -100,7 +100,7 @@ def _draw(fig: Any, part: Lines, evidence: Evidence, found: dict[str, tuple[Grou
     order = list(dict.fromkeys(g for groups, _ in found.values() for g in groups))
     for panel, (metric, (groups, without)) in zip(made, found.items(), strict=True):
         said = measure(metric)
-        value_axis(panel, "y", said, part.split, [p[2] for points in [*groups.values(), without] for p in points])
+        value_axis(panel, "y", said, where_of(part.split), [p[2] for points in [*groups.values(), without] for p in points])
         for i, (_, arm, m) in enumerate(without):
             reference(panel, said.factor * m.mean, arm, i, upright=False)
         for group, points in groups.items():

@@ -19,7 +19,7 @@ from typing import Any
 from pipelines.format.document import Document, Part, fingerprint
 from trainer.report.drawing import FAINT, INK, SMALL, WIDEST, categories, colour, dots, draw, figure, rows, whisker
 from trainer.report.evidence import Evidence
-from trainer.report.figures._series import better_first, better_said, told, value_axis, values_table, whiskers_said
+from trainer.report.figures._series import better_first, better_said, told, value_axis, values_table, where_of, whiskers_said
 from trainer.report.markup import Markup, clean, tag
 from trainer.report.measured import Measured, measured
 from trainer.report.measures import Measure, measure
@@ -86,7 +86,12 @@ def _draw(fig: Any, part: Progression, evidence: Evidence, metrics: list[str], r
         at -= 1.0 if n and rows[n - 1][0] == step else 1.9  # a heading stands above the first of a step
         heights.append(at)
     for panel, metric in zip(panels, metrics, strict=True):
-        _panel(panel, measure(metric), part.split, [(y, i, a, kept, found.get((metric, a))) for y, (i, a, kept) in zip(heights, rows, strict=True)])
+        _panel(
+            panel,
+            measure(metric),
+            where_of(part.split),
+            [(y, i, a, kept, found.get((metric, a))) for y, (i, a, kept) in zip(heights, rows, strict=True)],
+        )
     categories(panels[0], [a for _, a, _ in rows], heights)
     for n, (step, _, _) in enumerate(rows):
         if n == 0 or rows[n - 1][0] != step:
@@ -98,11 +103,11 @@ def _draw(fig: Any, part: Progression, evidence: Evidence, metrics: list[str], r
     panels[0].set_ylim(at - 0.7, -0.6)
 
 
-def _panel(panel: Any, said: Measure, split: str, rows: list[tuple[float, int, str, bool, Measured | None]]) -> None:
+def _panel(panel: Any, said: Measure, where: str, rows: list[tuple[float, int, str, bool, Measured | None]]) -> None:
     path, before, last = [], None, None  # what was kept: (x, y); the value kept before this step, and in it
     step = -1
     there = [m for *_, m in rows if m is not None]
-    within = value_axis(panel, "x", said, split, there, width=24)
+    within = value_axis(panel, "x", said, where, there, width=24)
     for y, i, _, kept, found in rows:
         if i != step:
             step, before = i, last

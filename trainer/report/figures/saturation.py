@@ -14,7 +14,7 @@ from typing import Any
 from trainer.report.drawing import INK, SMALL, WIDEST, draw, figure, legend, log_axis, panels, reference
 from trainer.report.evidence import Evidence
 from trainer.report.figures._config import config, levels
-from trainer.report.figures._series import Figure, Point, better_first, better_said, series, value_axis, values_table, whiskers_said
+from trainer.report.figures._series import Figure, Point, better_first, better_said, series, value_axis, values_table, where_of, whiskers_said
 from trainer.report.markup import Markup, clean, tag
 from trainer.report.measured import NOTHING, Measured, chosen_arms, measured
 from trainer.report.measures import Measure, measure
@@ -87,7 +87,7 @@ def _draw(fig: Any, part: Saturation, found: dict[str, list[Point]]) -> None:
     made = panels(fig, [""] * len(found), len(found))
     for panel, (metric, points) in zip(made, found.items(), strict=True):
         said, some = measure(metric), [p for p in points if p[0] > 0]
-        value_axis(panel, "y", said, part.split, [p[2] for p in points])
+        value_axis(panel, "y", said, where_of(part.split), [p[2] for p in points])
         for p in points:
             if p[0] == 0:
                 reference(panel, said.factor * p[2].mean, f"no {part.x} ({p[1]})", upright=False)
