@@ -6,6 +6,7 @@ An id is a byte, a picture is two latents whose value is its colour: so an oracl
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import numpy as np
 
@@ -25,6 +26,7 @@ SPECIALS = Specials(256, 257, 258, 259, 260)
 COLOURS = ("red", "blue", "green", "grey")
 
 
+@functools.cache
 def tokenizer():
     """Byte-level, no merges: an id is a byte, so tests can count."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers

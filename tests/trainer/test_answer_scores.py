@@ -21,6 +21,8 @@ from trainer.evaluate._vqav2 import normalised, soft_accuracy
 from trainer.evaluate.vqa import Vqa
 from trainer.models.transfusion import Output
 
+BYTES = tokenizer()
+
 
 @pytest.mark.parametrize(
     ("answer", "what"),
@@ -124,20 +126,20 @@ def asked(bare: tuple[str, ...], right: int, wording: Wording = LETTERED, text: 
     q = {"question": text, "answers": [bare[right]], "choices": list(bare), "choice": right, "turn": 0, **more}
     shown = wording.shown(q) or q
     said = "".join(s.text for s in turn_segments([q], [], wording) if s.role == "context")
-    ids_ = np.array(tokenizer().encode(said).ids, np.int32)
+    ids_ = np.array(BYTES.encode(said).ids, np.int32)
     got = question("g", tuple(shown["answers"]), choices=tuple(shown["choices"]), bare=bare, hint=str(more.get("hint", "")))
     return replace(got, ids=ids_, text=text)
 
 
 def words(way) -> str:
-    return tokenizer().decode(way.question.ids.tolist())
+    return BYTES.decode(way.question.ids.tolist())
 
 
 @pytest.mark.parametrize("wording", [LETTERED, BOTH])
 def test_every_option_stands_once_under_every_letter(wording):
     bare = ("a dog", "cat", "cow (brown)", "A")
-    ways = rotations(asked(bare, 2, wording), tokenizer())
-    assert len(ways) == 4 and words(ways[0]) == words(rotations(asked(bare, 2, wording), tokenizer())[0])
+    ways = rotations(asked(bare, 2, wording), BYTES)
+    assert len(ways) == 4 and words(ways[0]) == words(rotations(asked(bare, 2, wording), BYTES)[0])
     for way in ways:
         text = words(way)
         for j, k in enumerate(way.order):
@@ -150,18 +152,18 @@ def test_every_option_stands_once_under_every_letter(wording):
 def test_options_that_are_known_by_their_letters_alone_are_found_in_the_question():
     q = question("g", ("b",), choices=("a", "b", "c"), bare=("a", "b", "c"))
     text = "what has a dog? a square, b triangle, c cross"
-    q = replace(q, text=text, ids=np.array(tokenizer().encode(f"Question: {text} Answer:").ids))
-    ways = rotations(q, tokenizer())
+    q = replace(q, text=text, ids=np.array(BYTES.encode(f"Question: {text} Answer:").ids))
+    ways = rotations(q, BYTES)
     assert [words(w)[26:-8] for w in ways] == ["a square, b triangle, c cross", "a triangle, b cross, c square", "a cross, b square, c triangle"]
     hinted = replace(asked(("(a)", "(b)"), 0, Wording(question="{question} {hint}\nAnswer:", hint="{hint}"), hint="(a) Open (b) Closed"))
-    assert [words(w) for w in rotations(hinted, tokenizer())] == ["which? (a) Open (b) Closed\nAnswer:", "which? (a) Closed (b) Open\nAnswer:"]
+    assert [words(w) for w in rotations(hinted, BYTES)] == ["which? (a) Open (b) Closed\nAnswer:", "which? (a) Closed (b) Open\nAnswer:"]
 
 
 def test_a_question_is_left_alone_where_nothing_can_be_rotated():
     plain = Wording(question="{question} {choices}? Answer:")
-    assert len(rotations(asked(("red", "blue"), 0, plain), tokenizer())) == 1  # answered by words
+    assert len(rotations(asked(("red", "blue"), 0, plain), BYTES)) == 1  # answered by words
     q = asked(("red", "blue"), 0)
-    assert len(rotations(replace(q, ids=np.array(tokenizer().encode("which? Answer:").ids)), tokenizer())) == 1  # options stand nowhere
+    assert len(rotations(replace(q, ids=np.array(BYTES.encode("which? Answer:").ids)), BYTES)) == 1  # options stand nowhere
 
 
 class Reads(torch.nn.Module):
@@ -176,9 +178,9 @@ class Reads(torch.nn.Module):
         for k, place in enumerate(at.tolist()):
             row, end = divmod(place, length)
             seen = [j for j in range(end + 1) if batch.turn[row, j] in (-1, batch.turn[row, end])]
-            asked, said = tokenizer().decode([i for j in seen if (i := int(batch.tokens[row, j])) < 256]).rsplit("Answer:", 1)
+            asked, said = BYTES.decode([i for j in seen if (i := int(batch.tokens[row, j])) < 256]).rsplit("Answer:", 1)
             answer = self.says(asked, batch.latents[(batch.latent_slot >= row * length) & (batch.latent_slot <= place)])
-            rest = tokenizer().encode(answer).ids[len(said) :] if answer.startswith(said) else []
+            rest = BYTES.encode(answer).ids[len(said) :] if answer.startswith(said) else []
             logits[k, rest[0] if rest else SPECIALS.eos] = 9.0
         return Output(logits, at, z)
 

@@ -16,7 +16,7 @@ from trainer.evaluate import _questions
 from trainer.evaluate._answering import choice_likelihoods, greedy
 from trainer.evaluate._questions import Question, held_out_questions, normal, shuffled_images
 from trainer.evaluate._subject import Subject, document
-from trainer.evaluate.flow_loss import FlowLoss, fixed_quantiles
+from trainer.evaluate.flow_loss import FlowLoss, fixed_quantiles, measured_in
 from trainer.evaluate.samples import Samples
 from trainer.evaluate.text_perplexity import TextPerplexity
 from trainer.evaluate.vqa import Vqa
@@ -215,6 +215,35 @@ def test_flow_loss_of_a_model_that_says_nothing_is_the_size_of_what_it_should_sa
             size.append(np.mean((d.latents[2 * k : 2 * k + 2] - noise) ** 2))
     assert values(rows, "flow_loss") == {"held_out": pytest.approx(np.mean(size), rel=1e-4), "held_out:video": pytest.approx(np.mean(size), rel=1e-4)}
     assert {r["n"] for r in rows if r["metric"] == "flow_loss.bin"} == {24}
+
+
+def test_the_flow_loss_of_each_image_gives_the_rows_back(plan, tmp_path):
+    s = subject(plan, tiny())
+    rows = FlowLoss(bins=3).run(s, str(tmp_path))
+    for metric, splits in (("flow_loss", ["held_out:video"]), ("flow_loss.bin", [f"held_out:{k}/3" for k in (1, 2, 3)])):
+        table = pq.read_table(tmp_path / f"items/{metric}.parquet").to_pandas()
+        assert len(set(table.item)) == len(table) == 36 and set(table.weight) == {2.0} and all("#" in item for item in table.item)
+        for split in splits:
+            assert table[table.split == split].value.mean() == pytest.approx(values(rows, metric)[split], rel=1e-6)
+    ids = {f"{r.id}#{k}" for r in plan.records[2] for k in range(3)}
+    assert set(table.item) == ids
+
+
+OF = [("encoding.image.fingerprint", "f"), ("encoding.stats.sha256", "s"), ("flow.loss_space", "x"), ("flow.shift", 3.0), ("flow.time", "t")]
+
+
+@pytest.mark.parametrize(("where", "what"), OF)
+def test_what_a_flow_loss_is_an_error_of_is_told_by_card_and_recipe(where, what):
+    flow = {"loss_space": "v", "time": "uniform", "shift": "auto", "predict": "x"}
+    made = {"encoding": {"image": {"fingerprint": "e"}, "stats": {"sha256": "a"}}, "flow": flow}
+    other = json.loads(json.dumps(made))
+    (first, *rest) = where.split(".")
+    place = other[first]
+    for key in rest[:-1]:
+        place = place[key]
+    place[rest[-1]] = what
+    assert measured_in(made, made) != measured_in(other, other)
+    assert measured_in(made, made) == measured_in(made, {"flow": {**flow, "predict": "v"}})  # what is predicted is not what is measured
 
 
 def test_fixed_quantiles_fill_the_bins_evenly_whatever_the_order(plan):

@@ -45,6 +45,7 @@ SCORES = {
     "benchmark.choice.blind": "choice_correct_blind",
 }
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+LONGER: dict[Rule, int] = {"contains": 16, "anls": 8, "vqav2": 8}
 AT_ONCE = 1000  # questions with their pictures in memory: 1.2 GB of 256 x 1152
 RESERVED = ("all", "held_out", "general", "knowledge", "ocr_chart", "vision")
 
@@ -57,12 +58,13 @@ class Own(Document):
 
 
 class Benchmark(Part):
-    """Asks up to `questions` questions of each set (null: all). longer: tokens that an answer may be longer than the true one. weights: the
-    run's last, or their moving average."""
+    """Asks up to `questions` questions of each set (null: all). longer: tokens that an answer may be longer than the true one (null: 16 where the
+    answer need only stand in what was said, 8 where its words or letters are counted, else 4: what is longer is wrong). weights: the run's last, or
+    their moving average."""
 
     sets: Annotated[dict[Name, str | Own], Field(min_length=1)]
     questions: int | None = Field(None, ge=1)
-    longer: int = Field(16, ge=1)
+    longer: int | None = Field(None, ge=1)
     weights: Literal["last", "ema"] = "last"
 
     @model_validator(mode="after")
@@ -134,7 +136,7 @@ class Benchmark(Part):
         bare: list[Question] = []
         left = iter(asked)
         while some := list(islice(left, AT_ONCE)):
-            for name, column in answered(subject, tokenizer, some, rule, self.longer).items():
+            for name, column in answered(subject, tokenizer, some, rule, self.longer or LONGER.get(rule)).items():
                 columns.setdefault(name, []).extend(column)
             bare += [replace(q, images=()) for q in some]
         return columns | guessed(bare, rule), bare
@@ -165,6 +167,8 @@ def opened(subject: Subject, path: str) -> Dataset:
     from trainer.evaluate._encoded import Encoded
 
     dataset = Dataset.open(path)
+    if dataset.fingerprint in {d["fingerprint"] for d in subject.plan.card.get("datasets") or []}:
+        raise InputError("the run's plan reads this dataset: its questions were trained on", where=path, next="`vqa` asks what is held out")
     ours, theirs = subject.plan.card["encoding"], dataset.encoding or {}
     if dataset.data != "vqa" or not theirs.get("text"):
         raise InputError("a benchmark is an encoded dataset of questions", where=path, found=dataset.data, next="pipelines run vqa, then encode")

@@ -1,0 +1,319 @@
+"""The sixteen sets, each from files of its own layout through its packaged recipe to a score that an oracle and a blind model must have."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from pydantic import ValidationError
+
+import pipelines
+from mixtures import latent_stats
+from pipelines.format import codec
+from pipelines.format.document import fingerprint, load
+from pipelines.format.errors import InputError
+from pipelines.format.part import PartWriter
+from pipelines.format.record import Record, Segment
+from pipelines.recipe import Recipe
+from tests import toys
+from tests.pipelines.test_sources_text import read
+from tests.toys import jpeg
+from tests.trainer.asked import SPECIALS, HeldOut, ids, subject, tokenizer
+from tests.trainer.test_evaluate import values
+from trainer.evaluate._benchmarks import SETS, Kind, chosen, units_of
+from trainer.evaluate._benchmarks import values as weighed
+from trainer.evaluate.benchmark import Benchmark
+from trainer.models.transfusion import Output
+
+RECIPES = Path(pipelines.__file__).parent / "recipes"
+BYTES = tokenizer()
+N = 6  # pictures and questions of each set
+CELL = [{"bytes": jpeg(i), "path": f"{i}.jpg"} for i in range(N)]
+WORDS = ("dog", "cat", "cow")
+LETTERS = "ABC"
+
+
+def rows(**more):
+    """A question a picture; `right[i]` is which of WORDS is right."""
+    return [{"question": f"Q{i}?", **{k: v(i) if callable(v) else v for k, v in more.items()}} for i in range(N)]
+
+
+def right(i: int) -> int:
+    return (i * 2 + i // 3) % 3
+
+
+def word(i: int) -> str:
+    return WORDS[right(i)]
+
+
+def parquet(name: str, rows_: list[dict]):
+    return lambda root: pq.write_table(pa.Table.from_pylist(rows_), root / name)
+
+
+def text(name: str, content, folder: str | None = None, file: str = "{}.jpg"):
+    def write(root: Path) -> None:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(content if isinstance(content, str) else json.dumps(content))
+        if folder is not None:
+            (root / folder).mkdir(parents=True, exist_ok=True)
+            for i in range(N):
+                (root / folder / file.format(i)).write_bytes(jpeg(i))
+
+    return write
+
+
+def table(name: str, rows_: list[dict], delimiter: str, folder: str | None = None, file: str = "{}.jpg"):
+    def write(root: Path) -> None:
+        with (root / name).open("w", newline="") as f:
+            writer = csv.DictWriter(f, list(rows_[0]), delimiter=delimiter)
+            writer.writeheader()
+            writer.writerows(rows_)
+        if folder:
+            (root / folder).mkdir()
+            for i in range(N):
+                (root / folder / file.format(i)).write_bytes(jpeg(i))
+
+    return write
+
+
+def letter(i: int) -> str:
+    return LETTERS[right(i)]
+
+
+IMAGE = {"image": lambda i: CELL[i]}
+LISTED = {"choices": list(WORDS), "answer": right}
+OPTIONS = {"options": str(list(WORDS)), "answer": letter}
+SPATIAL = {**IMAGE, "choices": list(WORDS), "answer": lambda i: f"({letter(i)})"}
+YES = ("Yes", "No")
+TYPES = ("existence", "OCR", "code_reasoning")  # the last is cognition, which the score leaves out
+SCIENCE = rows(**IMAGE, **LISTED, hint="", subject="x")
+MME = [
+    {**q, "question": f"{q['question']} {half}", "answer": YES[(i + k) % 2], "category": TYPES[i // 2], "question_id": str(i)}
+    for i, q in enumerate(rows(**IMAGE))
+    for k, half in enumerate("ab")
+]
+MMBENCH = [
+    {"index": i, "image": base64.b64encode(jpeg(i)).decode(), **q, "A": "dog", "B": "cat", "C": "cow", "D": "", "answer": letter(i), "hint": "grown"}
+    for i, q in enumerate(rows(category="c"))
+]
+FOUR = {f"choice_{x}": w for x, w in zip("abcd", ("dog", "cat", "cow", "hen"), strict=True)}
+SEED = rows(image=lambda i: [CELL[i]], **FOUR, answer=letter, data_type=lambda i: "video" if i == 5 else "image")
+GQA = {f"0{i}": {**q, "types": {"structural": "query"}} for i, q in enumerate(rows(imageId=lambda i: f"n{i}", answer=word))}
+MMMU = [
+    {**q, "question": f"<image 1> {q['question']}", **{f"image_{k}": None for k in range(2, 8)}, "question_type": "multiple-choice"}
+    for q in rows(image_1=lambda i: CELL[i], **OPTIONS)
+]
+FREE = {"choices": None, "answer": "1.5", "answer_type": "float"}
+MATH = [
+    {**q, "image": "1.jpg", **({"choices": list(WORDS), "answer": word(i), "answer_type": "text"} if i % 2 else FREE)}
+    for i, q in enumerate(rows(decoded_image=lambda i: CELL[i]))
+]
+CHARTS = [{"imgname": f"{i}.png", "query": f"Q{i}?", "label": str(10 * i + 5) if i < 3 else "Blue"} for i in range(N)]
+TEXTS = rows(image_id=str, answers=lambda i: [word(i)] * 4 + ["a hen"] * 6)
+DOCUMENTS = rows(image=lambda i: f"documents/{i}.png", answers=lambda i: [f"letter {i}", "note"])
+MMVP = [{"Index": i + 1, "Question": f"Q{i}?", "Options": "(a) dog (b) cat", "Correct Answer": f"({'ab'[i % 2]})"} for i in range(N)]
+REAL = [{**q, "question": f"Q{i}? A. dog B. cat C. cow"} for i, q in enumerate(rows(**IMAGE, answer=letter))]
+FILES = {
+    "mme": parquet("mme.parquet", MME),
+    "mmbench": table("mmbench_dev_en.tsv", MMBENCH, "\t"),
+    "seed": parquet("seed.parquet", SEED),
+    "gqa": text("testdev_balanced_questions.json", GQA, "images", "n{}.jpg"),
+    "scienceqa": parquet("test-00000.parquet", [*SCIENCE, {**SCIENCE[0], "image": None}]),
+    "mmmu": parquet("v.parquet", MMMU),
+    "mathvista": parquet("testmini-0.parquet", MATH),
+    "ai2d": parquet("a.parquet", rows(**IMAGE, options=list(WORDS), answer=lambda i: str(right(i)))),
+    "chartqa": lambda root: [text("test_human.json", CHARTS[:3], "png", "{}.png")(root), text("test_augmented.json", CHARTS[3:])(root)],
+    "ocrbench": parquet("o.parquet", rows(**IMAGE, answer=lambda i: [f"STOP {i}", "HALT"], dataset="d", question_type="Scene Text-centric VQA")),
+    "textvqa": text("TextVQA_0.5.1_val.json", {"data": TEXTS}, "train_images"),
+    "docvqa": text("val_v1.0_withQT.json", {"data": DOCUMENTS}, "documents", "{}.png"),
+    "mmvp": table("Questions.csv", MMVP, ",", "MMVP Images"),
+    "realworldqa": parquet("r.parquet", REAL),
+    "cvbench_2d": parquet("test_2d.parquet", rows(**SPATIAL, source=lambda i: ("ADE20K", "COCO")[i > 1])),
+    "cvbench_3d": parquet("test_3d.parquet", rows(**SPATIAL, source="Omni3D")),
+}
+PROMPT = {
+    "mme": "Q0? a\nAnswer:| Yes",
+    "mmbench": "grown\nQ0?\nA. dog\nB. cat\nC. cow\nAnswer with the option's letter from the given choices directly.\nAnswer:| A",
+    "seed": "Q0?\nA. dog\nB. cat\nC. cow\nD. hen\nAnswer with the option's letter from the given choices directly.\nAnswer:| A",
+    "mmmu": "Q0?\nA. dog\nB. cat\nC. cow\nAnswer with the option's letter from the given choices directly.\nAnswer:| A",
+    "mathvista": "Q0?\nAnswer the question using a single word or phrase.\nAnswer:| 1.5",
+    "gqa": "Q0?\nAnswer the question using a single word or phrase.\nAnswer:| dog",
+    "chartqa": "Q3?\nAnswer the question using a single word or phrase.\nAnswer:| Blue",  # files in the order of their names
+    "mmvp": "Q0? (a) dog (b) cat\nAnswer with the option's letter from the given choices directly.\nAnswer:| (a)",
+    "textvqa": "Q0?\nAnswer the question using a single word or phrase.\nAnswer:| a hen",
+    "realworldqa": "Q0? A. dog B. cat C. cow\nAnswer:| A",
+    "ocrbench": "Q0?\nAnswer:| STOP 0",
+}
+
+
+def curated(name: str, root: Path) -> list[Record]:
+    """The set's files through its packaged recipe, pictures left as they are."""
+    root.mkdir(parents=True, exist_ok=True)
+    FILES[name](root)
+    if name == "mmvp":
+        (root / "MMVP Images/0.jpg").rename(root / f"MMVP Images/{N}.jpg")
+    recipe = load(Recipe, f"benchmark_{name}", [f"source.vqa_table.path={root}"], packaged=[RECIPES])
+    records, rejects = read(recipe.source)
+    assert [r.reason for r in rejects] == (["no_image"] if name == "scienceqa" else []), rejects
+    template = next(t for t in recipe.transforms if type(t).__name__ == "Template")
+    return [out for r in records for out in template.apply(r)]
+
+
+def encoded(root: Path, name: str, records: list[Record], encoder: str = "0" * 64) -> str:
+    """As the encode stage would: bytes as ids, and a picture as two latents that say which it is."""
+    path, known = str(root / f"{name}-encoded"), {jpeg(i): i for i in range(N)}
+    with PartWriter(path, 0, fingerprint=fingerprint(name), encoded=True) as w:
+        for r in records:
+            made: list[Segment] = []
+            for s in r.segments:
+                if s.kind == "image":
+                    x = np.full((2, 8), known[bytes(s.payload)], np.float32)
+                    payload = codec.encode_latents(x, "f32")
+                    made.append(Segment("latents", s.role, s.atom, s.turn, payload=payload, dtype="f32", shape=(2, 8), tokens=2))
+                else:
+                    made.append(ids(s.text, s.role, s.turn, s.atom))
+            w.emit()
+            w.add(Record.make(r.source, r.origin, "vqa", made, group=r.group, fields=r.fields))
+        encoding: dict = {"text": {"tokenizer_sha256": "0" * 64, "vocab": 261, "specials": SPECIALS._asdict()}}
+        encoding["image"] = {"encoder": "toy", "fingerprint": encoder, "tokens": 2, "width": 8, "codec": "f32"}
+        encoding["stats"], _ = latent_stats.publish(path, (2, np.zeros(8), np.ones(8)))
+        toys.seal(path, name, "vqa", [w.commit()], {}, encoding)
+    tokenizer().save(f"{path}/tokenizer.json")
+    return path
+
+
+class Knows(torch.nn.Module):
+    """Knows the answer to every question about each picture: its words, or the letter that they stand under."""
+
+    def __init__(self, records: list[Record], blind: str = " no") -> None:
+        super().__init__()
+        self.blind, self.known = blind, {}
+        for r in records:
+            picture = next(i for i in range(N) if any(s.kind == "image" and bytes(s.payload) == jpeg(i) for s in r.segments))
+            for q in r.fields["questions"]:
+                target = next(s.text for s in r.segments if s.turn == q["turn"] and s.role == "target")
+                key = re.search(r"Q\d\?( [ab]$)?", q["question"])[0]
+                self.known[picture, key] = (target, q["answers"][0])
+
+    def says(self, prompt: str, slots: torch.Tensor) -> str:
+        if not len(slots):
+            return self.blind
+        for (picture, key), (target, words) in self.known.items():
+            if picture == round(float(slots[0, 0])) and key in prompt:
+                m = re.search(rf"\b([A-D])\. {re.escape(words)}\b", prompt) if re.fullmatch(r" [A-D]", target) else None
+                return f" {m[1]}" if m else target
+        return " nothing"
+
+    def forward(self, batch, z, t, dropped=None, at=None):
+        logits, length = torch.full((len(at), 261), -9.0), batch.shape[1]
+        for k, place in enumerate(at.tolist()):
+            row, end = divmod(place, length)
+            seen = [j for j in range(end + 1) if batch.turn[row, j] in (-1, batch.turn[row, end])]
+            prompt, said = BYTES.decode([i for j in seen if (i := int(batch.tokens[row, j])) < 256]).rsplit("Answer:", 1)
+            answer = self.says(prompt, batch.latents[(batch.latent_slot >= row * length) & (batch.latent_slot <= place)])
+            rest = BYTES.encode(answer).ids[len(said) :] if answer.startswith(said) else []
+            logits[k, rest[0] if rest else SPECIALS.eos] = 9.0
+        return Output(logits, at, z)
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory) -> HeldOut:
+    made = HeldOut(str(tmp_path_factory.mktemp("plan")), 2)
+    made.card = {"encoding": {"text": {"tokenizer_sha256": "0" * 64}, "image": {"fingerprint": "0" * 64}}}
+    return made
+
+
+def test_every_set_has_a_recipe_and_a_layout_here():
+    assert len(SETS) == 16 and set(SETS) == set(FILES) == {p.stem.removeprefix("benchmark_") for p in RECIPES.glob("benchmark_*.yaml")}
+    assert sorted({k.group for k in SETS.values()}) == ["general", "knowledge", "ocr_chart", "vision"]
+    assert all(sum(k.group == g for k in SETS.values()) == 4 for g in ("general", "knowledge", "ocr_chart", "vision"))
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_a_set_goes_from_its_own_files_to_a_score(plan, tmp_path, name):
+    records = curated(name, tmp_path / name)
+    if name in PROMPT:
+        first = [s.text for s in records[0].segments if s.kind == "text" and s.turn == 0]
+        assert "|".join(first) == PROMPT[name]
+    path = encoded(tmp_path, name, records)
+    rows = Benchmark(sets={name: path}).run(subject(plan, Knows(records)), str(tmp_path))
+    found = {m: values(rows, m) for m in ("benchmark", "benchmark.blind", "benchmark.shuffled", "benchmark.constant")}
+    assert found["benchmark"][name] == found["benchmark"]["all"] == pytest.approx(1)
+    assert found["benchmark.blind"][name] <= found["benchmark.constant"][name] and found["benchmark.shuffled"][name] == 0
+    answered = pq.read_table(tmp_path / f"answers-{name}.parquet")
+    assert answered.num_rows == {"mme": 8, "seed": 5}.get(name, N)
+    table_ = pq.read_table(tmp_path / "items/benchmark.parquet").to_pandas()
+    assert len(set(table_.item)) == len(table_) == {"mme": 4, "seed": 5, "mmvp": 3}.get(name, N)
+    assert np.average(table_.value, weights=table_.weight) == pytest.approx(found["benchmark"][name])
+    choice = values(rows, "benchmark.choice")
+    listed = {"mmbench", "seed", "scienceqa", "mmmu", "ai2d", "cvbench_2d", "cvbench_3d"}
+    assert (choice.get(name) == pytest.approx(1)) if name in listed else (name in ("mmvp", "mathvista")) == (name in choice)
+
+
+BLIND = [("mme", " Yes"), ("mme", " No"), ("mmbench", " A"), ("gqa", " dog"), ("chartqa", " 5"), ("chartqa", " Blue"), ("docvqa", " letter")]
+
+
+@pytest.mark.parametrize(("name", "blind"), BLIND)
+def test_a_blind_model_scores_at_most_what_a_constant_answer_does(plan, tmp_path, name, blind):
+    records = curated(name, tmp_path / name)
+    rows = Benchmark(sets={name: encoded(tmp_path, name, records)}).run(subject(plan, Knows(records, blind)), str(tmp_path))
+    assert 0 < values(rows, "benchmark.blind")[name] <= values(rows, "benchmark.constant")[name] + 1e-12
+
+
+def test_means_are_over_sets_that_weigh_alike_and_over_groups(plan, tmp_path):
+    records = {name: curated(name, tmp_path / name) for name in ("gqa", "mmbench", "chartqa")}
+    sets = {name: encoded(tmp_path, name, r) for name, r in records.items()}
+    rows = Benchmark.model_validate({"sets": {**sets, "mine": {"dataset": sets["gqa"], "score": "exact"}}}).run(
+        subject(plan, Knows(records["gqa"])), str(tmp_path)
+    )
+    found = values(rows, "benchmark")
+    assert found["gqa"] == found["mine"] == 1 and found["all"] == pytest.approx(np.mean([found[n] for n in (*sets, "mine")]))
+    assert found["general"] == pytest.approx((found["gqa"] + found["mmbench"]) / 2) and found["ocr_chart"] == found["chartqa"]
+    assert "all" not in values(rows, "benchmark.choice")  # two of the sets offer no choices
+
+
+def test_a_model_that_says_yes_to_everything_has_mmes_accuracy_and_no_accuracy_plus():
+    kind = SETS["mme"]
+    keys = [("r", f"g{i // 2}", i, "existence" if i < 4 else "color") for i in range(10)]
+    units = units_of(kind, keys, "x")
+    found, weight = weighed(kind, units, [1.0, 0.0] * 5)
+    assert np.average(found, weights=weight) == 0.25  # (50 % + 0 %) / 2
+    found, weight = weighed(kind, units, [1.0] * 4 + [0.0] * 6)
+    assert np.average(found, weights=weight) == pytest.approx(0.5)  # subtasks weigh alike, whatever their size
+
+
+def test_a_limit_takes_whole_units_and_the_same_ones_each_time():
+    kind = SETS["mmvp"]
+    units = units_of(kind, [(f"r{i}", "g", 0, str(i + 1)) for i in range(20)], "x")
+    assert {u.questions for u in units} == {(2 * k, 2 * k + 1) for k in range(10)}
+    some = chosen(units, 7)
+    assert sum(len(u.questions) for u in some) == 8 and chosen(units[::-1], 7) == some and chosen(units, None)[:4] == some
+    with pytest.raises(InputError, match="pair"):
+        units_of(kind, [("r", "g", 0, "1"), ("s", "g", 0, "3")], "x")
+    with pytest.raises(InputError, match="numbered"):
+        units_of(kind, [("r", "g", 0, "colour")], "x")
+
+
+def test_sets_of_one_type_weigh_alike_in_cv_bench():
+    kind = SETS["cvbench_2d"]
+    units = units_of(kind, [(f"r{i}", "g", 0, "ADE20K" if i < 2 else "COCO") for i in range(10)], "x")
+    found, weight = weighed(kind, units, [1.0, 1.0, *[0.0] * 8])
+    assert np.average(found, weights=weight) == 0.5
+    assert Kind("exact").units == "question"
+
+
+def test_another_encoder_s_latents_and_unknown_names_are_refused(plan, tmp_path):
+    path = encoded(tmp_path, "gqa", curated("gqa", tmp_path / "gqa"), encoder="1" * 64)
+    with pytest.raises(InputError, match="another encoder"):
+        Benchmark(sets={"gqa": path}).run(subject(plan, Knows([])), str(tmp_path))
+    for sets, said in (({"gqqa": path}, "known: mme"), ({"all": path}, "a mean over sets"), ({"mine": {"dataset": path}}, "says its score")):
+        with pytest.raises(ValidationError, match=said):
+            Benchmark.model_validate({"sets": sets})
