@@ -19,7 +19,7 @@ from mixtures.layout import atom_ranges, span_segments
 from mixtures.plan import Plan
 from pipelines.format.dataset import Dataset
 from pipelines.format.errors import InputError, Stopped
-from trainer import losses
+from trainer import losses, starting
 from trainer.batch import Batch, TwoSided
 from trainer.evaluate import evaluate_run
 from trainer.evaluate._subject import Subject
@@ -364,3 +364,14 @@ def test_a_record_that_either_dataset_forgot_is_not_read(tmp_path):
     reader.shard(entry["target"], span.shard).gone[span.row] = True
     assert len(reader.sequence(row)) == before - sum((s.dataset, s.shard, s.row) == (span.dataset, span.shard, span.row) for s in plan.row(row).spans)
     assert reader.left_out
+
+
+def test_weights_of_one_encoder_do_not_start_a_run_of_two_and_those_of_two_do(ran, plan, tmp_path):
+    shape = {"transfusion": {**SHAPE, **KINDS["moe"]}}
+    train(toyplan.run(plan.path, tmp_path / "on", model=shape, init=str(ran[0]), steps=2))
+    train(toyplan.run(toyplan.make(tmp_path / "one"), tmp_path / "plain", model=shape, steps=2))
+    with pytest.raises(InputError, match="do not fit"):
+        train(toyplan.run(plan.path, tmp_path / "off", model=shape, init=str(tmp_path / "plain"), steps=2))
+    wider = Plan.open(dualplan.make(tmp_path / "wider", tokens=900, width=11))
+    assert any("normalised by other statistics" in note for note in starting.differences(str(ran[0]), wider))
+    assert starting.differences(str(ran[0]), plan) == []
