@@ -32,6 +32,7 @@ soak: $(VENV)/.ready-test     ## kill -9 at random moments over all stages; ever
 	$(BIN)/python -m tests.crash_soak --crashes 1000
 	$(BIN)/python -m tests.stream_soak --trials 100
 	$(BIN)/python -m tests.trainer_soak --trials 50
+	$(BIN)/python -m tests.ablate_soak --kills 5
 
 bench: $(VENV)/.ready-test    ## every comparison; rewrites benchmarks/README.md
 	$(BIN)/python -m benchmarks

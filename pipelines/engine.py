@@ -99,6 +99,10 @@ class EngineJob:
                 if self.stop.is_set():
                     raise Stopped("stopped before the job was complete")
 
+    def each(self, fn: Callable[..., Any], kwargs: dict[str, Any], items: list[dict[str, Any]], **asked: Any) -> Iterator[Any]:
+        """See `Job.each`."""
+        return self.map([Step(fn, kwargs, **asked)], items)
+
     def build(self, fn: Callable[..., dict[str, Any]], kwargs: dict[str, Any], **asked: Any) -> str:
         """See `Job.build`."""
         from pipelines.build import Build, build

@@ -211,6 +211,10 @@ class Job(Protocol):
         """Run every item through the chain; results come in no particular order. A bare function is a step that needs one processor."""
         ...
 
+    def each(self, fn: Callable[..., Any], kwargs: dict[str, Any], items: list[dict[str, Any]], **asked: Any) -> Iterator[Any]:
+        """`map` with one step, `asked` being the other fields of Step: for packages that may not import it."""
+        ...
+
     def build(self, fn: Callable[..., dict[str, Any]], kwargs: dict[str, Any], **asked: Any) -> str:
         """Make an artifact part by part: `fn(part, **kwargs)` commits one and returns its record; `asked` are the fields of `pipelines.build.Build`
         beside its chain. So a package that may not import the builder has parts, resume and card like all others. Returns the path."""

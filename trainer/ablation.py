@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, Field, model_validator
 
@@ -19,8 +19,9 @@ from mixtures.mixture import Mixture
 from pipelines.format import storage
 from pipelines.format.document import Document, PartOf, Percent, Size, dump, fingerprint, merge, parse
 from pipelines.format.errors import RecipeError
+from trainer.ablate_design import Hardware, Slurm, Spread
 from trainer.evaluate import Evaluation
-from trainer.run import Run
+from trainer.run import Run, Workers
 
 VERSION = 1
 
@@ -39,7 +40,8 @@ class Ablation(Document):
     """An ablation document. `mixture` and `run` are what all arms share; `parallel` arms train side by side, each in a process of its own.
 
     experiment: the paper's number, E1 to E13, whose values the report sets beside ours. question: what is asked, in a sentence. compare: the
-    questions put to the numbers, and report: the figures, both by name; neither changes a run."""
+    questions put to the numbers, and report: the figures, both by name; neither changes a run. engine, resources, slurm: how arm-runs
+    are started (docs/launch.md). hardware and assume: what the dry run reckons cost and power with."""
 
     blocks: ClassVar[dict[str, type[BaseModel]]] = {"run": Run, "mixture": Mixture}  # each may say `extends` of its own
     name: str | None = None
@@ -55,8 +57,11 @@ class Ablation(Document):
     report: list[Annotated[Any, PartOf("trainer.report.figures")]] = []
     output: str
     parallel: Annotated[int, Field(ge=1)] = 1
-    engine: str = "local"
-    resources: dict[str, Any] | None = None
+    engine: Literal["local", "ray"] = "local"
+    resources: Workers | None = None
+    slurm: Slurm | None = None
+    hardware: Hardware = Hardware()
+    assume: dict[str, Spread] = {}
 
     @model_validator(mode="after")
     def _arms_fit(self) -> Ablation:

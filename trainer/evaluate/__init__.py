@@ -27,9 +27,7 @@ class Evaluations(Document):
 def evaluate_run(run_dir: str, parts: list[Part], device: str = "cpu", ema: bool = False) -> list[dict[str, Any]]:
     """Evaluate the run (with `ema` the moving average of its weights) and write eval.json; or read it, when the run was already evaluated so."""
     place = storage.join(run_dir, "eval.json")
-    run = str(read_card(run_dir)["fingerprint"])
-    asked = dump(Evaluations(evaluate=list(parts)))["evaluate"]
-    mark = fingerprint({"run": run, "evaluate": asked, "version": VERSION, **({"ema": True} if ema else {})})
+    run, asked, mark = _mark(run_dir, parts, ema)
     if storage.exists(place):
         before = storage.read_json(place)
         if before.get("fingerprint") == mark:
@@ -43,6 +41,21 @@ def evaluate_run(run_dir: str, parts: list[Part], device: str = "cpu", ema: bool
             rows += part.run(subject, run_dir)  # type: ignore[attr-defined]
     storage.replace(place, _json({"run": run, "fingerprint": mark, "evaluate": asked, "rows": rows}), scratch=run_dir)
     return rows
+
+
+def is_evaluated(run_dir: str, parts: list[Part], ema: bool = False) -> bool:
+    """Whether the run is finished and was evaluated so."""
+    place = storage.join(run_dir, "eval.json")
+    if not storage.exists(storage.join(run_dir, "run.json")) or not storage.exists(place):
+        return False
+    return bool(storage.read_json(place).get("fingerprint") == _mark(run_dir, parts, ema)[2])
+
+
+def _mark(run_dir: str, parts: list[Part], ema: bool) -> tuple[str, list[Any], str]:
+    """(the run's fingerprint, the evaluations as plain values, the fingerprint of both)."""
+    run = str(read_card(run_dir)["fingerprint"])
+    asked = dump(Evaluations(evaluate=list(parts)))["evaluate"]
+    return run, asked, fingerprint({"run": run, "evaluate": asked, "version": VERSION, **({"ema": True} if ema else {})})
 
 
 def _json(value: Any) -> bytes:

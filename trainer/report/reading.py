@@ -25,6 +25,8 @@ def read(root: str, card: dict[str, Any]) -> Evidence:
             path = storage.resolve(place, storage.absolute(root))
             runs[arm, int(seed)] = read_run(path, arm, int(seed))
             results += [{"arm": arm, "seed": int(seed), **row} for row in evaluated(path)]
+    if "diff" not in card and storage.exists(storage.join(root, "diff.json")):
+        card = {**card, "diff": storage.read_json(storage.join(root, "diff.json"))}
     seeds = sorted({seed for _, seed in runs})
     scale = float(card["recipe"].get("scale", 1))
     return Evidence(card["name"], list(card["arms"]), seeds, results, runs, budgets, repeats, scale, card)

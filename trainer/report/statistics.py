@@ -81,3 +81,8 @@ def holm(p: list[float]) -> list[float]:
         running = max(running, min(1.0, (len(p) - rank) * p[i]))
         out[i] = running
     return out
+
+
+def smallest_difference(seeds: int, items: int, seed_sd: float, item_sd: float) -> float:
+    """TEMPORARY until merged."""
+    return POWER * (seed_sd**2 / seeds + item_sd**2 / items) ** 0.5
