@@ -42,8 +42,8 @@ class RunEvidence:
     lineage: tuple[tuple[str, str], ...] = ()  # (what, fingerprint), nearest first
     model: str = ""
     items: dict[str, pa.Table] = field(default_factory=dict)  # metric → what it is the mean of (trainer/evaluate/_items.py)
-    tables: dict[str, pa.Table] = field(default_factory=dict)  # evaluation → the table it left as <run>/<evaluation>.parquet
     pictures: pa.Table | None = None  # caption, held_out, sampled: what `samples` with `pictures` kept
+    tables: dict[str, pa.Table] = field(default_factory=dict)  # evaluation → the table it left as <run>/<evaluation>.parquet
 
 
 @dataclass(frozen=True, slots=True)

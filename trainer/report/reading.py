@@ -76,8 +76,8 @@ def read_run(path: str, arm: str, seed: int) -> RunEvidence:
         lineage=tuple(lineage),
         model=model,
         items={m: t for m in _metrics(path) if (t := read_table(item_path(path, m))) is not None},
-        tables=_tables(path),
         pictures=read_table(storage.join(path, "samples/pictures.parquet")),
+        tables=_tables(path),
     )
 
 
