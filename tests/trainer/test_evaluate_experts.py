@@ -221,4 +221,8 @@ def test_a_trained_run_has_every_fact_of_every_layer_and_the_same_each_time(tmp_
     assert np.reshape(table["rate_by_time"].to_pylist(), (2, 8, 10)).sum(axis=1) == pytest.approx(np.ones((2, 10)))
     data = (tmp_path / "run/experts.parquet").read_bytes()
     assert Experts().run(s, str(tmp_path / "run")) == rows and (tmp_path / "run/experts.parquet").read_bytes() == data
+    words = found(Experts(sources=["words"]).run(s, str(tmp_path / "run")))
+    assert set(words) == {"load", "entropy", "dead"}  # of one modality alone nobody can say whose an expert is
+    clips = found(Experts(sources=["clips"]).run(s, str(tmp_path / "run")))
+    assert "text" not in clips and {"time_cv", "correlation", "load"} <= set(clips)
     assert Experts(sources=["pairs"], max_tokens=40).run(s, str(tmp_path / "run"))[0]["n"] < rows[0]["n"]

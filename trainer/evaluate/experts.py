@@ -80,8 +80,8 @@ class Experts(Part):
         _write(out, table, {"threshold": f"{self.threshold:g}", "idle_below": f"{self.idle_below:g}"})
         facts |= {f"{name}.untrained": untrained[name] for name in ("specialisation", *routing.CLASSES[:3], "correlation") if name in untrained}
         rows = [row for name, (values, n) in facts.items() for row in _rows(name, values, n)]
-        n = facts["specialisation"][1]
-        for threshold in self.sensitivity:
+        for threshold in self.sensitivity if "specialisation" in facts else ():
+            n = facts["specialisation"][1]
             shares = _shares(routing.classes(table["rate_text"], table["rate_image"], threshold, self.idle_below))
             rows += [_row(name, f"threshold:{threshold:g}", float(values.mean()), n) for name, values in shares.items()]
         return rows
@@ -107,9 +107,11 @@ class Experts(Part):
         text, image = routing.rates(by_kind[0]), routing.rates(by_kind[1])
         score, named = routing.scores(text, image), routing.classes(text, image, self.threshold, self.idle_below)
         table = {"rate": routing.rates(by_kind.sum(axis=0)), "rate_text": text, "rate_image": image, "score": score, "class": named}
-        live = named != routing.IDLE
-        strength = np.where(live, np.abs(np.nan_to_num(score)), 0).sum(axis=-1) / np.maximum(live.sum(axis=-1), 1)
-        by_layer = _shares(named) | {"specialisation": strength}
+        by_layer = {}
+        if by_kind[0].any() and by_kind[1].any():  # where one modality is missing, no expert is of the other
+            live = named != routing.IDLE
+            strength = np.where(live, np.abs(np.nan_to_num(score)), 0).sum(axis=-1) / np.maximum(live.sum(axis=-1), 1)
+            by_layer = _shares(named) | {"specialisation": strength}
         if not null:
             by_layer |= routing.load(by_kind.sum(axis=0))
         tokens = int(by_kind[:, 0].sum()) // _k(subject)
@@ -121,12 +123,12 @@ class Experts(Part):
     def _time(self, looked: Looked, k: int, table: dict[str, np.ndarray]) -> Facts:
         """The variation over bins of time of images that are made, against what it is by chance. Adds rates by bin to the table."""
         made = looked.noised
+        if made.sum() < 2 * self.bins:
+            return {}
         counts, tokens = looked.images[made].astype(float), looked.tokens[made]
         bins = np.minimum((looked.u[made] * self.bins).astype(int), self.bins - 1)
         rate = routing.by_time(counts, tokens, bins, self.bins, k)
         table["rate_by_time"] = rate.transpose(1, 2, 0)
-        if len(bins) < 2 * self.bins:
-            return {}
         null = routing.variation_by_chance(counts, tokens, bins, self.bins, k)
         facts = {"time_cv": routing.variation(rate), "time_cv.null": null.mean(axis=0), "time_cv.null_95": np.quantile(null, 0.95, axis=0)}
         return {name: (values, len(bins)) for name, values in facts.items()}
