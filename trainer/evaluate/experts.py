@@ -10,8 +10,8 @@ what it does, no training is needed for. Structure tokens count for load alone; 
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -66,7 +66,6 @@ class Experts(Part):
     def run(self, subject: Subject, out: str) -> list[dict[str, Any]]:
         """Rows experts.<fact> for layer:<l>, from 0, and layer:all, their mean; <out>/experts.parquet, a row an expert."""
         from trainer.models.experts import layers_of
-        from trainer.parallel import initialise
 
         if not layers_of(subject.model):
             if self.required:
@@ -74,9 +73,8 @@ class Experts(Part):
             return []
         spans = self._spans(subject)
         facts, table = self._facts(subject, spans)
-        fresh = replace(subject, model=copy.deepcopy(subject.model))
-        initialise(fresh.model, int(subject.run.seed))
-        untrained, _ = self._facts(fresh, spans, null=True)
+        with _untrained(subject):
+            untrained, _ = self._facts(subject, spans, null=True)
         _write(out, table, {"threshold": f"{self.threshold:g}", "idle_below": f"{self.idle_below:g}"})
         facts |= {f"{name}.untrained": untrained[name] for name in ("specialisation", *routing.CLASSES[:3], "correlation") if name in untrained}
         rows = [row for name, (values, n) in facts.items() for row in _rows(name, values, n)]
@@ -147,6 +145,20 @@ class Experts(Part):
         found = routing.alike(one, two)
         facts = {"correlation": found.r, "correlation.low": found.low, "correlation.high": found.high, "correlation.ceiling": found.ceiling}
         return {name: (values, int(made.noised.sum())) for name, values in facts.items()}
+
+
+@contextmanager
+def _untrained(subject: Subject) -> Iterator[None]:
+    """Within, the model is as its first step found it. Its weights wait on the host: a device need not hold them twice."""
+    from trainer.parallel import assign, initialise, tensors
+
+    weights = {name: t.detach().to("cpu", copy=True) for name, t in tensors(subject.model).items()}
+    try:
+        initialise(subject.model, int(subject.run.seed))
+        yield
+    finally:
+        for name, t in tensors(subject.model).items():
+            assign(t, weights[name])
 
 
 def both_ways(subject: Subject, span: Span) -> tuple[Document, Document] | None:
