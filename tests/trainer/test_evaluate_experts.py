@@ -152,11 +152,12 @@ def test_every_choice_is_counted_once_whatever_the_batches(plan, monkeypatch):
 def test_a_pair_is_looked_at_before_its_caption_and_made_behind_it(plan):
     s = judged(plan, moe())
     span = next(r for r in plan.rows if plan.sources[r.source] == "image_text")
-    seen, made = both_ways(s, replace(span, image_first=False))
+    read = lambda span: [s.reader.document(one) for one in both_ways(plan, span)]
+    seen, made = read(replace(span, image_first=False))
     assert seen.image[2] == 0 and made.image[-3] == 0 and sorted(seen.tokens) == sorted(made.tokens)
     assert seen.image_loss.tolist() == [False] and made.image_loss.tolist() == [True] and (seen.latents == made.latents).all()
-    assert both_ways(s, next(r for r in plan.rows if plan.sources[r.source] == "text")) is None
-    seen, made = both_ways(s, next(r for r in plan.rows if plan.sources[r.source] == "video"))
+    assert both_ways(plan, next(r for r in plan.rows if plan.sources[r.source] == "text")) is None
+    seen, made = read(next(r for r in plan.rows if plan.sources[r.source] == "video"))
     assert not seen.image_loss.any() and made.image_loss.all() and (seen.tokens == made.tokens).all()
 
 

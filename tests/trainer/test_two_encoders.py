@@ -285,8 +285,8 @@ def test_evaluations_judge_what_is_made_in_the_targets_space_and_what_is_read_by
     assert found["flow_loss", "held_out"]["n"] == sum(9 * int(d.image_loss.sum()) for d in documents)
     assert found["flow_loss", "held_out"]["value"] < 1.8  # a model that says nothing has 2
     assert ("experts.correlation", "layer:0") in found
-    pairs = [both_ways(subject, s) for i in subject.plan.held_out("pairs") for s in subject.plan.row(i, "heldout").spans]
-    assert all(len(seen.latents) == 4 and len(made.latents) == 9 for seen, made in pairs)
+    pairs = [both_ways(subject.plan, s) for i in subject.plan.held_out("pairs") for s in subject.plan.row(i, "heldout").spans]
+    assert all([len(subject.reader.document(side).latents) for side in pair] == [4, 9] for pair in pairs)
 
 
 def test_a_question_is_asked_about_the_contexts_latents(ran):

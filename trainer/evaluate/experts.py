@@ -98,9 +98,9 @@ class Experts(Part):
     def _facts(self, subject: Subject, spans: list[Span], null: bool = False) -> tuple[Facts, dict[str, np.ndarray]]:
         """Facts by layer, and columns [L, E] or [L, E, bins]. A `null` has those facts alone that are a control of something."""
         documents = [subject.reader.document(s) for s in spans]
-        of_images = _some([d.h if d.image_loss.any() else None for d in documents], [len(d.image_loss) for d in documents], self.images)
-        looked = look(subject, [documents[i] for i in of_images], self.bins)
-        others = look(subject, [d for i, d in enumerate(documents) if i not in set(of_images)], self.bins, one_by_one=False)
+        of_images = set(_some([d.h if d.image_loss.any() else None for d in documents], [len(d.image_loss) for d in documents], self.images))
+        looked = look(subject, [d for i, d in enumerate(documents) if i in of_images], self.bins)
+        others = look(subject, [d for i, d in enumerate(documents) if i not in of_images], self.bins, one_by_one=False)
         by_kind = looked.by_kind + others.by_kind
         text, image = routing.rates(by_kind[0]), routing.rates(by_kind[1])
         score, named = routing.scores(text, image), routing.classes(text, image, self.threshold, self.idle_below)
@@ -133,13 +133,14 @@ class Experts(Part):
 
     def _same_images(self, subject: Subject, spans: list[Span], table: dict[str, np.ndarray]) -> Facts:
         """Rates of the same images looked at and made, over experts: r with its interval and ceiling. Records are what is resampled."""
-        pairs = [p for s in spans if (p := both_ways(subject, s)) is not None]
-        chosen = _some([made.h for _, made in pairs], [len(made.image_loss) for _, made in pairs], self.images)
+        pairs = [p for s in spans if (p := both_ways(subject.plan, s)) is not None]
+        chosen = _some([subject.plan.record(made).h for _, made in pairs], [sum(made.loss) for _, made in pairs], self.images)
         if len(chosen) < 4:
             return {}
-        seen, made = (look(subject, [pairs[i][side] for i in chosen], self.bins) for side in (0, 1))
+        before, after = ([subject.reader.document(pairs[i][side]) for i in chosen] for side in (0, 1))
+        seen, made = look(subject, before, self.bins), look(subject, after, self.bins)
         # Images that are never made (context frames) belong to neither.
-        same = np.concatenate([np.isin(d.image_segment, m.image_segment[m.image_loss]) for d, m in (pairs[i] for i in chosen)])
+        same = np.concatenate([np.isin(d.image_segment, m.image_segment[m.image_loss]) for d, m in zip(before, after, strict=True)])
         one, two = (_by_record(x.images[which], x.document[which], len(chosen)) for x, which in ((seen, same), (made, made.noised)))
         table |= {"rate_understanding": routing.rates(one.sum(axis=0)), "rate_generation": routing.rates(two.sum(axis=0))}
         found = routing.alike(one, two)
@@ -161,11 +162,11 @@ def _untrained(subject: Subject) -> Iterator[None]:
             assign(t, weights[name])
 
 
-def both_ways(subject: Subject, span: Span) -> tuple[Document, Document] | None:
-    """A record's images looked at, and made; None where it has none that are made."""
+def both_ways(plan: Any, span: Span) -> tuple[Span, Span] | None:
+    """A record's images looked at, and made, as spans; None where it has none that are made."""
     from mixtures.layout import atom_ranges, span_segments
 
-    record = subject.plan.record(span)
+    record = plan.record(span)
     segments = span_segments(span, record.segments, atom_ranges(record.segments))
     pictured = [record.segments[i].kind in ("latents", "image") for i in segments]
     if record.data == "image-text" and span.caption >= 0:
@@ -176,11 +177,10 @@ def both_ways(subject: Subject, span: Span) -> tuple[Document, Document] | None:
     if looked_at.loss == made.loss:
         return None
 
-    def read(span: Span) -> Document:  # of two encoders an image has other tokens when its loss bit changes
-        tokens = [subject.plan.record(span).segments[i].tokens for i in segments]
-        return subject.reader.document(replace(span, stop=span.start + sum(tokens)))
+    def whole(span: Span) -> Span:  # of two encoders an image has other tokens when its loss bit changes
+        return replace(span, stop=span.start + sum(plan.record(span).segments[i].tokens for i in segments))
 
-    return read(looked_at), read(made)
+    return whole(looked_at), whole(made)
 
 
 def look(subject: Subject, documents: Sequence[Document], bins: int, one_by_one: bool = True) -> Looked:
