@@ -101,7 +101,8 @@ def _sized(mixture: Mixture, run: Run, arm: str, cache: dict[str, Any]) -> Sized
     sequences = facts["sequences"] if facts else -(-wanted // mixture.sequence_length)
     whole = -(-sequences // run.batch)
     steps = min(whole, run.steps or whole)
-    model, uses = _model(run, places if there else [], cache)
+    made = [s.paths[1] for s in mixture.sources.values() if s.dual]
+    model, uses = _model(run, places if there else [], made if there else [], cache)
     share = min(1.0, steps * run.batch / max(sequences, 1))
     tokens = int((facts["tokens"]["all"] if facts else wanted) * share)
     if facts:
@@ -127,8 +128,8 @@ def _counted(mixture: Mixture, cache: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _model(run: Run, places: list[str], cache: dict[str, Any]) -> tuple[Any, dict[str, int]]:
-    """The model without weights and what its parameters are for, of the shape that the datasets ask for."""
+def _model(run: Run, places: list[str], made: list[str], cache: dict[str, Any]) -> tuple[Any, dict[str, int]]:
+    """The model without weights and what its parameters are for, of the shape that the datasets ask for; `made` are those of target images."""
     from trainer.models.load import build
 
     shape = {"vocab": VOCAB, "channels": CHANNELS, "patches": PATCHES}
@@ -137,6 +138,8 @@ def _model(run: Run, places: list[str], cache: dict[str, Any]) -> tuple[Any, dic
         image: dict[str, Any] = next((e["image"] for e in encodings if e.get("image")), {})
         vocab = max(int(e["text"]["vocab"]) for e in encodings)
         shape = {"vocab": vocab, "channels": int(image.get("width", 1)), "patches": int(image.get("tokens", 1))}
+        target = next((e["image"] for e in (read_card(p)["encoding"] for p in made) if e.get("image")), None)
+        shape |= {} if target is None else {"made_channels": int(target["width"]), "made_patches": int(target["tokens"])}
     key = fingerprint({"model": dump(run)["model"], "shape": shape})
     if key not in cache:
         model = build(run, shape)

@@ -24,7 +24,7 @@ from torch import Tensor
 from trainer.document import IGNORED, LATENT, PADDING, STRUCTURE, TEXT, Document, packed
 from trainer.normalise import Normaliser
 
-__all__ = ["HOST", "IGNORED", "LATENT", "PADDING", "STRUCTURE", "TEXT", "Batch", "Document", "collate"]
+__all__ = ["HOST", "IGNORED", "LATENT", "PADDING", "STRUCTURE", "TEXT", "Batch", "Document", "TwoSided", "collate"]
 
 # What only the host reads (draws, error messages); moving it to an accelerator would cost a copy and a sync a step.
 HOST = frozenset({"image_h", "image_segment", "image_epoch", "image_width", "seq"})
@@ -52,7 +52,6 @@ class Batch:
     image_segment: Tensor  # i16[I]
     image_epoch: Tensor  # i16[I]
     seq: Tensor  # i64[B], the plan's sequence numbers
-    image_width: Tensor | None = None  # i32[I], of two encoders: how much of its rows an image fills, the rest is 0; None: all of it
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -62,9 +61,12 @@ class Batch:
     @property
     def widths(self) -> np.ndarray:
         """[I], on the host: channels of each image's latents."""
-        if self.image_width is not None:
-            return self.image_width.numpy()
         return np.full(len(self.image_loss), self.latents.shape[1])
+
+    @property
+    def made_width(self) -> int:
+        """Channels of images with loss."""
+        return self.latents.shape[1]
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch with everything a model reads on `device`; host-only fields stay."""
@@ -82,10 +84,27 @@ class Batch:
         first = int(images[0]) if len(images) else 0
         last = first + len(images)  # images are numbered in row order, so a run of rows holds a run of images
         cut = {f.name: getattr(self, f.name)[start:stop] for f in fields(self) if f.name in ROW_FIELDS}
-        cut |= {f.name: x[first:last] for f in fields(self) if f.name.startswith("image_") and (x := getattr(self, f.name)) is not None}
+        cut |= {f.name: getattr(self, f.name)[first:last] for f in fields(self) if f.name.startswith("image_")}
         cut["image"] = torch.where(image >= 0, image - first, image)
         return replace(self, **cut, latents=self.latents[slots], latent_slot=self.latent_slot[slots] - start * length,
                        latent_image=self.latent_image[slots] - first)  # fmt: skip
+
+
+@dataclass(slots=True)
+class TwoSided(Batch):
+    """A batch of a plan of two encoders (trainer/two_encoders.py): an image fills so many columns of its rows, the rest is 0."""
+
+    image_width: Tensor  # i32[I]
+
+    @property
+    def widths(self) -> np.ndarray:
+        """See Batch."""
+        return self.image_width.numpy()
+
+    @property
+    def made_width(self) -> int:
+        """See Batch; 0 where nothing is made."""
+        return int(self.widths.max(where=self.image_loss.cpu().numpy(), initial=0))
 
 
 ROW_FIELDS = frozenset({"tokens", "kind", "doc", "turn", "position", "source", "condition", "text_target", "seq"})
@@ -108,4 +127,5 @@ def collate(
 
 def of_arrays(arrays: dict[str, np.ndarray]) -> Batch:
     """The batch that lies in numpy arrays of these names; no byte is copied."""
-    return Batch(**{name: torch.from_numpy(array) for name, array in arrays.items()})
+    kind = TwoSided if "image_width" in arrays else Batch
+    return kind(**{name: torch.from_numpy(array) for name, array in arrays.items()})

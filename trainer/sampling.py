@@ -85,7 +85,7 @@ def sample(
         if sampler == "heun" and step + 1 < steps:
             moved = torch.where(chosen, z + dt * (v + field(moved, then)) / 2, z)
         z = moved
-    return z if batch.image_width is None else z[:, : int(batch.widths.max(where=batch.image_loss.cpu().numpy(), initial=0))]
+    return z[:, : batch.made_width]
 
 
 def _velocity(model: Callable, batch: Batch, flow: Flow, z: Tensor, t: Tensor, dropped: Tensor | None) -> Tensor:

@@ -13,7 +13,7 @@ from test_report import Seen, evidence, result
 
 from pipelines.format.document import PartOf
 from trainer.report.evidence import Evidence
-from trainer.report.figures.expert_bars import ExpertBars, by_layer
+from trainer.report.figures.expert_bars import PAPER_LAYERS, ExpertBars, by_layer
 from trainer.report.page import render
 from trainer.report.reading import _tables
 
@@ -53,6 +53,15 @@ def test_every_arm_with_experts_has_its_panel_and_its_row():
     for axis in ("layer", "experts, %", "r over experts", "variation", "S, from images alone (-1) to text alone (1)"):
         assert axis in words
     assert "66" in words and "at least 0.90 in every layer" in words
+
+
+def test_the_papers_own_figure_stands_below_ours_where_it_is_the_same_question():
+    found = replace(routed({"vqa20": 0.9}), card={"recipe": {"experiment": "E11"}})
+    words = Seen(str(ExpertBars().section(found))).words
+    assert "the paper: another scale, its own thresholds" in words
+    assert "the paper: another scale, its own thresholds" not in Seen(str(ExpertBars().section(routed({"vqa20": 0.9})))).words
+    counts = np.array(PAPER_LAYERS)
+    assert set(counts.sum(axis=1)) <= {252, 253, 254, 255} and np.allclose(counts.mean(axis=0) / 254, [0.66, 0.17, 0.16], atol=0.01)
 
 
 def test_numbers_are_means_over_seeds_and_the_lowest_layer_is_named():

@@ -19,8 +19,8 @@ from mixtures.layout import atom_ranges, span_segments
 from mixtures.plan import Plan
 from pipelines.format.dataset import Dataset
 from pipelines.format.errors import InputError, Stopped
-from trainer import losses
-from trainer.batch import Batch
+from trainer import losses, starting
+from trainer.batch import Batch, TwoSided
 from trainer.evaluate import evaluate_run
 from trainer.evaluate._subject import Subject
 from trainer.evaluate.experts import Experts, both_ways
@@ -28,6 +28,7 @@ from trainer.evaluate.flow_loss import FlowLoss
 from trainer.evaluate.samples import Samples
 from trainer.flow import Noised, noised
 from trainer.generate.generator import Generator
+from trainer.horizon import rows_of
 from trainer.loop import train
 from trainer.models.load import load_model, shape_of
 from trainer.models.transfusion import Transfusion, TransfusionModel
@@ -107,8 +108,8 @@ def test_one_dataset_in_both_places_gives_the_batches_of_one_encoder(tmp_path):
         spans = twice.row(seq).spans
         two, one = (r.batch([[r.document(s) for s in spans]]) for r in (reader, plain))
         for name in Batch.__slots__:
-            a, b = getattr(two, name), getattr(one, name)
-            assert b is None if name == "image_width" else torch.equal(a, b), name
+            assert torch.equal(getattr(two, name), getattr(one, name)), name
+        assert type(one) is Batch and type(two) is TwoSided and (two.widths == one.widths).all()
 
 
 def test_rows_cut_from_a_batch_keep_their_widths(plan):
@@ -121,7 +122,7 @@ def test_rows_cut_from_a_batch_keep_their_widths(plan):
 def test_worker_processes_make_the_same_batches(plan):
     here = [b for b, _ in Stream(plan, 8, steps=3)]
     there = [b for b, _ in Stream(plan, 8, steps=3, reading=Reading(workers=1))]
-    assert all(torch.equal(getattr(a, n), getattr(b, n)) for a, b in zip(here, there, strict=True) for n in Batch.__slots__)
+    assert all(torch.equal(getattr(a, n), getattr(b, n)) for a, b in zip(here, there, strict=True) for n in (*Batch.__slots__, "image_width"))
 
 
 # ---- noise and loss ------------------------------------------------------------------------------------------------------------------------
@@ -158,9 +159,8 @@ def test_times_are_shifted_by_the_size_of_what_is_made():
     wide = torch.zeros(4, 4096)
     wide[:, :6] = made.latents
     made.latents, flow = wide, Flow()
-    plain = noised(flow, made, seed=0).t
-    made.image_width = torch.tensor([6], dtype=torch.int32)
-    assert float(noised(flow, made, seed=0).t[0]) > float(plain[0])
+    two = TwoSided(**{n: getattr(made, n) for n in Batch.__slots__}, image_width=torch.tensor([6], dtype=torch.int32))
+    assert float(noised(flow, two, seed=0).t[0]) > float(noised(flow, made, seed=0).t[0])
 
 
 # ---- the model -------------------------------------------------------------------------------------------------------------------------------
@@ -285,8 +285,8 @@ def test_evaluations_judge_what_is_made_in_the_targets_space_and_what_is_read_by
     assert found["flow_loss", "held_out"]["n"] == sum(9 * int(d.image_loss.sum()) for d in documents)
     assert found["flow_loss", "held_out"]["value"] < 1.8  # a model that says nothing has 2
     assert ("experts.correlation", "layer:0") in found
-    pairs = [both_ways(subject, s) for i in subject.plan.held_out("pairs") for s in subject.plan.row(i, "heldout").spans]
-    assert all(len(seen.latents) == 4 and len(made.latents) == 9 for seen, made in pairs)
+    pairs = [both_ways(subject.plan, s) for i in subject.plan.held_out("pairs") for s in subject.plan.row(i, "heldout").spans]
+    assert all([len(subject.reader.document(side).latents) for side in pair] == [4, 9] for pair in pairs)
 
 
 def test_a_question_is_asked_about_the_contexts_latents(ran):
@@ -340,3 +340,38 @@ def test_text_after_images_is_judged_by_the_plain_cross_entropy(plan):
     found = losses.errors(out, made, seen, Flow(predict="v"))
     expected = F.cross_entropy(out.logits, made.text_target.reshape(-1)[out.at].long(), reduction="none")
     assert torch.allclose(found.text, expected)
+
+
+def test_what_a_step_reads_is_fetched_from_both_datasets(plan):
+    """Places of spans in the other dataset are noted too, of sources that have one."""
+    named = plan.card["sources"]
+    for seq in range(12):
+        wanted = set()
+        for span in plan.row(seq).spans:
+            entry = named[plan.sources[span.source]]
+            wanted |= {(n, span.shard, span.row) for n in (entry["dataset"], entry.get("target")) if n is not None}
+        found = {(dataset, shard, row) for (dataset, shard), rows in rows_of(plan, "train", [seq]).items() for row in rows.tolist()}
+        assert found == wanted
+
+
+def test_a_record_that_either_dataset_forgot_is_not_read(tmp_path):
+    plan = Plan.open(dualplan.make(tmp_path, tokens=900))
+    entry = plan.card["sources"]["vqa"]
+    span = next(s for i in range(plan.sequences()) for s in plan.row(i).spans if plan.sources[s.source] == "vqa")
+    reader = Reader(plan)
+    row = next(i for i in range(plan.sequences()) if span in plan.row(i).spans)
+    before = len(reader.sequence(row))
+    reader.shard(entry["target"], span.shard).gone[span.row] = True
+    assert len(reader.sequence(row)) == before - sum((s.dataset, s.shard, s.row) == (span.dataset, span.shard, span.row) for s in plan.row(row).spans)
+    assert reader.left_out
+
+
+def test_weights_of_one_encoder_do_not_start_a_run_of_two_and_those_of_two_do(ran, plan, tmp_path):
+    shape = {"transfusion": {**SHAPE, **KINDS["moe"]}}
+    train(toyplan.run(plan.path, tmp_path / "on", model=shape, init=str(ran[0]), steps=2))
+    train(toyplan.run(toyplan.make(tmp_path / "one"), tmp_path / "plain", model=shape, steps=2))
+    with pytest.raises(InputError, match="do not fit"):
+        train(toyplan.run(plan.path, tmp_path / "off", model=shape, init=str(tmp_path / "plain"), steps=2))
+    wider = Plan.open(dualplan.make(tmp_path / "wider", tokens=900, width=11))
+    assert any("normalised by other statistics" in note for note in starting.differences(str(ran[0]), wider))
+    assert starting.differences(str(ran[0]), plan) == []

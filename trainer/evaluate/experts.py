@@ -10,8 +10,8 @@ what it does, no training is needed for. Structure tokens count for load alone; 
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -66,7 +66,6 @@ class Experts(Part):
     def run(self, subject: Subject, out: str) -> list[dict[str, Any]]:
         """Rows experts.<fact> for layer:<l>, from 0, and layer:all, their mean; <out>/experts.parquet, a row an expert."""
         from trainer.models.experts import layers_of
-        from trainer.parallel import initialise
 
         if not layers_of(subject.model):
             if self.required:
@@ -74,14 +73,13 @@ class Experts(Part):
             return []
         spans = self._spans(subject)
         facts, table = self._facts(subject, spans)
-        fresh = replace(subject, model=copy.deepcopy(subject.model))
-        initialise(fresh.model, int(subject.run.seed))
-        untrained, _ = self._facts(fresh, spans, null=True)
+        with _untrained(subject):
+            untrained, _ = self._facts(subject, spans, null=True)
         _write(out, table, {"threshold": f"{self.threshold:g}", "idle_below": f"{self.idle_below:g}"})
         facts |= {f"{name}.untrained": untrained[name] for name in ("specialisation", *routing.CLASSES[:3], "correlation") if name in untrained}
         rows = [row for name, (values, n) in facts.items() for row in _rows(name, values, n)]
-        n = facts["specialisation"][1]
-        for threshold in self.sensitivity:
+        for threshold in self.sensitivity if "specialisation" in facts else ():
+            n = facts["specialisation"][1]
             shares = _shares(routing.classes(table["rate_text"], table["rate_image"], threshold, self.idle_below))
             rows += [_row(name, f"threshold:{threshold:g}", float(values.mean()), n) for name, values in shares.items()]
         return rows
@@ -100,16 +98,18 @@ class Experts(Part):
     def _facts(self, subject: Subject, spans: list[Span], null: bool = False) -> tuple[Facts, dict[str, np.ndarray]]:
         """Facts by layer, and columns [L, E] or [L, E, bins]. A `null` has those facts alone that are a control of something."""
         documents = [subject.reader.document(s) for s in spans]
-        of_images = _some([d.h if d.image_loss.any() else None for d in documents], [len(d.image_loss) for d in documents], self.images)
-        looked = look(subject, [documents[i] for i in of_images], self.bins)
-        others = look(subject, [d for i, d in enumerate(documents) if i not in set(of_images)], self.bins, one_by_one=False)
+        of_images = set(_some([d.h if d.image_loss.any() else None for d in documents], [len(d.image_loss) for d in documents], self.images))
+        looked = look(subject, [d for i, d in enumerate(documents) if i in of_images], self.bins)
+        others = look(subject, [d for i, d in enumerate(documents) if i not in of_images], self.bins, one_by_one=False)
         by_kind = looked.by_kind + others.by_kind
         text, image = routing.rates(by_kind[0]), routing.rates(by_kind[1])
         score, named = routing.scores(text, image), routing.classes(text, image, self.threshold, self.idle_below)
         table = {"rate": routing.rates(by_kind.sum(axis=0)), "rate_text": text, "rate_image": image, "score": score, "class": named}
-        live = named != routing.IDLE
-        strength = np.where(live, np.abs(np.nan_to_num(score)), 0).sum(axis=-1) / np.maximum(live.sum(axis=-1), 1)
-        by_layer = _shares(named) | {"specialisation": strength}
+        by_layer = {}
+        if by_kind[0].any() and by_kind[1].any():  # where one modality is missing, no expert is of the other
+            live = named != routing.IDLE
+            strength = np.where(live, np.abs(np.nan_to_num(score)), 0).sum(axis=-1) / np.maximum(live.sum(axis=-1), 1)
+            by_layer = _shares(named) | {"specialisation": strength}
         if not null:
             by_layer |= routing.load(by_kind.sum(axis=0))
         tokens = int(by_kind[:, 0].sum()) // _k(subject)
@@ -121,25 +121,26 @@ class Experts(Part):
     def _time(self, looked: Looked, k: int, table: dict[str, np.ndarray]) -> Facts:
         """The variation over bins of time of images that are made, against what it is by chance. Adds rates by bin to the table."""
         made = looked.noised
+        if made.sum() < 2 * self.bins:
+            return {}
         counts, tokens = looked.images[made].astype(float), looked.tokens[made]
         bins = np.minimum((looked.u[made] * self.bins).astype(int), self.bins - 1)
         rate = routing.by_time(counts, tokens, bins, self.bins, k)
         table["rate_by_time"] = rate.transpose(1, 2, 0)
-        if len(bins) < 2 * self.bins:
-            return {}
         null = routing.variation_by_chance(counts, tokens, bins, self.bins, k)
         facts = {"time_cv": routing.variation(rate), "time_cv.null": null.mean(axis=0), "time_cv.null_95": np.quantile(null, 0.95, axis=0)}
         return {name: (values, len(bins)) for name, values in facts.items()}
 
     def _same_images(self, subject: Subject, spans: list[Span], table: dict[str, np.ndarray]) -> Facts:
         """Rates of the same images looked at and made, over experts: r with its interval and ceiling. Records are what is resampled."""
-        pairs = [p for s in spans if (p := both_ways(subject, s)) is not None]
-        chosen = _some([made.h for _, made in pairs], [len(made.image_loss) for _, made in pairs], self.images)
+        pairs = [p for s in spans if (p := both_ways(subject.plan, s)) is not None]
+        chosen = _some([subject.plan.record(made).h for _, made in pairs], [sum(made.loss) for _, made in pairs], self.images)
         if len(chosen) < 4:
             return {}
-        seen, made = (look(subject, [pairs[i][side] for i in chosen], self.bins) for side in (0, 1))
+        before, after = ([subject.reader.document(pairs[i][side]) for i in chosen] for side in (0, 1))
+        seen, made = look(subject, before, self.bins), look(subject, after, self.bins)
         # Images that are never made (context frames) belong to neither.
-        same = np.concatenate([np.isin(d.image_segment, m.image_segment[m.image_loss]) for d, m in (pairs[i] for i in chosen)])
+        same = np.concatenate([np.isin(d.image_segment, m.image_segment[m.image_loss]) for d, m in zip(before, after, strict=True)])
         one, two = (_by_record(x.images[which], x.document[which], len(chosen)) for x, which in ((seen, same), (made, made.noised)))
         table |= {"rate_understanding": routing.rates(one.sum(axis=0)), "rate_generation": routing.rates(two.sum(axis=0))}
         found = routing.alike(one, two)
@@ -147,11 +148,25 @@ class Experts(Part):
         return {name: (values, int(made.noised.sum())) for name, values in facts.items()}
 
 
-def both_ways(subject: Subject, span: Span) -> tuple[Document, Document] | None:
-    """A record's images looked at, and made; None where it has none that are made."""
+@contextmanager
+def _untrained(subject: Subject) -> Iterator[None]:
+    """Within, the model is as its first step found it. Its weights wait on the host: a device need not hold them twice."""
+    from trainer.parallel import assign, initialise, tensors
+
+    weights = {name: t.detach().to("cpu", copy=True) for name, t in tensors(subject.model).items()}
+    try:
+        initialise(subject.model, int(subject.run.seed))
+        yield
+    finally:
+        for name, t in tensors(subject.model).items():
+            assign(t, weights[name])
+
+
+def both_ways(plan: Any, span: Span) -> tuple[Span, Span] | None:
+    """A record's images looked at, and made, as spans; None where it has none that are made."""
     from mixtures.layout import atom_ranges, span_segments
 
-    record = subject.plan.record(span)
+    record = plan.record(span)
     segments = span_segments(span, record.segments, atom_ranges(record.segments))
     pictured = [record.segments[i].kind in ("latents", "image") for i in segments]
     if record.data == "image-text" and span.caption >= 0:
@@ -162,11 +177,10 @@ def both_ways(subject: Subject, span: Span) -> tuple[Document, Document] | None:
     if looked_at.loss == made.loss:
         return None
 
-    def read(span: Span) -> Document:  # of two encoders an image has other tokens when its loss bit changes
-        tokens = [subject.plan.record(span).segments[i].tokens for i in segments]
-        return subject.reader.document(replace(span, stop=span.start + sum(tokens)))
+    def whole(span: Span) -> Span:  # of two encoders an image has other tokens when its loss bit changes
+        return replace(span, stop=span.start + sum(plan.record(span).segments[i].tokens for i in segments))
 
-    return read(looked_at), read(made)
+    return whole(looked_at), whole(made)
 
 
 def look(subject: Subject, documents: Sequence[Document], bins: int, one_by_one: bool = True) -> Looked:

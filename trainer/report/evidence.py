@@ -45,8 +45,8 @@ class RunEvidence:
     encoders: tuple[str, ...] = ()  # "name fingerprint" of what made the latents, those that take loss first
     place: str = ""  # the run's folder, from the ablation's
     processes: int = 1
-    tables: dict[str, pa.Table] = field(default_factory=dict)  # evaluation → the table it left as <run>/<evaluation>.parquet
     pictures: pa.Table | None = None  # caption, held_out, sampled: what `samples` with `pictures` kept
+    tables: dict[str, pa.Table] = field(default_factory=dict)  # evaluation → the table it left as <run>/<evaluation>.parquet
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,8 +81,8 @@ def read_run(path: str, arm: str, seed: int) -> RunEvidence:
         items={m: t for m in _metrics(path) if (t := read_table(item_path(path, m))) is not None},
         encoders=encoders((plan or {}).get("encoding") or {}),
         processes=int(card["recipe"].get("processes") or 1) * int(card["recipe"].get("nodes") or 1),
-        tables=_tables(path),
         pictures=read_table(storage.join(path, "samples/pictures.parquet")),
+        tables=_tables(path),
     )
 
 

@@ -18,6 +18,11 @@ from trainer.report.markup import Markup, joined, table, tag
 CLASSES = {"text": 0, "multimodal": 3, "vision": 1, "idle": 7}  # and their colours
 # Of arXiv 2603.03276: Figure 18's counts over layers, digitised; the text of section 4.
 PAPER = ["the paper, another scale", "66", "17", "16", None, None, "at least 0.90 in every layer", None, None, "about 0.15", None, None]
+# The same figure's experts by layer, digitised: text, multimodal, vision, of 254.
+PAPER_LAYERS = [
+    (174, 50, 30), (177, 29, 48), (198, 24, 32), (186, 39, 29), (187, 38, 29), (185, 34, 35), (172, 44, 38), (176, 45, 33), (174, 36, 44),
+    (168, 46, 40), (151, 60, 43), (155, 55, 44), (146, 54, 54), (149, 53, 52), (158, 37, 59), (138, 60, 56),
+]  # fmt: skip
 CONTROLS = {"correlation": (".ceiling", ".untrained"), "time_cv": (".null", ".null_95")}
 LEGEND = {
     ".ceiling": ("ceiling: halves of the images of one condition", "--"),
@@ -37,7 +42,8 @@ class ExpertBars(Part):
         arms = [a for a in (self.arms or evidence.arms) if evidence.mean(a, "experts.text", "layer:all") is not None]
         if not arms:
             return None
-        parts = [figure(draw(lambda f: _bars(f, evidence, arms), height=0.7 + 1.5 * len(arms), label=_label(evidence, arms), prefix="experts"),
+        panels = len(arms) + _is_the_papers(evidence)
+        parts = [figure(draw(lambda f: _bars(f, evidence, arms), height=0.7 + 1.6 * panels, label=_label(evidence, arms), prefix="experts"),
                         *_said(evidence, arms))]  # fmt: skip
         if any(_scores(evidence, a) is not None for a in arms):
             label = "Scores of experts from -1 (images alone) to 1 (text alone)"
@@ -56,7 +62,7 @@ def by_layer(evidence: Evidence, arm: str, fact: str) -> tuple[list[int], list[f
 
 
 def _panels(fig: Any, arms: list[str]) -> list[Any]:
-    panels = list(np.atleast_1d(fig.subplots(len(arms), 1, sharex=True)))
+    panels = list(np.atleast_1d(fig.subplots(len(arms), 1)))
     for panel, arm in zip(panels, arms, strict=True):
         panel.set_title(arm)
     return panels
@@ -68,19 +74,31 @@ def _layers(panel: Any, layers: list[int]) -> None:
 
 
 def _bars(fig: Any, evidence: Evidence, arms: list[str]) -> None:
-    panels = _panels(fig, arms)
-    for panel, arm in zip(panels, arms, strict=True):
+    titles = [*arms, "the paper: another scale, its own thresholds"] if _is_the_papers(evidence) else arms
+    panels = _panels(fig, titles)
+    for panel, arm in zip(panels, arms, strict=False):
         layers, _ = by_layer(evidence, arm, "text")
-        base = np.zeros(len(layers))
-        for name, k in CLASSES.items():
-            share = 100 * np.array(by_layer(evidence, arm, name)[1])
-            if name != "idle" or share.any():
-                panel.bar(layers, share, bottom=base, width=0.8, color=colour(k), alpha=0.8, label=name)
-            base = base + share
-        panel.set_ylim(0, 100)
-        panel.set_ylabel("experts, %")
-    _layers(panels[-1], layers)
+        _stacked(panel, layers, {name: 100 * np.array(by_layer(evidence, arm, name)[1]) for name in CLASSES})
+    if len(panels) > len(arms):
+        counts = np.array(PAPER_LAYERS, float)
+        _stacked(panels[-1], list(range(len(counts))), dict(zip(CLASSES, (100 * counts / counts.sum(axis=1, keepdims=True)).T, strict=False)))
     _legend(fig, panels, 4)
+
+
+def _stacked(panel: Any, layers: list[int], shares: dict[str, Any]) -> None:
+    base = np.zeros(len(layers))
+    for name, share in shares.items():
+        if name != "idle" or share.any():
+            panel.bar(layers, share, bottom=base, width=0.8, color=colour(CLASSES[name]), alpha=0.8, label=name)
+        base = base + share
+    panel.set_ylim(0, 100)
+    panel.set_ylabel("experts, %")
+    _layers(panel, layers)
+
+
+def _is_the_papers(evidence: Evidence) -> bool:
+    """Whether the document asks what the paper's Figure 18 shows."""
+    return bool(evidence.card.get("recipe", {}).get("experiment") == "E11")
 
 
 def _histograms(fig: Any, evidence: Evidence, arms: list[str]) -> None:
@@ -94,7 +112,7 @@ def _histograms(fig: Any, evidence: Evidence, arms: list[str]) -> None:
         for x in (-threshold, threshold):
             panel.axvline(x, linestyle="--", color=INK, linewidth=1)
         panel.set_ylabel("experts, %")
-    panels[-1].set_xlim(-1, 1)
+        panel.set_xlim(-1, 1)
     panels[-1].set_xlabel("S, from images alone (-1) to text alone (1)")
 
 
@@ -136,7 +154,7 @@ def _lines(fig: Any, evidence: Evidence, arms: list[str], fact: str, name: str) 
             panel.plot(where, level, style, color=INK if style == ":" else FAINT, linewidth=1.2, label=words)
         panel.set_ylabel(name)
         panel.grid(axis="y")
-    _layers(panels[-1], layers)
+        _layers(panel, layers)
     _legend(fig, panels, 1)
 
 
