@@ -29,7 +29,9 @@ def evaluate_run(run_dir: str, parts: list[Part], device: str = "cpu", ema: bool
     place = storage.join(run_dir, "eval.json")
     run = str(read_card(run_dir)["fingerprint"])
     asked = dump(Evaluations(evaluate=list(parts)))["evaluate"]
-    mark = fingerprint({"run": run, "evaluate": asked, "version": VERSION, **({"ema": True} if ema else {})})
+    outside = [p.outside(run_dir) for p in parts if hasattr(p, "outside")]  # files that a part reads beside the run
+    more = {**({"ema": True} if ema else {}), **({"outside": outside} if outside else {})}
+    mark = fingerprint({"run": run, "evaluate": asked, "version": VERSION, **more})
     if storage.exists(place):
         before = storage.read_json(place)
         if before.get("fingerprint") == mark:

@@ -2,12 +2,12 @@
 
     latents     the run's own latents, mean over the patches: no weights, no decoder; arms of one encoder only
     pixels      pictures averaged down to 4 × 4: needs latents that can be turned into pictures; says whether colours and places are right, no more
-    {NAME: …}   any image encoder as an encode recipe names it ({dinov2: {weights: DIR}}), mean over its patches; {inception: {weights: FILE}} is the
-                network of the usual FID. The service `features` runs them.
+    {NAME: …}   any image encoder as an encode recipe names it ({dinov2: {weights: DIR}}), mean over its patches; {inception: {weights:
+                FILE}} is the network of the usual FID. The service `features` runs them.
 
     d² = |μ - μ'|² + tr(C + C' - 2 (C^½ C' C^½)^½)                      Fréchet 1957; Heusel et al., arXiv 1706.08500
 
-Everything after the features is float64. The last trace is the sum of the singular values of C^½ C'^½, both roots symmetric by eigenvalues: nothing is
+Everything after the features is float64. The last trace is the sum of the singular values of C^½ C'^½, both roots by eigenvalues: nothing is
 added to a diagonal, and eigenvalues below 0, which are rounding, count as 0. The distance of finite sets is too large by about a constant / n, so
 numbers are compared at equal n and dimension only; `.extrapolated` is the value at 1/n → 0 of a line through smaller sets (Chong and Forsyth, arXiv
 1911.07023), where there are 4 pictures a dimension or more. Control: `.held_out`, the distance between two halves of the held-out pictures, which no
