@@ -41,7 +41,7 @@ def see(pixels: Pixels, grid: int = 2) -> list[Shape]:
         ground = ring.mean(axis=0)
         way = colours[best] - ground
         filled = (part - ground) @ way / (way @ way)
-        left_over = {look: float(((filled - o) ** 2).sum() / o.sum()) for look, o in _outlines(unit).items()}
+        left_over = {look: float(((filled - o) ** 2).sum() / o.sum()) for look, o in outlines(unit).items()}
         size, kind = min(left_over, key=left_over.__getitem__)
         if left_over[size, kind] < FIT:
             found.append(Shape(size, COLOURS[best], kind, cell))
@@ -49,7 +49,7 @@ def see(pixels: Pixels, grid: int = 2) -> list[Shape]:
 
 
 @lru_cache(maxsize=8)
-def _outlines(unit: int) -> dict[tuple[str, str], Floats]:
+def outlines(unit: int) -> dict[tuple[str, str], Floats]:
     """Every (size, kind) in a cell of `unit` pixels, float32 [unit, unit]: shares of points that lie inside, as docs/world.md defines it."""
     v, u = (np.mgrid[0 : unit * FINE, 0 : unit * FINE] + 0.5) / FINE - unit / 2
     out = {}

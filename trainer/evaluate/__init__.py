@@ -62,11 +62,12 @@ def is_evaluated(run_dir: str, parts: list[Part], ema: bool = False) -> bool:
 
 
 def _mark(run_dir: str, parts: list[Part], ema: bool) -> tuple[str, list[Any], str]:
-    """(the run's fingerprint, the evaluations as plain values, the fingerprint of both and of the datasets they read)."""
+    """(the run's fingerprint, the evaluations as plain values, the fingerprint of both and of what they read beside the run)."""
     run = str(read_card(run_dir)["fingerprint"])
     asked = dump(Evaluations(evaluate=list(parts)))["evaluate"]
     read = {path: read_card(path)["fingerprint"] for part in parts if hasattr(part, "reads") for path in part.reads()}
-    more = {**({"ema": True} if ema else {}), **({"reads": read} if read else {})}
+    outside = [part.outside(run_dir) for part in parts if hasattr(part, "outside")]  # files that a part reads beside the run
+    more = {**({"ema": True} if ema else {}), **({"reads": read} if read else {}), **({"outside": outside} if outside else {})}
     return run, asked, fingerprint({"run": run, "evaluate": asked, "version": VERSION, **more})
 
 
