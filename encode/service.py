@@ -1,8 +1,8 @@
 """The `pictures` service: latents that a trainer holds -> pictures that a report can show. Nothing loads it unless an evaluation names it.
 
 In: latents in the encoder's own units, the `encoders` of the card of the data they imitate, and a decoder as a decode recipe names it (none: the
-encoder turns its own latents back). Out: JPEGs of our own making, small ones enlarged without smoothing; or PNGs, pixel for pixel. The trainer
-meets no codec and no encoder: it finds this by its entry point.
+encoder turns its own latents back). Out: JPEGs of our own making, small ones enlarged without smoothing; or PNGs, pixel for pixel; or the pixels,
+for evaluations that measure them. The trainer meets no codec and no encoder: it finds this by its entry point.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ QUALITY = 92
 
 
 def pictures(
-    latents: np.ndarray, encoders: dict[str, Any], decoder: dict[str, Any] | None = None, form: Literal["jpeg", "png"] = "jpeg"
-) -> list[bytes]:
-    """float32 [n, tokens, channels] -> n pictures."""
+    latents: np.ndarray, encoders: dict[str, Any], decoder: dict[str, Any] | None = None, form: Literal["jpeg", "png", "array"] = "jpeg"
+) -> list[Any]:
+    """float32 [n, tokens, channels] -> n pictures: files, or with `array` uint8 [height, width, 3]."""
     encoder = opened(encoders["image"])
     if not isinstance(encoder, ImageEncoder):
         raise InputError("the card names no image encoder", found=encoders)
@@ -37,6 +37,8 @@ def pictures(
         chosen = found
     picture_size(chosen, encoder)
     shown = encoder.pictures(latents) if chosen is None else Decoding(chosen, encoder).pictures(latents)
+    if form == "array":
+        return [np.ascontiguousarray(picture) for picture in shown]
     if form == "png":
         return [images.encode_png(np.ascontiguousarray(picture)) for picture in shown]
     return [images.encode_jpeg(np.ascontiguousarray(sized(picture)), QUALITY) for picture in shown]
