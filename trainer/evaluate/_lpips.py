@@ -21,8 +21,8 @@ from pipelines.format import storage
 from pipelines.format.errors import InputError
 
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
-# torchvision's number of a convolution in `features`: channels in and out, kernel, stride, padding; a pooling of 3 by 2 stands before the marked
-# ones. YERS = {0: (3, 64, 11, 4, 2), 3: (64, 192, 5, 1, 2), 6: (192, 384, 3, 1, 1), 8: (384, 256, 3, 1, 1), 10: (256, 256, 3, 1, 1)}
+# torchvision's number of a convolution in `features`: channels in and out, kernel, stride, padding. A pooling of 3 by 2 stands before POOLED.
+LAYERS = {0: (3, 64, 11, 4, 2), 3: (64, 192, 5, 1, 2), 6: (192, 384, 3, 1, 1), 8: (384, 256, 3, 1, 1), 10: (256, 256, 3, 1, 1)}
 POOLED = {3, 6}
 SMALLEST, EPSILON, BLOCK = 32, 1e-10, 64
 

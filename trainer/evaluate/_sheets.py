@@ -20,7 +20,9 @@ WORDS = {
 
 def publish(out: str, seen: Any, found: Sequence[Any], rows: dict[str, list[list[np.ndarray]]], other: list[np.ndarray]) -> None:
     """Writes the page of the first starts, rows by name, in place of an earlier one."""
-    blocks = [page.tag("p", "Latents turned back into pictures. A block begins with the frames that the model was given; the last is the present one.")]
+    blocks = [
+        page.tag("p", "Latents turned back into pictures. A block begins with the frames that the model was given; the last is the present one.")
+    ]
     for i, start in enumerate(found):
         blocks.append(page.tag("h2", start.item))
         strips = [_strip(seen, "given", list(start.context), [""] * len(start.context))]
