@@ -1,4 +1,4 @@
-"""The little world's walks, curated, encoded as pixels and planned in process, half of them held out: what evaluations of world models are tested on."""
+"""The little world's walks, curated, encoded as pixels and planned in process, half of them held out: for evaluations of world models."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ RELEASED = {  # config/data_hyperparams_plan.yaml: mean, deviation
     "sacson": ((-0.33, 0.0, 0.0), (0.03, 0.1, 0.1)),
 }
 # The little world's walks from frame 3 to frame 11, over scenes 9M to 9M + 1999 of seed 0: displacement / 8 has mean (-0.04, 0.01) and deviation
-# (0.30, 0.33) steps; the final yaw, seen from where the displacement goes, is all but uniform (deviation 1.48). No packaged recipe takes those scenes.
+# (0.30, 0.33) steps; the final yaw, seen from where the displacement goes, is all but uniform (deviation 1.48). No recipe here takes those.
 WORLD = ((0.0, 0.0, 0.0), (0.3, 0.33, 1.5))
 
 

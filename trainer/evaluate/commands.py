@@ -9,8 +9,8 @@
 circle") stands where the action's text stands, as it is; the model goes on for `frames` frames, told the same each time, from its own frames.
 
 **Scored.** The last frame is compared with what the simulator shows from a grid of poses around the start (`reach` steps either way, every `pitch`
-steps, `turns` directions), the nearest in mean square is refined twice at half the pitch, and that is where the model went. A command is carried
-out if that pose, seen from the start, fits its kind (RULES). Poses are read from pictures, so the latents must turn back into them, by the encoder
+steps, `turns` directions), the nearest in mean square is refined (`_poses.py`), and that is where the model went. A command is carried
+out if that pose, seen from the start, fits its kind (`fits`). Poses are read from pictures, so the latents must turn back into them, by the encoder
 or a `decoder`.
 """
 
@@ -30,12 +30,12 @@ from trainer.generate.recipe import Sampling
 if TYPE_CHECKING:
     from trainer.evaluate._subject import Subject
 
-# Held out by being nowhere in the data: pipelines/world/language.py has neither verbs nor steps, and a test holds that.
+# Held out by being nowhere in the data: their verbs stand in no text of the world, which a test holds.
 PHRASES = {
     "forward": ("take two big steps forward", "walk straight ahead", "go forward quickly"),
     "back": ("take a big step back", "go backwards", "walk back a little"),
-    "left": ("turn to the left", "look to your left"),
-    "right": ("turn to the right", "look to your right"),
+    "left": ("turn to the left", "swing round to the left"),
+    "right": ("turn to the right", "swing round to the right"),
     "goto": ("go to the {thing}", "rush to the {thing} please"),
 }
 KEYS = {"w": (1.0, 0.0, 0.0), "a": (0.0, 0.0, np.pi / 6), "s": (-1.0, 0.0, 0.0), "d": (0.0, 0.0, -np.pi / 6)}  # a frame: a step, 30 degrees
@@ -125,13 +125,15 @@ class Commands(Part):
         for i, start in enumerate(found):
             finder = Finder(worlds[i], start.poses[0], self.reach, self.pitch, self.turns)
             mine = [k for k, c in enumerate(asked) if c.start == i]
-            shown = {"": pictures[mine], "zero_action": np.repeat(pictures[len(asked) + i][None], len(mine), axis=0)}
+            shown = {"": pictures[mine]}
             keys = [int(chance.draw(chance.group_hash(f"{start.item}/{asked[k].text}"), 0, "command")) for k in mine]
             shown["random"] = finder.random(keys)
             shown["simulator"] = finder.shown(np.stack([done(asked[k].kind, asked[k].thing, self.frames) for k in mine]))
             luck += [_share(finder.moves, asked[k].kind, asked[k].thing) for k in mine]
-            for name, frames in shown.items():
-                results[name] += [fits(asked[k].kind, m, asked[k].thing) for k, m in zip(mine, finder.found(frames), strict=True)]
+            went = {name: finder.found(frames) for name, frames in shown.items()}
+            went["zero_action"] = np.repeat(finder.found(pictures[len(asked) + i][None]), len(mine), axis=0)
+            for name, moves in went.items():
+                results[name] += [fits(asked[k].kind, m, asked[k].thing) for k, m in zip(mine, moves, strict=True)]
         return _rows(out, names, [c.split for c in asked], results, luck)
 
 
