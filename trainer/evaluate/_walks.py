@@ -52,6 +52,11 @@ class Start:
     spacing: float
 
 
+def told_of(plan: Any, source: str) -> bool:
+    """Whether a plan holds anything of a source out: arms of one ablation need not all have it."""
+    return source in plan.sources and len(plan.held_out(source)) > 0
+
+
 def starts(plan: Any, source: str, count: int, horizon: int) -> list[Start]:
     """Up to `count` held-out starts with `horizon` frames after them. InputError where there is none."""
     tracks = _tracks(plan, source)

@@ -85,6 +85,7 @@ class Commands(Part):
     action's text stands. `simulator` names the service that knows the world; without one nothing can be scored."""
 
     source: str = "action"
+    required: bool = True
     records: int = Field(16, ge=1)
     frames: int = Field(3, ge=1)
     template: str = "{command}"
@@ -102,9 +103,11 @@ class Commands(Part):
         from trainer.evaluate._poses import Finder
         from trainer.evaluate._simulated import Seen, simulators
         from trainer.evaluate._tokenizers import source_dataset
-        from trainer.evaluate._walks import starts
+        from trainer.evaluate._walks import starts, told_of
         from trainer.generate.generator import Generator
 
+        if not self.required and not told_of(subject.plan, self.source):
+            return []
         found = starts(subject.plan, self.source, self.records, 1)
         seen = Seen(source_dataset(subject.plan, self.source), self.decoder, subject.device)
         worlds = simulators(self.simulator, seen, found)

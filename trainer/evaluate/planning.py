@@ -49,6 +49,7 @@ class Planning(Part):
     """
 
     source: str = "action"
+    required: bool = True
     goals: int = Field(64, ge=1)
     steps: int = Field(8, ge=1)
     samples: int = Field(120, ge=1)
@@ -76,9 +77,11 @@ class Planning(Part):
         from trainer.evaluate._plans import errors, planned
         from trainer.evaluate._simulated import Seen, simulators
         from trainer.evaluate._tokenizers import source_dataset
-        from trainer.evaluate._walks import starts
+        from trainer.evaluate._walks import starts, told_of
         from trainer.generate.generator import Generator
 
+        if not self.required and not told_of(subject.plan, self.source):
+            return []
         found = starts(subject.plan, self.source, self.goals, self.steps)
         seen = Seen(source_dataset(subject.plan, self.source), self.decoder, subject.device)
         worlds = simulators(self.simulator, seen, found)

@@ -38,6 +38,7 @@ class Rollout(Part):
     on a page."""
 
     source: str = "action"
+    required: bool = True
     records: int = Field(64, ge=1)
     horizon: int = Field(8, ge=1)
     sampling: Sampling = Sampling()
@@ -51,9 +52,11 @@ class Rollout(Part):
         """Rows and items of all metrics by horizon; rollouts.html."""
         from trainer.evaluate._imagined import Imagine, imagined, normal
         from trainer.evaluate._simulated import Seen, simulators
-        from trainer.evaluate._walks import starts
+        from trainer.evaluate._walks import starts, told_of
         from trainer.generate.generator import Generator
 
+        if not self.required and not told_of(subject.plan, self.source):
+            return []
         found = starts(subject.plan, self.source, self.records, self.horizon)
         seen = Seen(_data(subject.plan, self.source), self.decoder, subject.device)
         worlds = simulators(self.simulator, seen, found)
