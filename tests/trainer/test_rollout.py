@@ -69,7 +69,7 @@ def test_a_model_that_hears_nothing_is_no_better_than_the_present_frame(plan, tm
         mine, other, none = (values(rows, f"rollout.latent{c}")[split] for c in ("", ".other_action", ".zero_action"))
         assert mine == other == none
         assert values(rows, "rollout.pixel")[split] == pytest.approx(values(rows, "rollout.pixel.copy")[split], abs=0.003)
-        assert values(rows, "rollout.follows")[split] == 0
+        assert values(rows, "rollout.follows")[split] == 0.5
 
 
 def test_items_are_what_the_rows_are_means_of(plan, tmp_path, monkeypatch):

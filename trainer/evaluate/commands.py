@@ -82,7 +82,8 @@ def done(kind: str, thing: tuple[float, float] | None, frames: int) -> np.ndarra
 
 class Commands(Part):
     """Tells `records` held-out observations of `source` all commands, for `frames` frames each. `template` says how a free command is put where the
-    action's text stands. `simulator` names the service that knows the world; without one nothing can be scored."""
+    action's text stands. `simulator` names the service that knows the world; without one nothing can be scored. `required: false` lets arms
+    pass whose plan has no such source."""
 
     source: str = "action"
     required: bool = True

@@ -45,7 +45,7 @@ class Planning(Part):
 
     prior: where the first plans are drawn. score: distance of the imagined last frame to the goal's, in latents (`latent`: root of the mean square,
     normalised as in training), in pictures (`pixel`) or by LPIPS over AlexNet (`lpips`), whose weights lie in the folder `weights`; the paper's is
-    lpips.
+    lpips. `required: false` lets arms pass whose plan has no such source.
     """
 
     source: str = "action"

@@ -35,7 +35,7 @@ APART = 0.5  # steps, or radians, by which another's first move must differ
 class Rollout(Part):
     """Rolls out `records` held-out observations of `source` for `horizon` frames. `pixels: auto` measures pictures where latents can be turned back
     (by `decoder`, as a decode recipe names it, or by the encoder). `simulator` names the service that knows what other actions lead to. `shown` go
-    on a page."""
+    on a page. `required: false` lets arms pass whose plan has no such source."""
 
     source: str = "action"
     required: bool = True
@@ -129,21 +129,30 @@ def measured(
     out: str, kind: str, found: list[Start], frames: dict[str, np.ndarray], truth: np.ndarray, elsewhere: np.ndarray | None
 ) -> list[dict[str, Any]]:
     """Rows of one kind of error, and their items. Arrays [starts, horizon, …]."""
-    error = lambda a, b: np.mean((a - b) ** 2, axis=tuple(range(2, a.ndim)), dtype=np.float64)
-    errors = {name: error(x, truth) for name, x in frames.items()}
+    errors = {name: _error(x, truth) for name, x in frames.items()}
     tables = {f"rollout.{kind}{'.' * bool(name)}{name}": e for name, e in errors.items()}
     if elsewhere is not None:
-        tables[f"rollout.{kind}.counterfactual"] = error(frames["other_action"], elsewhere)
+        tables[f"rollout.{kind}.counterfactual"] = _error(frames["other_action"], elsewhere)
     if kind == "pixel":
         tables |= {m.replace("rollout.pixel", "rollout.psnr"): -10 * np.log10(np.maximum(e, TINY)) for m, e in list(tables.items())}
     else:
-        tables["rollout.follows"] = (errors[""] < errors["other_action"]).astype(float)
+        tables["rollout.follows"] = _nearer(errors[""], errors["other_action"])
         if elsewhere is not None:
-            tables["rollout.follows.counterfactual"] = (tables["rollout.latent.counterfactual"] < errors["other_action"]).astype(float)
+            tables["rollout.follows.counterfactual"] = _nearer(tables["rollout.latent.counterfactual"], errors["other_action"])
     rows = []
     for metric, table in tables.items():
         rows += by_horizon(out, metric, [s.item for s in found], table, 0.5 if metric.startswith("rollout.follows") else None)
     return rows
+
+
+def _error(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Mean squares [starts, horizon]."""
+    return np.asarray(np.mean((a - b) ** 2, axis=tuple(range(2, a.ndim)), dtype=np.float64))
+
+
+def _nearer(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """1 where a is less than b, 1/2 where they are equal: a model that hears nothing makes one frame of all actions."""
+    return np.asarray((a < b) + 0.5 * (a == b), np.float64)
 
 
 def by_horizon(out: str, metric: str, items: list[str], table: np.ndarray, chance: float | None) -> list[dict[str, Any]]:
@@ -152,5 +161,5 @@ def by_horizon(out: str, metric: str, items: list[str], table: np.ndarray, chanc
 
     n, horizon = table.shape
     splits = [f"horizon:{k + 1}" for k in range(horizon)]
-    write_items(out, metric, [i for i in items for _ in splits], table.reshape(-1), splits=splits * n)
+    write_items(out, metric, [i for i in items for _ in splits], table.reshape(-1).tolist(), splits=splits * n)
     return [{"metric": metric, "split": s, "value": float(v), "n": n, "chance": chance} for s, v in zip(splits, table.mean(axis=0), strict=True)]
