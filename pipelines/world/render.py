@@ -77,7 +77,12 @@ def frames(scene: Scene, centres: Sequence[Sequence[tuple[float, float]]], size:
 
 
 def view(scene: Scene, poses: NDArray[np.float64], size: int = 32) -> Pixels:
-    """What a walker on the scene's floor sees from poses [n, 3] (x, y in steps, yaw in radians): uint8 [n, size, size, 3].
+    """What a walker on the scene's floor sees from poses [n, 3] (x, y in steps, yaw in radians): uint8 [n, size, size, 3]."""
+    return _with_noise(floor(scene, poses, size), scene.dice("view noise"))
+
+
+def floor(scene: Scene, poses: NDArray[np.float64], size: int = 32) -> Floats:
+    """The same before noise falls on it, float32 [n, size, size, 3].
 
     The view looks straight down and turns with the walker: forward is up, the walker stands at the middle column, `BEHIND` steps above
     the lower edge, and sees `VIEW` × `VIEW` steps; a cell of the floor is `CELL` steps wide. x points right and y up on the floor, whose
@@ -98,7 +103,7 @@ def view(scene: Scene, poses: NDArray[np.float64], size: int = 32) -> Pixels:
         _paint(canvas, shape, coverage(shape.kind, u * step, v * step, RADIUS[shape.size] * CELL * step))
     inside = (wx >= 0) & (wy >= 0) & (wx <= side) & (wy <= side)
     canvas *= np.where(inside, np.float32(1), np.float32(OUTSIDE))[..., None]
-    return _with_noise(canvas, scene.dice("view noise"))
+    return canvas
 
 
 @lru_cache(maxsize=8)
