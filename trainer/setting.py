@@ -67,7 +67,10 @@ class Keys(Document):
         if self.scale is not None and self.largest is not None:
             raise ValueError("say `scale` or `largest`, not both")
         for name, fields in self.evaluate.items():
-            known = EVALUATIONS.find(name).model_fields
+            try:
+                known = EVALUATIONS.find(name).model_fields
+            except ValueError as e:
+                raise At(("evaluate", name), str(e)) from None
             for key in fields:
                 if key not in known:
                     raise At(("evaluate", name, key), f"unknown key {key!r}; known: {', '.join(known)}")

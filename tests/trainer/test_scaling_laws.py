@@ -141,7 +141,7 @@ def test_one_run_gone_wrong_does_not_move_the_law():
     spoilt = loss.copy()
     spoilt[10] *= 1.4
     found, clean = parametric.fit(n, d, spoilt), parametric.fit(n, d, loss)
-    assert found.a == pytest.approx(clean.a, abs=0.01) and found.E == pytest.approx(clean.E, abs=0.02)
+    assert found.a == pytest.approx(clean.a, abs=0.01) and pytest.approx(clean.E, abs=0.02) == found.E
 
 
 def test_the_optimum_of_the_law_is_the_lowest_loss_on_its_budget():
@@ -173,7 +173,7 @@ def test_a_worth_that_the_runs_cannot_tell_is_refused():
 
 def test_a_known_law_lies_within_its_intervals_in_most_of_twelve_noisy_sweeps():
     # 100 draws: python -m benchmarks.scaling. Noise of 0.3 % is that of seeds at these sizes.
-    held = {k: 0 for k in ("frontier", "E", "alpha", "beta", "a")}
+    held = dict.fromkeys(("frontier", "E", "alpha", "beta", "a"), 0)
     for seed in range(12):
         n, d, loss, c = sweep(noise=0.003, seed=seed)
         found = frontier(budgets(n, d, loss, c), key=seed, draws=200)
