@@ -24,16 +24,16 @@ ABLATION = {
     "evaluate": [{"vqa": {"questions": 1000}}, "flow_loss"],
     "output": "out/ablations/{name}",
 }
-SETTING = """\
-datasets: {vqa: here/vqa}
+SETTING = f"""\
+datasets: {{vqa: here/vqa}}
 largest: 40K
 seeds: [7]
 sequence_length: 96
-run: {model: %s, batch: 2, flow: {predict: v}}
-sources: {vqa: {turns: isolated}, video: {max_epochs: 9}}
-evaluate: {vqa: {questions: 5}, samples: {images: 2}}
-output: made/{name}
-""" % json.dumps(TOY)
+run: {{model: {json.dumps(TOY)}, batch: 2, flow: {{predict: v}}}}
+sources: {{vqa: {{turns: isolated}}, video: {{max_epochs: 9}}}}
+evaluate: {{vqa: {{questions: 5}}, samples: {{images: 2}}}}
+output: made/{{name}}
+"""
 
 
 @pytest.fixture
