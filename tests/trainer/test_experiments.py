@@ -181,8 +181,8 @@ def test_the_plan_of_every_arm_is_consumed_to_the_token_and_its_schedule_ends_th
     ("name", "plans"),
     [("experts_design", 1), ("specialisation", 1), ("isoflop", 1), ("stacking", 4), ("encoders", 6), ("vqa_synergy", 9), ("text_image_grid", 20)],
 )
-def test_arms_that_differ_in_the_run_alone_share_a_plan(name, plans, toy):
-    assert len(set(plan_paths(toy(name)).values())) == plans
+def test_arms_that_differ_in_the_run_alone_share_a_plan(name, plans):
+    assert len(set(plan_paths(read(name)).values())) == plans
 
 
 @pytest.mark.parametrize("name", ["encoders", "stacking"])
@@ -192,7 +192,7 @@ def test_arms_of_several_encoders_hold_identical_lists_of_records(name, toy):
     for arm, plan in plans_of(a).items():
         spans = [s for i in range(plan.sequences("train")) for s in plan.row(i).spans]
         names = [(plan.sources[s.source], plan.record(s).id, s.epoch, s.caption, s.image_first) for s in spans]
-        held[arm] = sorted(names)
+        held[arm] = sorted(set(names))  # a clip may be laid in two pieces where its frames are longer
     assert len(held) == len(a.arms) and len({str(v) for v in held.values()}) == 1
 
 
