@@ -5,7 +5,7 @@
     largest: 150K                                          payload tokens of the largest arm; or `scale`
     run: {extends: tiny}                                   with a model it is a whole run, and stands in place of the ablation's
     evaluate: {vqa: {questions: 200}}                      keys laid over that evaluation, where the ablation asks for it
-    instead: {benchmark: []}                               what to ask where the ablation asks for that: nothing, or a list
+    instead: {prompts: [scene_match]}                      what to ask where the ablation asks for that: a list, which may hold nothing
     left_out: {dual: why}                                  arms that cannot be here
     ablations: {isoflop: {…}}                              the same keys, laid over these for the ablation of that name
 
@@ -67,7 +67,10 @@ class Keys(Document):
         if self.scale is not None and self.largest is not None:
             raise ValueError("say `scale` or `largest`, not both")
         for name, fields in self.evaluate.items():
-            known = EVALUATIONS.find(name).model_fields
+            try:
+                known = EVALUATIONS.find(name).model_fields
+            except ValueError as e:
+                raise At(("evaluate", name), str(e)) from None
             for key in fields:
                 if key not in known:
                     raise At(("evaluate", name, key), f"unknown key {key!r}; known: {', '.join(known)}")
@@ -159,13 +162,20 @@ def _evaluations(asked: list[Any], keys: dict[str, Any]) -> list[Any]:
     out: list[Any] = []
     for part in asked:
         name, fields = next(iter(part.items())) if isinstance(part, dict) and len(part) == 1 else (part, {})
-        found = instead[name] if isinstance(name, str) and name in instead else [{name: fields} if isinstance(name, str) else part]
+        found = [part] if not isinstance(name, str) or name not in instead else [_taking(one, fields or {}) for one in instead[name]]
         for one in found:
             word, said = next(iter(one.items())) if isinstance(one, dict) else (one, {})
             one = {word: lay(said or {}, over[word])[0]} if word in over else one
             if one not in out:
                 out.append(one)
     return out
+
+
+def _taking(one: Any, fields: dict[str, Any]) -> dict[str, Any]:
+    """An evaluation asked instead of another, with that one's keys where it has them too and does not say otherwise: the source, say."""
+    word, said = next(iter(one.items())) if isinstance(one, dict) else (one, {})
+    known = EVALUATIONS.find(word).model_fields
+    return {word: {**{k: v for k, v in fields.items() if k in known}, **(said or {})}}
 
 
 def _sized(data: dict[str, Any], keys: dict[str, Any]) -> dict[str, Any]:
