@@ -19,10 +19,8 @@ import json
 import logging
 import os
 import shutil
-import signal
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -34,6 +32,7 @@ from pipelines.format.errors import HeadwaterError, InputError, Stopped
 from pipelines.lifted import lift, lower
 from pipelines.places import fitting
 from pipelines.stage import Job, Step
+from pipelines.stopping import kept_signals
 
 WINDOW = 10_000  # items handed to Ray at a time: beyond that its bookkeeping, not the work, takes the time
 BLOCKS_PER_CPU = 4  # Ray's own default makes 200 blocks of anything, and minutes of scheduling out of seconds of work
@@ -161,7 +160,7 @@ class EngineJob:
             raise InputError("Ray is not installed", found=e, next="pip install 'ray[data]', or run with engine=local") from e
         if not ray.is_initialized():
             quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
-            with _own_signals():
+            with kept_signals():
                 if self._address:
                     ray.init(address=self._address, **quiet)
                 else:
@@ -215,18 +214,6 @@ def open_job(where: str = "ray", address: str | None = None, cpus: int | None = 
         yield job
     finally:
         job.close()
-
-
-@contextlib.contextmanager
-def _own_signals() -> Iterator[None]:
-    """Keep our handlers: ray.init puts its own SIGTERM handler in their place, and then a job cannot stop cleanly."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 def _beside(chain: list[Step]) -> float:

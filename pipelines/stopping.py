@@ -73,3 +73,15 @@ def stopping(command: list[str]) -> Iterator[Stopping]:
         state.deadline.cancel()
         for s, handler in before.items():
             signal.signal(s, handler)
+
+
+@contextmanager
+def kept_signals() -> Iterator[None]:
+    """Keep our handlers: ray.init puts its own SIGTERM handler in their place, and then a job cannot stop cleanly."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)

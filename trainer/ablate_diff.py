@@ -67,10 +67,13 @@ def declared(arm: Arm) -> set[str]:
     return out | set(flat)
 
 
-def _is_declared(key: str, by: set[str]) -> bool:
-    """By itself or by what it stands under. A part of another name (`ffn: moe` under another model) declares what it replaces."""
+def _is_declared(key: str, by: set[str], both: bool) -> bool:
+    """By itself or by what it stands under. A key that only one arm has (`both` false) came with what stands beside it: an arm that says
+    `experts: {count: 16}` where the other has no experts declares its defaults too, and that there were none."""
     parts = key.split(".")
-    return any(".".join(parts[:n]) in by for n in range(1, len(parts) + 1))
+    if any(".".join(parts[:n]) in by for n in range(1, len(parts) + 1)) or any(other.startswith(key + ".") for other in by):
+        return True
+    return not both and len(parts) > 3 and any(other.startswith(".".join(parts[:-1]) + ".") for other in by)
 
 
 def difference(config: Ablation, cards: dict[str, tuple[dict[str, Any], dict[str, Any]]]) -> dict[str, Any]:
@@ -84,7 +87,8 @@ def difference(config: Ablation, cards: dict[str, tuple[dict[str, Any], dict[str
         for key in sorted({*flat[base], *flat[arm]}):
             there, here = flat[base].get(key), flat[arm].get(key)
             if there != here:
-                rows.append({"key": key, "base": there, "here": here, "declared": _is_declared(key, by[base] | by[arm])})
+                said = _is_declared(key, by[base] | by[arm], key in flat[base] and key in flat[arm])
+                rows.append({"key": key, "base": there, "here": here, "declared": said})
         out[arm] = rows
     return {"base": base, "arms": out, "undeclared": sum(not r["declared"] for rows in out.values() for r in rows)}
 

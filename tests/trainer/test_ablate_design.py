@@ -103,6 +103,22 @@ def test_a_dataset_made_anew_between_two_arms_is_a_difference_though_its_path_is
     assert [(r["key"], r["declared"]) for r in found["arms"]["with_text"] if r["key"].startswith("data")] == [("data.vqa", False)]
 
 
+def test_defaults_that_come_with_a_group_are_declared_by_it_and_a_changed_default_is_not(done):
+    experts = {"run": {"model": {"transfusion": {"ffn": "moe", "experts": {"count": 16, "top_k": 2}}}}}
+    ablation = made(done[0], arms={"few": ARMS["few"], "moe": {"extends": "few", **experts}}, seeds=[0])
+    plan, run = cards_of(done[1])["few"]
+    model = run["recipe"]["model"]["transfusion"]
+    moe = {**model, "ffn": "moe", "experts": {"count": 16, "top_k": 2, "balance": "loss", "bias_rate": 0.001}}
+    with_ = lambda m: {**run, "recipe": {**run["recipe"], "model": {"transfusion": m}}}
+    found = difference(ablation, {"few": (plan, with_({**model, "experts": None})), "moe": (plan, with_(moe))})
+    assert {r["key"].rpartition(".")[2] for r in found["arms"]["moe"]} == {"ffn", "count", "top_k", "balance", "bias_rate"}
+    assert found["undeclared"] == 0
+    other = {**moe, "experts": {**moe["experts"], "balance": "bias"}}
+    both = made(done[0], arms={"few": {**ARMS["few"], **experts}, "moe": {"extends": "few"}}, seeds=[0])
+    found = difference(both, {"few": (plan, with_(moe)), "moe": (plan, with_(other))})
+    assert [(r["key"], r["declared"]) for r in found["arms"]["moe"]] == [("run.model.transfusion.experts.balance", False)]
+
+
 def test_where_things_lie_and_how_fast_they_go_is_no_difference(done):
     cards = cards_of(done[1])
     plan, run = cards["few"]
