@@ -119,6 +119,47 @@ def test_mixtures_give_a_law_and_the_next_one(tmp_path):
     assert proposed["next"]["web"] == pytest.approx(0.4, abs=1e-3) and proposed["next"]["code"] == pytest.approx(0.6, abs=1e-2)
 
 
+def ablation(folder: Path) -> str:
+    """A finished ablation of 16 arms of three sizes, as its cards and evaluations stand on disk."""
+    random = np.random.default_rng(0)
+    law = Law(E=1.7, A=40.0, alpha=0.34, B=41.0, beta=0.28, worth=0.3)
+    arms = {}
+    for i in range(16):
+        n, total, share = int(10 ** random.uniform(4, 6)), 10 ** random.uniform(5, 7), random.uniform(0.1, 0.9)
+        text, visual = int(total * share), int(total * (1 - share))
+        place = folder / f"arms/a{i}/seed-0"
+        place.mkdir(parents=True)
+        tokens = {"text": {"all": text, "text": text}, "photos": {"all": visual, "text": 0}}
+        run = {"format": "headwater/1", "kind": "run", "parameters": {"active_text": n}, "flops": 1e9,
+               "sources": {s: {"tokens": t} for s, t in tokens.items()}, "tokens": {"all": text + visual, "text": text}}  # fmt: skip
+        (place / "run.json").write_text(json.dumps(run))
+        rows = [{"metric": "text_perplexity", "split": "held_out", "value": float(np.exp(law.loss(n, text, visual)))},
+                {"metric": "flow_loss", "split": "held_out", "value": 0.4 + float(visual) ** -0.2}]  # fmt: skip
+        (place / "eval.json").write_text(json.dumps({"rows": rows if i < 15 else []}))
+        arms[f"a{i}"] = {"plan": "plans/p", "repeats": 1.0, "runs": {"0": f"arms/a{i}/seed-0"}}
+    card = {"format": "headwater/1", "kind": "ablation", "fingerprint": "f" * 64, "recipe": {}, "arms": arms}
+    (folder / "ablation.json").write_text(json.dumps(card))
+    return str(folder)
+
+
+def test_any_ablation_gives_the_law_of_own_and_other_tokens_and_of_its_mixtures(tmp_path):
+    STAGE.run(config(tmp_path, runs=ablation(tmp_path / "done"), columns={}), Job())
+    said = json.loads((tmp_path / "out/scaling.json").read_text())
+    assert (said["runs"], said["left_out"]) == (16, 1)
+    language = next(law for law in said["laws"] if law["modality"] == "language")
+    assert language["own_and_other"]["worth"]["value"] == pytest.approx(0.3, rel=0.01)
+    flow = next(law for law in said["mixtures"] if law.get("loss") == "vision")
+    assert flow["worth"]["photos"] == 1.0 and flow["error"] < flow["null"]
+
+
+def test_runs_without_losses_are_refused_with_what_to_ask_for(tmp_path):
+    done = Path(ablation(tmp_path / "done"))
+    for place in done.glob("arms/*/*/eval.json"):
+        place.unlink()
+    with pytest.raises(InputError, match="no run of this ablation has a held-out loss"):
+        STAGE.run(config(tmp_path, runs=str(done), columns={}), Job())
+
+
 @pytest.mark.parametrize(
     ("columns", "said"),
     [

@@ -55,7 +55,7 @@ def propose(
         again = [fitted(f, x[rows], losses[rows, i], q) for i, (f, q) in enumerate(zip(forms, parameters, strict=True))]
         gains.append(float((at(again, shares[arm]) - at(again, found))[0]))
     gain = estimate(best - predicted, np.array(gains))
-    chance = float((np.array(gains) > 0).mean()) if gains else float("nan")
+    chance = float((np.array(gains) > 0).mean()) if len(gains) >= 20 else float("nan")
     return Proposal(found, predicted, best, arm, gain, chance, inside_hull(shares, found))
 
 

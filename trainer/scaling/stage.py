@@ -19,7 +19,7 @@ from pipelines.format import storage
 from pipelines.format.document import Document, Percent, dump, fingerprint, sha256_hex
 from pipelines.format.errors import InputError
 from pipelines.format.estimate import Estimate
-from pipelines.format.manifest import card, file_entry, publish_card, refuse_other_recipe
+from pipelines.format.manifest import card, file_entry, publish_card, read_card, refuse_other_recipe
 from trainer.scaling.points import Measured
 from trainer.scaling.table import Columns, Table, read
 
@@ -27,9 +27,9 @@ VERSION = 1
 
 
 class Scaling(Document):
-    """runs: a table (.csv, .parquet). highest_left_out: runs of the highest losses that are dropped first, as published re-fits do with outliers.
-    bounds: least and most share by source of the next mixture (null: within what the runs span). draws: refits for intervals (mixtures: at most 100).
-    """
+    """runs: a table (.csv, .parquet), or the folder of an ablation, which needs no columns. highest_left_out: runs of a table with the highest
+    losses, dropped first, as published re-fits do with outliers. bounds: least and most share by source of the next mixture (null: within what the
+    runs span). draws: refits for intervals (mixtures: at most 100)."""
 
     name: str = ""
     runs: str
@@ -45,7 +45,7 @@ class Scaling(Document):
     @model_validator(mode="after")
     def _something(self) -> Scaling:
         c = self.columns
-        if not c.sources and (c.n is None or (c.d is None and c.flops is None)):
+        if self.runs.endswith((".csv", ".parquet")) and not c.sources and (c.n is None or (c.d is None and c.flops is None)):
             raise ValueError("columns: say `n` with `d` or `flops` for laws over sizes, or `sources` for a law over mixtures")
         if not c.losses:
             raise ValueError("columns.losses: no loss to fit")
@@ -63,17 +63,17 @@ class ScalingStage:
 
     def plan(self, config: Scaling) -> Estimate:
         """What the table holds."""
-        table = read(storage.absolute(config.runs), config.columns)
+        table = _read(config)
         facts: dict[str, Any] = {"runs": table.rows, "left out": table.left_out + config.highest_left_out, "sizes": len({r.n for r in table.runs})}
         facts["budgets"] = len({r.budget for r in table.runs if r.budget is not None})
         return Estimate(f"scaling {config.name}".strip(), {**facts, "output": config.output})
 
     def run(self, config: Scaling, job: Any) -> str:
         """Fit, unless the output already holds these very laws. Returns the folder."""
-        output, place = storage.absolute(config.output), storage.absolute(config.runs)
-        table = _without_highest(read(place, config.columns), config)
+        output = storage.absolute(config.output)
+        table = _without_highest(_read(config), config)
         settings = {k: v for k, v in dump(config).items() if k not in ("name", "runs", "output", "engine")}
-        recipe = fingerprint({"stage": "scaling", "version": VERSION, **settings, "table": sha256_hex(storage.read(place))})
+        recipe = fingerprint({"stage": "scaling", "version": VERSION, **settings, "table": _identity(config)})
         refuse_other_recipe(output, "manifest.json", recipe)
         if storage.exists(storage.join(output, "manifest.json")):
             return output
@@ -92,17 +92,38 @@ class ScalingStage:
 STAGE = ScalingStage()
 
 
+def _is_table(config: Scaling) -> bool:
+    return config.runs.endswith((".csv", ".parquet"))
+
+
+def _read(config: Scaling) -> Table:
+    if _is_table(config):
+        return read(storage.absolute(config.runs), config.columns)
+    from trainer.scaling.ablated import read as read_ablation
+
+    return read_ablation(config.runs)
+
+
+def _identity(config: Scaling) -> str:
+    """What the runs are, wherever they lie."""
+    place = storage.absolute(config.runs)
+    return sha256_hex(storage.read(place)) if _is_table(config) else str(read_card(place)["fingerprint"])
+
+
 def _without_highest(table: Table, config: Scaling) -> Table:
     """The table less the runs of the highest first loss."""
     if not config.highest_left_out:
         return table
+    if not _is_table(config):
+        raise InputError("runs of an ablation are not left out by their loss", where=config.runs, found="highest_left_out")
     first = table.losses[next(iter(table.losses))]
     if config.highest_left_out >= len(first):
         raise InputError("more runs are left out than there are", found=f"highest_left_out {config.highest_left_out}", allowed=f"under {len(first)}")
     kept = first < np.sort(first)[-config.highest_left_out]
     runs: list[Measured] = [r for r, k in zip(table.runs, kept, strict=True) if k] if table.runs else []
     losses = {name: values[kept] for name, values in table.losses.items()}
-    return Table(runs, table.mixtures[kept], losses, table.rows, table.left_out + int((~kept).sum()))
+    arms = [a for a, k in zip(table.arms, kept, strict=True) if k]
+    return Table(runs, table.mixtures[kept], losses, table.rows, table.left_out + int((~kept).sum()), table.sources, arms)
 
 
 def _made(config: Scaling, table: Table) -> tuple[dict[str, Any], str]:
@@ -118,16 +139,20 @@ def _made(config: Scaling, table: Table) -> tuple[dict[str, Any], str]:
         found = laws(table.runs, config.key, max(config.draws, 1000), config.draws)
         figures["laws"] = isoflop_law.rows(found)
         sections += [drawn(table.runs, found), tag("section", tag("h2", "Laws"), *isoflop_law.tables(found), id="laws")]
-    if table.mixtures.shape[1]:
+    if table.mixtures.shape[1] and table.losses:
         names = list(table.losses)
-        arms = [f"run {i + 1}" for i in range(len(table.mixtures))]
+        title = tag("h2", "A law over mixtures")
         try:
-            mixed = mixing_law.fitted(list(config.columns.sources), names, arms, table.mixtures, np.stack([table.losses[n] for n in names], 1),
+            mixed = mixing_law.fitted(table.sources, names, table.arms, table.mixtures, np.stack([table.losses[n] for n in names], 1),
                                       weights=config.weights, bounds=config.bounds, draws=min(config.draws, 100), key=config.key)  # fmt: skip
         except ValueError as e:
-            raise InputError(str(e), where=config.runs) from None
-        figures["mixtures"] = mixing_law.rows(mixed)
-        sections.append(tag("section", tag("h2", "A law over mixtures"), *mixing_law.tables(mixed), id="mixing-law"))
+            if config.columns.sources or config.bounds:  # asked for
+                raise InputError(str(e), where=config.runs) from None
+            figures["mixtures_missing"] = str(e)
+            sections.append(tag("section", title, tag("p", f"No law: {e}.", class_="weak"), id="mixing-law"))
+        else:
+            figures["mixtures"] = mixing_law.rows(mixed)
+            sections.append(tag("section", title, *mixing_law.tables(mixed), id="mixing-law"))
     return figures, _page(config.name or "scaling", [s for s in sections if s is not None], table)
 
 

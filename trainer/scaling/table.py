@@ -42,13 +42,15 @@ class Columns(Document):
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """The rows that could be read; `left_out` of `rows`."""
+    """The rows that could be read; `left_out` of `rows`. mixtures [arms, sources] and losses [arms]; `arms` names their rows."""
 
     runs: list[Measured]
     mixtures: Floats
     losses: dict[str, Floats]
     rows: int
     left_out: int
+    sources: list[str]
+    arms: list[str]
 
 
 def read(path: str, columns: Columns) -> Table:
@@ -67,7 +69,8 @@ def read(path: str, columns: Columns) -> Table:
     kept = {name: values[good] for name, values in numbers.items()}
     mixtures = np.stack([kept[c] for c in columns.sources.values()], 1) if columns.sources else np.zeros((int(good.sum()), 0))
     runs = _runs(columns, kept, {k: [x for x, g in zip(v, good, strict=True) if g] for k, v in labels.items()})
-    return Table(runs, mixtures, {k: kept[c] for k, c in columns.losses.items()}, len(table), int((~good).sum()))
+    arms = [f"row {i + 1}" for i in np.flatnonzero(good)]
+    return Table(runs, mixtures, {k: kept[c] for k, c in columns.losses.items()}, len(table), int((~good).sum()), list(columns.sources), arms)
 
 
 def _opened(path: str) -> pa.Table:

@@ -127,6 +127,8 @@ def fitted(
     box = None if bounds is None else np.array([bounds.get(s, (0.0, 1.0)) for s in sources])
     laws = [mixing.fit(x, losses[:, i], form, key=key) for i in range(losses.shape[1])]
     weigh = [(weights or {}).get(name, 1 / max(float(losses[:, i].std()), 1e-12)) for i, name in enumerate(names)]
+    if any(law.error < law.null for law in laws):  # one that is no better than the mean has no say in the next mixture
+        weigh = [w if law.error < law.null else 0.0 for w, law in zip(weigh, laws, strict=True)]
     whole = float(tokens.sum(1).max()) if total is None else float(total)
     asked = propose(laws, x, losses, weigh, whole / unit, box, draws=draws, key=key)
     return Found(sources, names, arms, x, losses, laws, unit, whole, asked)
@@ -163,8 +165,8 @@ def tables(found: Found) -> list[Markup]:
     words = f"The next mixture, at {found.total:.3g} tokens, {where}. Weighted loss less than the best arm's by {p.gain}{chance}."
     shares = [["next", *(f"{100 * s:.1f} %" for s in p.shares)], [found.arms[p.arm], *(f"{100 * s:.1f} %" for s in best / best.sum())]]
     useless = [name for name, law in zip(found.names, found.laws, strict=True) if not law.error < law.null]
-    note = tag("p", f"No better than predicting the mean: {', '.join(useless)}. Its law says nothing.", class_="bad") if useless else None
-    return [laws, *([note] if note is not None else []), table(["mixture", *found.sources], shares, words)]
+    warned = f"No better than predicting the mean: {', '.join(useless)}. Such a law says nothing, and has no weight below."
+    return [laws, *([tag("p", warned, class_="bad")] if useless else []), table(["mixture", *found.sources], shares, words)]
 
 
 def _tokens(evidence: Evidence, arm: str) -> dict[str, float]:
