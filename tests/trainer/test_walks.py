@@ -78,4 +78,4 @@ def test_plans_are_judged_in_waypoints_against_the_recorded_path(plan, tmp_path,
 
 def test_a_released_prior_runs_on_a_model(plan, tmp_path):
     rows = Planning(goals=1, samples=8, repeats=1, prior="recon", sampling=Sampling(steps=2)).run(subject(plan), str(tmp_path))
-    assert {r["metric"] for r in rows} == {f"planning.{m}{c}" for m in ("ate", "rpe", "position", "yaw") for c in ("", ".random")}
+    assert {r["metric"] for r in rows} == {f"planning.{m}{c}" for m in ("ate", "rpe", "position", "yaw") for c in ("", ".random", ".uninformed")}
