@@ -47,7 +47,7 @@ class Seen:
         made = service("pictures")
         if made is None:
             raise InputError("no installed package offers the service `pictures`", next="install the encode package, or pixels: false")
-        return np.stack(made(np.stack(latents), self.data.card["encoders"], self.decoder, form="array"))
+        return np.stack(made(np.stack(latents), self.data.card["encoders"], self.decoder, form="pixels"))
 
     def png(self, latents: Sequence[np.ndarray]) -> list[bytes]:
         """The same as files."""
@@ -69,7 +69,8 @@ class Seen:
             if found is None:
                 raise InputError("no installed package offers the service `latents`", next="install the encode package, or simulator: null")
             self._encode = found(self.data.card).load(self.device)
-        return np.asarray(self._encode(pictures, self.data.encoding["image"]["codec"]), np.float32)
+        codec = self.data.encoding["image"]["codec"]  # none: nothing is stored, and a trainer is given latents as they are encoded
+        return np.asarray(self._encode(pictures, None if codec == "none" else codec), np.float32)
 
 
 def simulators(name: str | None, seen: Seen, found: Sequence[Start]) -> list[Any] | None:
