@@ -119,6 +119,14 @@ def test_no_free_command_has_been_said_in_the_data(around):
     assert all(set(p.split()) & verbs for phrases in PHRASES.values() for p in phrases)
 
 
+def test_a_template_holds_the_command_and_nothing_else(around):
+    for wrong in ("action", "{what}", "{command} {n}"):
+        with pytest.raises(ValueError):
+            Commands(template=wrong)
+    found, worlds = around
+    assert "action: walk straight ahead" in {c.text for c in commands(found, worlds, Commands(template="action: {command}").template)}
+
+
 def test_without_a_simulator_commands_are_refused(plan, tmp_path):
     with pytest.raises(Exception, match="scored by a simulator"):
         Commands(records=2, simulator="nobody").run(subject(plan), str(tmp_path))

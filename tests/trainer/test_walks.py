@@ -8,6 +8,7 @@ from pixelplan import carry_out
 from walkplan import make, subject, values
 
 from pipelines.curate import ACTION_VIDEO
+from pipelines.format.errors import InputError
 from pipelines.media.images import encode_png
 from pipelines.recipe import Recipe
 from pipelines.world import motion
@@ -16,6 +17,7 @@ from pipelines.world.scene import make_scene
 from trainer.evaluate._plans import poses_of
 from trainer.evaluate._simulated import Seen, simulators
 from trainer.evaluate._walks import starts
+from trainer.evaluate.commands import Commands
 from trainer.evaluate.planning import Planning
 from trainer.evaluate.rollout import Rollout
 from trainer.generate.recipe import Sampling
@@ -54,6 +56,13 @@ def test_moves_are_in_the_units_of_the_text_and_poses_in_those_of_the_recording(
         assert start.wording.say(np.array([own["dx"], own["dy"], own["dyaw"]]), start.record.fields["offset"]) == start.wording.text
 
 
+def test_arms_without_the_source_pass_when_they_may_and_are_refused_when_not(plan, tmp_path):
+    for part in (Rollout, Planning, Commands):
+        assert part(source="walks", required=False).run(subject(plan), str(tmp_path)) == []
+        with pytest.raises(InputError, match="no such source"):
+            part(source="walks").run(subject(plan), str(tmp_path))
+
+
 def test_there_is_no_simulator_and_roll_outs_say_so_by_leaving_it_out(plan, tmp_path):
     assert simulators("walker", Seen(plan.datasets[0]), starts(plan, "action", 2, 2)) is None
     rows = Rollout(records=2, horizon=2, sampling=Sampling(steps=2)).run(subject(plan), str(tmp_path))
@@ -78,4 +87,4 @@ def test_plans_are_judged_in_waypoints_against_the_recorded_path(plan, tmp_path,
 
 def test_a_released_prior_runs_on_a_model(plan, tmp_path):
     rows = Planning(goals=1, samples=8, repeats=1, prior="recon", sampling=Sampling(steps=2)).run(subject(plan), str(tmp_path))
-    assert {r["metric"] for r in rows} == {f"planning.{m}{c}" for m in ("ate", "rpe", "position", "yaw") for c in ("", ".random")}
+    assert {r["metric"] for r in rows} == {f"planning.{m}{c}" for m in ("ate", "rpe", "position", "yaw") for c in ("", ".random", ".uninformed")}

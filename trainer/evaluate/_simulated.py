@@ -34,13 +34,10 @@ class Seen:
         self._encode: Any = None
 
     @property
-    def size(self) -> int:
-        """Side of the pictures that were encoded. InputError where the card does not say."""
+    def size(self) -> int | None:
+        """Side of the pictures that were encoded; None where the card does not say, or they were not square."""
         pixels = ((self.data.encoding or {}).get("image") or {}).get("pixels")
-        if not pixels or pixels[0] != pixels[1]:
-            raise InputError("the card does not say how large square pictures were encoded", where=self.data.path, found=pixels,
-                             next="simulator: null")  # fmt: skip
-        return int(pixels[0])
+        return int(pixels[0]) if pixels and pixels[0] == pixels[1] else None
 
     def pixels(self, latents: Sequence[np.ndarray]) -> np.ndarray:
         """uint8 [n, height, width, 3] of latents [tokens, C] as stored. InputError where nothing turns them back."""
@@ -69,7 +66,8 @@ class Seen:
             if found is None:
                 raise InputError("no installed package offers the service `latents`", next="install the encode package, or simulator: null")
             self._encode = found(self.data.card).load(self.device)
-        return np.asarray(self._encode(pictures, self.data.encoding["image"]["codec"]), np.float32)
+        codec = self.data.encoding["image"]["codec"]  # none: nothing is stored, and a trainer is given latents as they are encoded
+        return np.asarray(self._encode(pictures, None if codec == "none" else codec), np.float32)
 
 
 def simulators(name: str | None, seen: Seen, found: Sequence[Start]) -> list[Any] | None:
@@ -80,9 +78,11 @@ def simulators(name: str | None, seen: Seen, found: Sequence[Start]) -> list[Any
         return None
     out: list[Any] = []
     for start in found:
-        simulator = made(start.record.origin, start.record.fields, seen.size)
+        simulator = made(start.record.origin, start.record.fields, seen.size or 1)
         if simulator is None:
             return None
+        if seen.size is None:
+            raise InputError("the card does not say how large square pictures were encoded", where=seen.data.path, next="simulator: null")
         out.append(simulator)
     first = found[0]
     shown = seen.latents(out[0].now())[0]

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from pipelines.format import chance
 from pipelines.format.document import Part
@@ -97,6 +97,13 @@ class Commands(Part):
     decoder: dict[str, Any] | None = None
     sampling: Sampling = Sampling()
     batch: int = Field(64, ge=1)
+
+    @field_validator("template")
+    @classmethod
+    def _holds_it(cls, template: str) -> str:
+        if template.count("{") != 1 or "{command}" not in template:
+            raise ValueError("a template holds {command} and no other braces, such as 'action: {command}'")
+        return template
 
     def run(self, subject: Subject, out: str) -> list[dict[str, Any]]:
         """Rows and items."""

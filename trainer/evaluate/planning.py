@@ -4,6 +4,8 @@ Models.
     planning.ate, planning.rpe            of the plan against the path that was walked (RMSE of positions, of displacements over a frame)
     planning.position, planning.yaw       of its last pose: distance, angle in radians
     … .random                             one plan drawn from the prior: what is reached without a model
+    … .uninformed                         the same method with costs that tell nothing: the mean of the first plans drawn. A mean is nearer to most
+                                          goals than one plan, so this is what a model must beat
     … .simulator                          the same method with the true simulator in the model's place: what the protocol leaves to be reached (where
                                           there is one)
 
@@ -40,8 +42,8 @@ class Given(Document):
 
 
 class Planning(Part):
-    """Plans for `goals` held-out observations of `source`. The defaults are the released settings; `samples: 16, goals: 8, repeats: 1` is a smoke
-    size.
+    """Plans for `goals` held-out observations of `source`. The defaults are the released settings; `samples: 16, top: 2, goals: 8, repeats: 1` is a
+    smoke size.
 
     prior: where the first plans are drawn. score: distance of the imagined last frame to the goal's, in latents (`latent`: root of the mean square,
     normalised as in training), in pictures (`pixel`) or by LPIPS over AlexNet (`lpips`), whose weights lie in the folder `weights`; the paper's is
@@ -73,7 +75,7 @@ class Planning(Part):
         return self
 
     def run(self, subject: Subject, out: str) -> list[dict[str, Any]]:
-        """Rows and items planning.<metric>, .random and .simulator, split held_out."""
+        """Rows and items planning.<metric> and its controls, split held_out."""
         from trainer.evaluate._plans import errors, planned
         from trainer.evaluate._simulated import Seen, simulators
         from trainer.evaluate._tokenizers import source_dataset
@@ -87,13 +89,14 @@ class Planning(Part):
         worlds = simulators(self.simulator, seen, found)
         maker = Generator.of(subject, self.sampling, batch=self.batch)
         prior, far = self._prior(), self._distance(subject, seen)
-        results: dict[str, list[dict[str, float]]] = {"": [], "random": []}
+        results: dict[str, list[dict[str, float]]] = {"": [], "random": [], "uninformed": []}
         for i, start in enumerate(found):
             key = int(chance.draw(chance.group_hash(start.item), 0, "planning"))
             truth = start.poses / np.array([start.spacing, start.spacing, 1.0])
             settle = lambda cost, key=key: planned(prior, cost, key, self.samples, self.top, self.optimisation_steps)
             results[""].append(errors(settle(self._imagined_cost(maker, start, far)), truth))
             results["random"].append(errors(prior.draw(int(chance.draw(key, 0, "random")), 1)[0], truth))
+            results["uninformed"].append(errors(settle(lambda plans, round_: np.zeros(len(plans))), truth))
             if worlds is not None:
                 results.setdefault("simulator", []).append(errors(settle(self._true_cost(seen, worlds[i], start, far)), truth))
         return self._rows(out, [s.item for s in found], results)

@@ -72,7 +72,7 @@ class Rollout(Part):
         elsewhere = None if worlds is None else _simulated(seen, worlds, found, told["other_action"])
         views = {"latent": lambda x: np.stack([normal(subject.reader, f) for f in x])}
         if self.pixels is True or (self.pixels == "auto" and seen.shows()):
-            views["pixel"] = lambda x: np.stack([seen.pixels(f) for f in x]).astype(np.float32) / 255
+            views["pixel"] = lambda x: seen.pixels([f for frames in x for f in frames]).reshape(len(x), self.horizon, -1)
         rows = []
         for kind, view in views.items():
             rows += measured(out, kind, found, {k: view(v) for k, v in frames.items()}, view(truth), None if elsewhere is None else view(elsewhere))
@@ -146,8 +146,11 @@ def measured(
 
 
 def _error(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Mean squares [starts, horizon]."""
-    return np.asarray(np.mean((a - b) ** 2, axis=tuple(range(2, a.ndim)), dtype=np.float64))
+    """Mean squares [starts, horizon] of latents, or of pixels uint8 as values in [0, 1]; a start at a time, so that pictures stay bytes."""
+    unit = 255 if a.dtype == np.uint8 else 1
+    inside = tuple(range(1, a.ndim - 1))
+    off = ((x.astype(np.float32) - y) / unit for x, y in zip(a, b, strict=True))
+    return np.stack([np.mean(x**2, axis=inside, dtype=np.float64) for x in off])
 
 
 def _nearer(a: np.ndarray, b: np.ndarray) -> np.ndarray:
