@@ -70,7 +70,7 @@ def step_line(step: int, sources: Sequence[str], counts: np.ndarray, sums: np.nd
 def flops(model: Any, counts: np.ndarray) -> int:
     """FLOPs of forward and backward over what `counts` [sources, len(COUNTS)] says, by the model's own formula."""
     of = dict(zip(COUNTS, counts.sum(axis=0).tolist(), strict=False))
-    made = {"made": int(of["flow_targets"])} if getattr(model, "made", None) else {}
+    made = {"made": int(of["flow_targets"])} if getattr(model, "looked", None) else {}
     return int(model.training_flops(int(of["text"] + of["structure"]), int(of["visual"]), int(of["text_targets"]), int(of["pairs"]), **made))
 
 

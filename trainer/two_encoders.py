@@ -92,6 +92,14 @@ def made_in(plan: Plan, span: Span) -> Dataset:
     return plan.datasets[span.dataset if number is None else number]
 
 
+def shown_by(plan: Plan) -> Dataset | None:
+    """The dataset whose card says which encoder made what this plan's models make; None where a plan has no images."""
+    pictured = [d for d in plan.datasets if (d.encoding or {}).get("image")]
+    target = plan.card["encoding"].get("target")
+    name = lambda image: (image["encoder"], image["fingerprint"])
+    return next((d for d in pictured if target is None or name((d.encoding or {})["image"]) == name(target)), None)
+
+
 def shown(record: Record, made: Record, span: Span) -> Record:
     """The record as the span lays it out: images with loss as the target encoder makes them."""
     return dual.shown(record, made, span)

@@ -22,12 +22,15 @@ from pipelines.format.errors import InputError, Stopped
 from trainer import losses, starting
 from trainer.batch import Batch, TwoSided
 from trainer.evaluate import evaluate_run
-from trainer.evaluate._subject import Subject
+from trainer.evaluate._subject import Subject, document
 from trainer.evaluate.experts import Experts, both_ways
 from trainer.evaluate.flow_loss import FlowLoss
 from trainer.evaluate.samples import Samples
 from trainer.flow import Noised, noised
+from trainer.generate import draws
 from trainer.generate.generator import Generator
+from trainer.generate.prompt import PAINT, Prompt
+from trainer.generate.recipe import Sampling
 from trainer.horizon import rows_of
 from trainer.loop import train
 from trainer.models.load import load_model, shape_of
@@ -37,6 +40,7 @@ from trainer.parallel import initialise
 from trainer.run import Flow
 from trainer.sampling import sample
 from trainer.stream import Reader, Reading, Stream
+from trainer.two_encoders import shown_by
 
 KINDS = {
     "shared": {"ffn": "shared"},
@@ -223,7 +227,7 @@ def test_a_batch_without_images_of_one_kind_still_owes_both_doors_a_gradient(pla
 
 def test_one_encoder_has_the_parameters_and_flops_that_it_had():
     plain = Transfusion.model_validate(SHAPE).build(50, 8, 4)
-    assert plain.made is None and not [n for n, _ in plain.named_parameters() if "made" in n]
+    assert plain.looked is None and not [n for n, _ in plain.named_parameters() if "made" in n]
     assert not {n for n, _ in plain.named_modules() if "made" in n}
     two = Transfusion.model_validate(SHAPE).build(50, 8, 4, "x", 5, 9)
     assert {n for n, _ in two.named_parameters()} - {n for n, _ in plain.named_parameters()} == {"made_in.weight", "made_in.bias", "made_patch"}
@@ -253,7 +257,8 @@ def test_a_run_learns_both_and_its_card_says_what_was_made(ran, plan):
     assert card["shape"] == {"vocab": 55, "channels": 8, "patches": 4, "made_channels": 5, "made_patches": 9}
     assert {k: s["tokens"]["all"] for k, s in card["sources"].items()} == {k: s["tokens"]["all"] for k, s in plan.card["sources"].items()}
     net, _, _ = load_model(str(root))
-    assert net.made == (5, 9) and torch.equal(net.made_in.weight, safetensors.torch.load_file(root / "model.safetensors")["made_in.weight"])
+    assert (net.channels, net.patches) == (5, 9) and net.looked == (8, 4)
+    assert torch.equal(net.made_in.weight, safetensors.torch.load_file(root / "model.safetensors")["made_in.weight"])
 
 
 def test_stopped_and_gone_on_it_is_the_run_that_was_not_stopped(ran, plan, tmp_path):
@@ -327,8 +332,12 @@ def test_a_painter_lands_on_what_it_says(plan):
 
 
 def test_what_makes_no_sense_is_refused(ran, plan, tmp_path):
-    with pytest.raises(InputError, match="cannot go on from what it made"):
-        Generator.of(Subject.load(str(ran[0])))
+    generator = Generator.of(Subject.load(str(ran[0])))
+    with pytest.raises(InputError, match="looks at what it made"):
+        generator.generate([Prompt("a", (np.zeros((4, 8), np.float32), PAINT), window=1)])
+    for wrong, images_as in (((9, 5), "context"), ((4, 8), "frame")):
+        with pytest.raises(ValueError, match="wide"):
+            generator.generate([Prompt("a", (np.zeros(wrong, np.float32), PAINT), images_as=images_as)])
     with pytest.raises(InputError, match="two encoders"):
         train(toyplan.run(plan.path, tmp_path / "run", latents="encode"))
 
@@ -375,3 +384,41 @@ def test_weights_of_one_encoder_do_not_start_a_run_of_two_and_those_of_two_do(ra
     wider = Plan.open(dualplan.make(tmp_path / "wider", tokens=900, width=11))
     assert any("normalised by other statistics" in note for note in starting.differences(str(ran[0]), wider))
     assert starting.differences(str(ran[0]), plan) == []
+
+
+def test_a_generator_reads_by_one_door_and_paints_by_the_other_as_one_pass_over_the_document_would(ran):
+    """The cached, piecewise way against `sample` over the whole document, from the same noise."""
+    subject = Subject.load(str(ran[0]))
+    reader, plan = subject.reader, subject.plan
+    span = next(s for i in plan.held_out("pairs") for s in plan.row(i, "heldout").spans)
+    _, made = both_ways(plan, span)
+    document = reader.document(made)
+    caption = document.tokens[document.kind == 0]
+    how = Sampling(steps=4, guidance=1.0)
+    (found,) = Generator.of(subject, how).generate([Prompt("x", (caption, PAINT))])
+    (painted,) = found.images
+    assert painted.shape == (9, 5)
+    (_, batch), *_ = subject.batches([document])
+    noise = torch.zeros(9, 8)
+    noise[:, :5] = torch.from_numpy(draws.noise("x", 0, len(caption) + 1, how.seed, (9, 5)))
+    with torch.inference_mode():
+        whole = sample(subject.model, batch, subject.run.flow, noise, steps=4, guidance=1.0)
+    np.testing.assert_allclose(painted, reader.normaliser.undo(whole.numpy()), rtol=1e-3, atol=1e-3)
+
+
+def test_a_generator_answers_about_the_contexts_latents(ran):
+    subject = Subject.load(str(ran[0]))
+    d = subject.held_out(["vqa"])[0]
+    ids = d.tokens[(d.kind == 0) & (d.turn <= 0)][:2]
+    asked = Prompt("q", (np.ascontiguousarray(d.latents[:4, :8]), ids), tokens=1)
+    (found,) = Generator.of(subject, Sampling(temperature=0)).generate([asked])
+    plain = document(ids, [d.latents[:4, :8]], [], subject.specials)
+    (_, batch), *_ = subject.batches([plain])
+    logits = subject.logits(batch, np.array([len(plain) - 1]))[0].clone()
+    logits[[subject.specials.bos, subject.specials.eoi, subject.specials.pad, subject.specials.boi]] = -np.inf
+    best = int(logits.argmax())
+    assert found.pieces[0].tolist() == [best] if best != subject.specials.eos else found.stop == "eos"
+
+
+def test_what_is_made_is_shown_by_the_target_encoder(plan):
+    assert shown_by(plan).encoding["image"]["encoder"] == "other"

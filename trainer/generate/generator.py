@@ -37,33 +37,36 @@ from trainer.run import Flow
 class Generator:
     """A model and what it must know to go on: the ids of structure tokens, how images were trained, how latents are normalised.
 
-    tokenizer: for prompts that are strings. batch: prompts at a time; it changes the speed and the memory, not what is drawn.
+    tokenizer: for prompts that are strings. batch: prompts at a time; it changes the speed and the memory, not what is drawn. looked: of two encoders
+    how images of a prompt that are no frames are normalised; what is made is read back as it was made, as later frames saw it in training.
     """
 
     def __init__(
         self, model: Any, specials: Specials, flow: Flow, sampling: Sampling | None = None, normaliser: Normaliser | None = None,
-        tokenizer: Any = None, batch: int = 16,
+        tokenizer: Any = None, batch: int = 16, looked: Normaliser | None = None,
     ) -> None:  # fmt: skip
-        if getattr(model, "made", None) is not None:
-            raise InputError(
-                "this model makes images in another encoder's latents than it looks at them in, so it cannot go on from what it made",
-                where="generate", allowed="a run of one encoder", next="the evaluation `samples` paints held-out captions of such a run",
-            )  # fmt: skip
         self.model, self.specials, self.flow, self.sampling = model, specials, flow, sampling or Sampling()
         self.normaliser, self.tokenizer, self.batch = normaliser, tokenizer, batch
         self.device, self.patches, self.channels = model.embed.device, model.patches, model.channels
+        self.looked, self.looking = getattr(model, "looked", None), looked
+        self.width = max(self.channels, *(self.looked or (0,))[:1])  # of the array that holds latents of both
         self.dropped, self.weight = self.sampling.dropped(flow), self.sampling.weight(flow)
         self.passes = 0
 
     @classmethod
     def of(cls, subject: Any, sampling: Sampling | None = None, tokenizer: Any = None, batch: int = 16) -> Generator:
         """Of a finished run, as evaluations load it."""
-        return cls(subject.model, subject.specials, subject.run.flow, sampling, subject.reader.normaliser, tokenizer, batch)
+        sides = getattr(subject.reader, "sides", None)
+        looked = sides.looked.normaliser if sides is not None else None
+        return cls(subject.model, subject.specials, subject.run.flow, sampling, subject.reader.normaliser, tokenizer, batch, looked)
 
     @torch.inference_mode()
     def generate(self, prompts: Sequence[Prompt]) -> list[Generated]:
         """What the model adds to each prompt, in their order. ValueError for a prompt that cannot be read."""
         if any(p.window is not None for p in prompts):
+            if self.looked is not None:
+                raise InputError("a roll-out looks at what it made, and this model looks at images by another encoder than it makes them by",
+                                 where="generate", allowed="a run of one encoder")  # fmt: skip
             return rolled(self, prompts)
         rows = [Row(self, p) for p in prompts]
         size = min(self.batch, len(rows))
@@ -95,10 +98,10 @@ class Generator:
             return
         documents = [f.document for _, f, _ in fed]
         length = max(map(len, documents))
-        batch = collate([[d] for d in documents], range(len(fed)), length, self.specials.pad, self.channels)
+        batch = collate([[d] for d in documents], range(len(fed)), length, self.specials.pad, self.width)
         attend = cache.attend(batch, [slot for slot, _, _ in fed], keep=[keep for _, _, keep in fed])
         latents = [x for _, f, _ in fed for x in f.latents]
-        z = torch.cat(latents) if latents else torch.zeros(0, self.channels, device=self.device)
+        z = torch.cat(latents) if latents else torch.zeros(0, self.width, device=self.device)
         t = torch.tensor([t for _, f, _ in fed for t in f.t], dtype=torch.float32, device=self.device)
         place = {slot: i for i, (slot, _, _) in enumerate(fed)}
         asking = [r for r in rows if r.draws]

@@ -12,6 +12,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch.nn.functional as F
 from torch import Tensor
 
 from mixtures.layout import CONTEXT, NONE
@@ -29,9 +30,11 @@ class Row:
 
     def __init__(self, maker: Generator, prompt: Prompt) -> None:
         self.maker, self.prompt, self.out = maker, prompt, Generated(prompt)
-        wide = {p.shape[1] for p in prompt.pieces if isinstance(p, np.ndarray) and p.ndim == 2} - {maker.channels}
+        self.frames = maker.looked is None or prompt.images_as == "frame"  # whether images of the prompt are such as are made
+        allowed = maker.channels if maker.looked is None or self.frames else maker.looked[0]
+        wide = {p.shape[1] for p in prompt.pieces if isinstance(p, np.ndarray) and p.ndim == 2} - {allowed}
         if wide:
-            raise ValueError(f"prompt {prompt.id}: latents of width {min(wide)}, the model's are {maker.channels} wide")
+            raise ValueError(f"prompt {prompt.id}: latents of width {min(wide)}, the model's are {allowed} wide")
         texts = {i: self._ids_of(i) for i, kind in enumerate(kinds(prompt)) if kind == "text"}
         self.script = deque((kind, texts.get(i, prompt.pieces[i])) for i, kind in enumerate(kinds(prompt)))
         self.needed = needed(prompt, [len(x) for x in texts.values()], maker.patches)
@@ -83,10 +86,18 @@ class Row:
     def _reads_image(self, z: Tensor, condition: int) -> None:
         """BOI, latents, EOI."""
         self._reads(words([self.maker.specials.boi], self.place, condition, STRUCTURE))
-        self._reads_made(z, condition)
+        self._reads_made(z, condition, self.frames)
 
-    def _reads_made(self, z: Tensor, condition: int) -> None:
-        self._reads(block(z, 1.0, self.place, self.maker.specials.pad, condition))
+    def _block(self, z: Tensor, t: float, condition: int = NONE, made: bool = True) -> Fed:
+        """An image's latents; of two encoders as wide as the wider, and with the loss bit by which the model knows whose they are."""
+        if self.maker.looked is None:
+            return block(z, t, self.place, self.maker.specials.pad, condition)
+        fed = block(F.pad(z, (0, self.maker.width - z.shape[1])), t, self.place, self.maker.specials.pad, condition)
+        fed.document.image_loss = np.full(1, made)
+        return fed
+
+    def _reads_made(self, z: Tensor, condition: int, made: bool = True) -> None:
+        self._reads(self._block(z, 1.0, condition, made))
         self._reads(words([self.maker.specials.eoi], self.place, condition, STRUCTURE))
 
     def _go_on(self) -> None:
@@ -99,7 +110,8 @@ class Row:
                 return
             if kind == "image":
                 latents = np.asarray(piece, np.float32)
-                normal = latents if self.maker.normaliser is None else self.maker.normaliser.apply(latents)
+                normaliser = self.maker.normaliser if self.frames else self.maker.looking
+                normal = latents if normaliser is None else normaliser.apply(latents)
                 named = self.kept_as if self.prompt.images_as == "frame" else CONTEXT
                 self._reads_image(tensor(normal, self.maker.device), named)
             elif len(piece):  # type: ignore[arg-type]
@@ -126,7 +138,7 @@ class Row:
         """(row of the cache, piece, whether it stays) of the next pass."""
         if self.at is not None:
             z, t = self.at
-            piece = block(z, t, self.place, self.maker.specials.pad)
+            piece = self._block(z, t)
             return [(slot, piece, False) for slot in (self.slots if self.guided else self.slots[:1])]
         out = [(self.slots[0], together(self.pending), True)]
         self.pending = []

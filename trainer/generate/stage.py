@@ -96,6 +96,9 @@ def _make(config: Generate, root: str, job: Any) -> tuple[list[Any], list[dict[s
         torch.set_num_threads(config.threads)
     device = config.device if config.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     subject = Subject.load(config.run, device)
+    if subject.reader.sides is not None:
+        raise InputError("this run has two encoders, and what `generate` writes is shown by one", where=config.run, allowed="a run of one encoder",
+                         next="the evaluation `samples` paints held-out captions of such a run")  # fmt: skip
     if config.weights == "ema":
         fill(subject.model, _average(config.run), config.run)
     if config.precision == "bf16" or (config.precision == "auto" and device == "cuda"):

@@ -27,7 +27,7 @@ def parameters(model: TransfusionModel) -> dict[str, int]:
         "time": time, "positions": sizes.get("patch", 0) + sizes.get("made_patch", 0),
     }  # fmt: skip
     text, latent = (blocks - _idle(model, sizes, kind) for kind in ("text", "latent"))
-    doors = out["projections"] - (0 if model.made is None else sum(n for name, n in sizes.items() if name.startswith("latent_in.")))
+    doors = out["projections"] - (0 if model.looked is None else sum(n for name, n in sizes.items() if name.startswith("latent_in.")))
     return {**out, "active_text": text, "active_latent": latent + doors}
 
 
@@ -69,8 +69,8 @@ def training_flops(
 
 def _doors(model: TransfusionModel, latents: int, made: int) -> tuple[int, int, int]:
     """(values that enter the model as latents, values that leave it, images)."""
-    if model.made is None:
+    if model.looked is None:
         return model.channels * latents, model.channels * latents, -(-latents // max(model.patches, 1))
-    (channels, patches), looked = model.made, latents - made
-    images = -(-looked // max(model.patches, 1)) - (-made // max(patches, 1))
-    return model.channels * looked + channels * made, channels * made, images
+    channels, patches = model.looked
+    images = -(-(latents - made) // max(patches, 1)) - (-made // max(model.patches, 1))
+    return channels * (latents - made) + model.channels * made, model.channels * made, images

@@ -134,13 +134,15 @@ class TransfusionModel(nn.Module):
         for n in (patches, *(made or ())[1:]):
             if shape.rope == "axial" and math.isqrt(n) ** 2 != n:
                 raise ValueError(f"rope: axial needs images of n x n latents, and these have {n}; say rope: line")
-        self.made = made  # channels and number of latents of images with loss, where they have another encoder than those without
-        self.shape, self.vocab, self.channels, self.patches, self.predict = shape, vocab, channels, patches, predict
+        self.shape, self.vocab, self.predict = shape, vocab, predict
+        # channels, patches: of images with loss, which are made. looked: of those without, where they have an encoder of their own.
+        self.looked = None if made is None else (channels, patches)
+        self.channels, self.patches = made or (channels, patches)
         width, split = shape.width, shape.ffn == "mot"
         self.embed = nn.Parameter(torch.empty(vocab, width))
         self.head = None if shape.tie_embeddings else nn.Parameter(torch.empty(vocab, width))
         self.latent_in = nn.Linear(channels, width)
-        self.latent_out = nn.Linear(width, channels if made is None else made[0])
+        self.latent_out = nn.Linear(width, self.channels)
         self.patch = nn.Parameter(torch.empty(patches, width)) if shape.patch_positions else None
         self.made_in = None if made is None else nn.Linear(made[0], width)
         self.made_patch = nn.Parameter(torch.empty(made[1], width)) if made is not None and shape.patch_positions else None
@@ -160,14 +162,14 @@ class TransfusionModel(nn.Module):
         words, slots = where.text, where.slots
         image, place = _places(batch, len(t))
         when = When(F.silu(self.time(t)), image) if self.time is not None and self.modulation is not None else None
-        made = None if self.made is None else batch.image_loss[image]
+        made = None if self.looked is None else batch.image_loss[image]
         x = torch.cat([F.embedding(batch.tokens.reshape(-1)[slots[:words]].long(), self.embed), self._latents(z, t, image, place, made)])
         attend = prepare(batch, where, dropped, self.shape.attention) if attend is None else attend
         position = batch.position.reshape(-1)[slots]
         if self.shape.rope == "axial":
             side: int | Tensor = math.isqrt(self.patches)
-            if self.made is not None and made is not None:
-                side = torch.where(made, math.isqrt(self.made[1]), side)
+            if self.looked is not None and made is not None:
+                side = torch.where(made, side, math.isqrt(self.looked[1]))
             position = _plane(position, words, place, side)
         cos, sin = rotary_tables(position, self.shape.width // self.shape.heads, self.shape.rope_theta)
         told = []
