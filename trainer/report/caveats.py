@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from trainer.report.arms import payload, runs_of
 from trainer.report.encoders import encoders
+from trainer.report.encoders import said as named
 from trainer.report.evidence import Evidence
 from trainer.report.markup import Markup, tag
 from trainer.report.measured import by_seed
@@ -52,9 +53,9 @@ def _size(evidence: Evidence) -> list[str]:
 
 
 def _main(evidence: Evidence) -> list[tuple[str, str]]:
-    """(metric, split) of the wholes that were measured."""
+    """(metric, split) of the wholes that were measured and of which more or less is better."""
     pairs = dict.fromkeys((r["metric"], r["split"]) for r in evidence.results if r["split"] in WHOLE)
-    return [(m, s) for m, s in pairs if not is_control(m)]
+    return [(m, s) for m, s in pairs if not is_control(m) and measure(m).sign]
 
 
 def _seeds(evidence: Evidence) -> list[str]:
@@ -133,7 +134,7 @@ def _encoders(evidence: Evidence) -> list[str]:
     if len(names) < 2 or not latent:
         return []
     said = ", ".join(dict.fromkeys(measure(m).name for m in latent))
-    return [f"Arms have {len(names)} encoders ({', '.join(e.partition(' ')[0] for e in names)}): {said} cannot be compared between them."]
+    return [f"Arms have {len(names)} encoders ({named(names)}): {said} cannot be compared between them."]
 
 
 def _tokens(evidence: Evidence) -> list[str]:
