@@ -119,4 +119,6 @@ def test_what_a_stranger_sees_is_an_entry_point():
     scenes = find("pipelines.services", "scene")(grid=3)
     scene = make_scene(1, 4, 3)
     facts = scenes.held(scenes.said(language.recaption(scene)), scenes.read(render.picture(scene, 48)))
+    words = scenes.values(scenes.said("a large red circle at the top left and a blue square"))
+    assert words == ["circle", "red", "large", "top left", "square", "blue"]
     assert len(facts) == 4 * len(scene.shapes) and all(h for _, h in facts) and {f for f, _ in facts} == set(scenes.facts)

@@ -53,7 +53,8 @@ class SceneMatch(OfCaptions):
             held_out = pixels(some[0].data, np.stack([p.truth() for p in some]), self.decoder)
             made, true = made + [scenes.read(x) for x in pictures], true + [scenes.read(x) for x in held_out]
             shown += list(zip(held_out, pictures, strict=True))[: self.shown - len(shown)]
-        _page(storage.join(out, PAGE), said, [scenes.held(s, m) for s, m in zip(stated, made, strict=True)], shown, out)
+        facts = [list(zip(scenes.values(s), scenes.held(s, m), strict=True)) for s, m in zip(stated, made, strict=True)]
+        _page(storage.join(out, PAGE), said, facts, shown, out)
         return _rows(scenes, [p.id for p in pairs], stated, true, made, out)
 
 
@@ -81,16 +82,16 @@ def _rows(scenes: Any, ids: list[str], stated: list[Any], true: list[Any], made:
     return rows
 
 
-def _page(place: str, captions_: list[str], facts: list[list[tuple[str, bool]]], shown: list[Any], out: str) -> None:
+def _page(place: str, captions_: list[str], facts: list[list[Any]], shown: list[Any], out: str) -> None:
     """The first few: held out, painted, the caption, and what it states that holds or does not."""
     png = service("png", "install the pipelines package")
-    tick = lambda fact, holds: page.tag("span", f"{'✓' if holds else '✗'} {fact}", class_="tag target" if holds else "tag")
+    tick = lambda value, fact: page.tag("span", f"{'✓' if fact[1] else '✗'} {value}", class_="tag target" if fact[1] else "tag")
     cards = []
     for caption, held, (true, made) in zip(captions_, facts, shown, strict=False):
         both = [page.tag("figure", page.picture(bytes(png(x)), name, WIDTH), page.tag("figcaption", name))
                 for x, name in ((true, "held out"), (made, "painted"))]  # fmt: skip
         cards.append(page.tag("div", page.tag("div", *both, class_="strip"), page.tag("p", caption), *(tick(*f) for f in held), class_="card"))
-    mean = np.mean([share(f) for f in facts])
+    mean = np.mean([share([fact for _, fact in f]) for f in facts])
     told = f"{len(cards)} of {len(captions_)} held-out captions; {mean:.3f} of what they state holds in what was painted."
     html = page.page("What captions say, and what was painted", page.tag("p", told), page.tag("div", *cards, class_="grid"))
     storage.replace(place, html.encode(), scratch=out)
