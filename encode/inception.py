@@ -126,7 +126,9 @@ def build() -> Any:
             for name in ("Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3"):
                 x = getattr(self, name)(x)
             x = max_pool2d(x, 3, 2)
-            x = max_pool2d(self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(x)), 3, 2)
+            for name in ("Conv2d_3b_1x1", "Conv2d_4a_3x3"):
+                x = getattr(self, name)(x)
+            x = max_pool2d(x, 3, 2)
             for name in _blocks():
                 x = getattr(self, name)(x)
             return x.mean(dim=(2, 3))

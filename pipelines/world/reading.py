@@ -75,6 +75,11 @@ def said(caption: str) -> list[Said]:
     return out
 
 
+def values(statements: Sequence[Said]) -> list[str]:
+    """What is stated, word by word, in the order in which `held` answers: circle, red, large, top left, square …"""
+    return [value for s in statements for f in FACTS if (value := getattr(s, f)) is not None]
+
+
 def held(statements: Sequence[Said], shapes: Sequence[Shape], grid: int = 2) -> list[tuple[str, bool]]:
     """(fact, whether it holds) for every fact stated: each named shape is one of those seen, another for each, such that most holds."""
     stated = [[(f, getattr(s, f)) for f in FACTS if getattr(s, f) is not None] for s in statements]

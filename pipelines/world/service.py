@@ -4,6 +4,7 @@
     scenes.said(caption)   -> statements       ValueError for a caption that is not of the world
     scenes.read(pixels)    -> shapes           uint8 [H, W, 3] of any size
     scenes.held(statements, shapes) -> [(fact, holds)]      fact: kind, colour, size or place
+    scenes.values(statements)       -> [word]               what those facts say, in the same order
 
 Statements and shapes are this module's own; whoever asks hands them back as they came.
 """
@@ -33,6 +34,10 @@ class Scenes:
     def read(self, pixels: Pixels) -> list[Shape]:
         """See reading.read."""
         return reading.read(pixels, self.grid)
+
+    def values(self, statements: Sequence[Said]) -> list[str]:
+        """See reading.values."""
+        return reading.values(statements)
 
     def held(self, statements: Sequence[Said], shapes: Sequence[Shape]) -> list[tuple[str, bool]]:
         """See reading.held."""

@@ -1,4 +1,4 @@
-"""Feature spaces for distances: the network of the usual FID by its names and sizes, weights that are data and nothing else, encoders as they encode."""
+"""Feature spaces for distances: the network of the usual FID by its names and sizes, weights that are data alone, encoders as they encode."""
 
 from __future__ import annotations
 

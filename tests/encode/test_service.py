@@ -41,3 +41,14 @@ def test_latents_that_cannot_be_turned_back_say_what_is_missing(tmp_path):
     save_tower(tmp_path)
     with pytest.raises(InputError, match="cannot be turned back"):
         pictures(np.zeros((1, 4, 32), np.float32), {"image": {"siglip2": {"weights": str(tmp_path)}}})
+
+
+def test_pixels_come_without_a_codec_and_a_decoder_is_loaded_once(tmp_path, monkeypatch):
+    pytest.importorskip("torch")
+    assert np.array_equal(np.stack(pictures(ENCODER.patches(PLAIN), CARD, None, "pixels")), PLAIN)
+    save_decoder(tmp_path, channels=192, patch=4, side=4)
+    asked = {"rae": {"weights": str(tmp_path)}}
+    first = pictures(ENCODER.patches(PLAIN), CARD, asked, "pixels")
+    monkeypatch.setattr("encode.service.Decoding", lambda *a: pytest.fail("loaded again"))
+    again = pictures(ENCODER.patches(PLAIN[1:]), CARD, asked, "pixels")
+    assert first[0].shape == (16, 16, 3) and np.array_equal(np.stack(first[1:]), np.stack(again))

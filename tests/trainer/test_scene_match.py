@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -30,6 +32,14 @@ def test_who_paints_the_truth_scores_one_in_everything_and_so_does_the_truth(pla
         assert {v["value"] for (m, _), v in rows.items() if m in ("scene_match" + control, "scene_match.all" + control)} == {1}
     assert {s for m, s in rows if m == "scene_match"} == {"held_out", *(f"held_out:{f}" for f in ("kind", "colour", "size", "place"))}
     assert rows["scene_match", "held_out"]["n"] == 40 and rows["scene_match", "held_out:kind"]["n"] > rows["scene_match", "held_out:place"]["n"] > 0
+
+
+def test_the_page_shows_each_caption_with_both_pictures_and_what_holds(plan, tmp_path, monkeypatch):
+    scenes.paints(monkeypatch, plan, of=lambda i, n: i if i % 2 else i + 1)
+    scored(plan, tmp_path, caption="recaption", shown=5)
+    html = (tmp_path / "scene_match.html").read_text()
+    assert html.count("<img") == 10 and "5 of 40" in html and "<script" not in html
+    assert re.search("✓ (circle|square|triangle|cross)", html) and re.search("✗ (top|bottom) (left|right)", html)
 
 
 def test_who_paints_other_captions_scores_the_stated_chance_and_so_do_shuffled_pictures(plan, tmp_path, monkeypatch):

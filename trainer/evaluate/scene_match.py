@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import Field
 
+from pipelines.format import page, storage
 from pipelines.format.errors import InputError
 from trainer.evaluate._items import write_items
 from trainer.evaluate._painting import CHUNK, OfCaptions, captions, of_captions, painted, pixels, service, words_of
@@ -24,6 +25,8 @@ from trainer.evaluate._painting import CHUNK, OfCaptions, captions, of_captions,
 if TYPE_CHECKING:
     from trainer.evaluate._subject import Subject
 
+PAGE = "scene_match.html"
+WIDTH = 96  # of a shown picture
 OTHERS = 16  # other captions that each picture is held against; all, where there are fewer
 
 
@@ -31,6 +34,7 @@ class SceneMatch(OfCaptions):
     """Of a source of world pictures in `grid` × `grid` cells."""
 
     grid: int = Field(2, ge=2, le=3)
+    shown: int = Field(32, ge=1, le=256, description="pictures on the page scene_match.html, with what holds of each")
 
     def run(self, subject: Subject, out: str) -> list[dict[str, Any]]:
         """Rows scene_match (share of the stated facts, mean over captions; by kind of fact `held_out:<fact>`), scene_match.all (share of captions of
@@ -40,16 +44,21 @@ class SceneMatch(OfCaptions):
         scenes = service("scene", "install the pipelines package; other pictures are scored by `prompts` and the scorers it writes for")(self.grid)
         pairs = captions(subject, self)
         words = words_of(subject, self.source)
-        stated = [_said(scenes, words.decode(p.ids.tolist()), p.id) for p in pairs]
-        true, made = [], []
+        said = [words.decode(p.ids.tolist()) for p in pairs]
+        stated = [_stated(scenes, caption, p.id) for caption, p in zip(said, pairs, strict=True)]
+        true, made, shown = list[Any](), list[Any](), list[Any]()
         for first, latents in painted(subject, out, self, of_captions(pairs)):
             some = pairs[first : first + CHUNK]
-            made += [scenes.read(x) for x in pixels(some[0].data, latents, self.decoder)]
-            true += [scenes.read(x) for x in pixels(some[0].data, np.stack([p.truth() for p in some]), self.decoder)]
+            pictures = pixels(some[0].data, latents, self.decoder)
+            held_out = pixels(some[0].data, np.stack([p.truth() for p in some]), self.decoder)
+            made, true = made + [scenes.read(x) for x in pictures], true + [scenes.read(x) for x in held_out]
+            shown += list(zip(held_out, pictures, strict=True))[: self.shown - len(shown)]
+        facts = [list(zip(scenes.values(s), scenes.held(s, m), strict=True)) for s, m in zip(stated, made, strict=True)]
+        _page(storage.join(out, PAGE), said, facts, shown, out)
         return _rows(scenes, [p.id for p in pairs], stated, true, made, out)
 
 
-def _said(scenes: Any, caption: str, record: str) -> Any:
+def _stated(scenes: Any, caption: str, record: str) -> Any:
     try:
         return scenes.said(caption)
     except ValueError as e:
@@ -71,6 +80,21 @@ def _rows(scenes: Any, ids: list[str], stated: list[Any], true: list[Any], made:
         for fact, (value, count) in by_fact(tries).items():
             rows.append(_row("scene_match" + control, f"held_out:{fact}", value, count, None if control else by_fact(chance)[fact][0]))
     return rows
+
+
+def _page(place: str, captions_: list[str], facts: list[list[Any]], shown: list[Any], out: str) -> None:
+    """The first few: held out, painted, the caption, and what it states that holds or does not."""
+    png = service("png", "install the pipelines package")
+    tick = lambda value, fact: page.tag("span", f"{'✓' if fact[1] else '✗'} {value}", class_="tag target" if fact[1] else "tag")
+    cards = []
+    for caption, held, (true, made) in zip(captions_, facts, shown, strict=False):
+        both = [page.tag("figure", page.picture(bytes(png(x)), name, WIDTH), page.tag("figcaption", name))
+                for x, name in ((true, "held out"), (made, "painted"))]  # fmt: skip
+        cards.append(page.tag("div", page.tag("div", *both, class_="strip"), page.tag("p", caption), *(tick(*f) for f in held), class_="card"))
+    mean = np.mean([share([fact for _, fact in f]) for f in facts])
+    told = f"{len(cards)} of {len(captions_)} held-out captions; {mean:.3f} of what they state holds in what was painted."
+    html = page.page("What captions say, and what was painted", page.tag("p", told), page.tag("div", *cards, class_="grid"))
+    storage.replace(place, html.encode(), scratch=out)
 
 
 def share(facts: list[tuple[str, bool]]) -> float:
