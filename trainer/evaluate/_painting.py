@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -24,6 +24,7 @@ from pipelines.format import chance, codec, storage
 from pipelines.format.document import Part, fingerprint
 from pipelines.format.errors import InputError
 from trainer.evaluate._tokenizers import source_dataset
+from trainer.two_encoders import made_in, shown_by
 
 if TYPE_CHECKING:
     from trainer.evaluate._subject import Subject
@@ -85,6 +86,7 @@ def captions(subject: Subject, asked: OfCaptions) -> list[Pair]:
     for span in spans:
         if len(found) == asked.images:
             break
+        span = replace(span, image_first=False, loss=(True,) * len(span.loss))
         record, data = plan.record(span), plan.datasets[span.dataset]
         words = record.segments[span.caption]
         if asked.caption is not None:
@@ -93,7 +95,7 @@ def captions(subject: Subject, asked: OfCaptions) -> list[Pair]:
                 names = sorted({str(s.member) for s in record.segments if s.kind == "tokens"})
                 raise InputError("a record has no caption of this name", where=record.id, found=asked.caption, allowed=", ".join(names))
         if record.id not in found:
-            found[record.id] = Pair(record.id, data, span.shard, record, np.asarray(data.array(span.shard, words), np.int32))
+            found[record.id] = Pair(record.id, made_in(plan, span), span.shard, record, np.asarray(data.array(span.shard, words), np.int32))
     if len(found) < 2:
         raise InputError("no held-out captions to paint", found=asked.source, next="name an image-text source, or raise held_out.fraction")
     return list(found.values())
@@ -112,7 +114,7 @@ def words_of(subject: Subject, source: str | None = None) -> Any:
 
 def pictured(subject: Subject) -> Any:
     """The dataset whose card says which encoder made the plan's latents. InputError where it has none: then a model paints nothing."""
-    data = next((d for d in subject.plan.datasets if "image" in (d.encoding or {})), None)
+    data = shown_by(subject.plan)
     if data is None:
         raise InputError("the run's plan has no images, so its model makes none", where=getattr(subject.plan, "path", None))
     return data
