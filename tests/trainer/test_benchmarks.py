@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import copy
 import csv
 import json
 import re
@@ -18,11 +19,13 @@ from pydantic import ValidationError
 import pipelines
 from mixtures import latent_stats
 from pipelines.format import codec
+from pipelines.format.dataset import Dataset
 from pipelines.format.document import fingerprint, load
 from pipelines.format.errors import InputError
 from pipelines.format.part import PartWriter
 from pipelines.format.record import Record, Segment
 from pipelines.recipe import Recipe
+from pipelines.tombstones import add
 from tests import toys
 from tests.pipelines.test_sources_text import read
 from tests.toys import jpeg
@@ -317,3 +320,16 @@ def test_another_encoder_s_latents_and_unknown_names_are_refused(plan, tmp_path)
     for sets, said in (({"gqqa": path}, "known: mme"), ({"all": path}, "a mean over sets"), ({"mine": {"dataset": path}}, "says its score")):
         with pytest.raises(ValidationError, match=said):
             Benchmark.model_validate({"sets": sets})
+
+
+def test_what_must_be_forgotten_is_not_asked_and_a_set_that_was_trained_on_is_refused(plan, tmp_path):
+    records = curated("gqa", tmp_path / "gqa")
+    path = encoded(tmp_path, "gqa", records)
+    dataset = Dataset.open(path)
+    add(dataset, {"id": [next(dataset.records(0)).id]}, "asked")
+    rows = Benchmark(sets={"gqa": path}).run(subject(plan, Knows(records)), str(tmp_path))
+    assert {r["n"] for r in rows if r["split"] == "gqa"} == {N - 1}
+    trained = copy.copy(plan)
+    trained.card = {**plan.card, "datasets": [{"fingerprint": Dataset.open(path).fingerprint}]}
+    with pytest.raises(InputError, match="trained on"):
+        Benchmark(sets={"gqa": path}).run(subject(trained, Knows(records)), str(tmp_path))
