@@ -9,10 +9,12 @@ from pydantic import ValidationError
 
 from mixtures.mixture import Mixture
 from mixtures.plan import Plan, make_plan
+from pipelines.format.dataset import Dataset
 from pipelines.format.document import fingerprint
 from pipelines.format.errors import InputError
 from pipelines.format.part import PartWriter
 from pipelines.format.record import Record
+from pipelines.tombstones import add
 from tests import toys
 from tests.trainer.asked import SPECIALS, Ran, ids, tokenizer
 from tests.trainer.test_evaluate import Uniform, tiny, values
@@ -130,3 +132,13 @@ def test_the_token_limit_holds_for_each_set(root, dataset, tmp_path):
     rows = TextPerplexity.model_validate({"sets": sets, "max_tokens": 60}).run(subject(planned(root, dataset, 128), Uniform()), str(tmp_path))
     counted = {r["split"]: r["n"] for r in rows if r["metric"] == "text_perplexity"}
     assert all(60 <= n < 150 for n in counted.values())
+
+
+def test_what_must_be_forgotten_is_not_read(root, dataset, tmp_path):
+    plan, path = planned(root, dataset, 64), texts(root, "letters", 12)
+    ask = TextPerplexity.model_validate({"sets": [{"name": "x", "dataset": path}]})
+    ask.run(subject(plan, Uniform()), str(tmp_path))
+    before = pq.read_table(tmp_path / "items/text_nats.parquet")["item"].to_pylist()
+    add(Dataset.open(path), {"id": before[:2]}, "asked")
+    ask.run(subject(plan, Uniform()), str(tmp_path))
+    assert pq.read_table(tmp_path / "items/text_nats.parquet")["item"].to_pylist() == before[2:]

@@ -20,6 +20,7 @@ from pipelines.format.chance import draw, held_out
 from pipelines.format.dataset import Dataset
 from pipelines.format.errors import InputError
 from pipelines.format.forgotten import NAMED_BY, forgotten, tombstones
+from pipelines.format.index import record_of
 from trainer.document import IGNORED, STRUCTURE, TEXT, Document
 
 if TYPE_CHECKING:
@@ -118,35 +119,36 @@ def set_pieces(subject: Subject, dataset: Dataset, records: str, max_tokens: int
     _refuse_other_ids(subject, dataset, records)
     rule: dict[str, Any] = (subject.plan.card.get("mixture") or {}).get("held_out") or {}
     stones = tombstones(dataset)
-    found: list[tuple[int, str, int, int]] = []
+    found: list[tuple[int, str, int, int, int]] = []
     for i in range(len(dataset.shards)):
-        index = dataset.index(i, list(dict.fromkeys(["id", "h", "group", *NAMED_BY])))
+        index = dataset.index(i, list(dict.fromkeys(["h", "group", "text_tokens", *NAMED_BY])))
         keep = np.ones(index.num_rows, np.bool_) if stones is None else ~forgotten(index, stones)
         if records == "held_out":
             keep &= held_out(index["group"].to_pylist(), float(rule["fraction"]), int(rule["seed"]))
-        keys = draw(index["h"].to_numpy().astype(np.uint64), 0, "text_set")
-        ids = index["id"].to_pylist()
-        found += [(int(keys[row]), ids[row], i, int(row)) for row in np.flatnonzero(keep)]
+        keys, ids, sizes = draw(index["h"].to_numpy().astype(np.uint64), 0, "text_set"), index["id"].to_pylist(), index["text_tokens"].to_pylist()
+        found += [(int(keys[row]), ids[row], int(sizes[row]), i, int(row)) for row in np.flatnonzero(keep) if sizes[row]]
+    found.sort()
+    if max_tokens is not None:
+        before = np.cumsum([0, *(size for _, _, size, _, _ in found)])[:-1]
+        found = [f for f, taken in zip(found, before.tolist(), strict=True) if taken < max_tokens]
+    texts = _read(dataset, [(i, row) for *_, i, row in found])
     out: list[Piece] = []
-    taken = 0
-    for _, item, i, row in sorted(found):
-        if max_tokens is not None and taken >= max_tokens:
-            break
-        record = _record(dataset, i, row)
-        words = [(np.asarray(dataset.array(i, s)), s.role == "target") for s in record.segments if s.kind == "tokens"]
-        if not sum(len(w) for w, _ in words):
-            continue
-        ids_ = np.concatenate([[subject.specials.bos], *(w for w, _ in words)]).astype(np.int32)
+    for _, item, _, i, row in found:
+        words = texts[i, row]
+        tokens = np.concatenate([[subject.specials.bos], *(w for w, _ in words)]).astype(np.int32)
         counted = np.concatenate([[False], *(np.full(len(w), target) for w, target in words)]).astype(np.bool_)
-        taken += len(ids_) - 1
-        out += text_pieces(item, ids_, counted, True, window, stride)
+        out += text_pieces(item, tokens, counted, True, window, stride)
     return out
 
 
-def _record(dataset: Dataset, shard: int, row: int) -> Any:
-    from pipelines.format.index import record_of
-
-    return record_of(next(dataset.take(shard, [row]))[1])
+def _read(dataset: Dataset, places: list[tuple[int, int]]) -> dict[tuple[int, int], list[tuple[np.ndarray, bool]]]:
+    """By shard and row: the ids of each piece of text, and whether they take loss. A row group of an index is read once."""
+    out = {}
+    for i in sorted({shard for shard, _ in places}):
+        for row, values in dataset.take(i, [row for shard, row in places if shard == i]):
+            segments = [s for s in record_of(values).segments if s.kind == "tokens"]
+            out[i, row] = [(np.asarray(dataset.array(i, s)), s.role == "target") for s in segments]
+    return out
 
 
 def _refuse_other_ids(subject: Subject, dataset: Dataset, records: str) -> None:

@@ -20,6 +20,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from pipelines.format.document import Document, Part, Size
+from pipelines.format.errors import InputError
 
 if TYPE_CHECKING:
     from trainer.batch import Batch
@@ -95,7 +96,9 @@ class TextPerplexity(Part):
         """(window, stride) in positions."""
         window = int(self.window or subject.plan.sequence_length)
         stride = int(self.stride or max(window // 2, 1))
-        assert stride < window, "a stride of at least the window"
+        if stride >= window:
+            found = f"stride {stride}, window {window}"
+            raise InputError("windows must overlap", where="text_perplexity", found=found, allowed="a stride below the window")
         return window, stride
 
     def _held_out(self, subject: Subject, window: int, stride: int) -> dict[str, list[Text]]:
