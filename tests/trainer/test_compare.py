@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -180,3 +181,34 @@ def test_arms_that_are_asked_for_and_not_there_are_named():
     e = compared({"a": 0.4, "b": 0.5})
     assert "not among the arms: gone" in Difference(metric="vqa", of=["b", "gone"], against="a").section(e)
     assert Difference(metric="nothing", against="a").section(e) is None
+
+
+PARTS = [
+    Difference(metric="vqa", against=["a", "gone"]),
+    Difference(metric="vqa", against="gone"),
+    Difference(metric="gone", against="a"),
+    Equivalence(metric="vqa", against="gone"),
+    Equivalence(metric="vqa", of=["gone"], against="a"),
+    ExchangeRate(metric="vqa", ladder={"a": "1B", "gone": "2B"}),
+    ExchangeRate(metric="vqa", ladder={"a": "1B", "b": "2B"}, of=["gone"]),
+    Ordering(metric="vqa"),
+]
+
+
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("seeds", [1, 2])
+@pytest.mark.parametrize("items", [0, 30])
+def test_arms_metrics_and_seeds_that_are_not_there_stop_no_report(part, seeds, items):
+    e = compared({"a": 0.4, "b": 0.5}, seeds=seeds, items=items)
+    for given in (e, replace(e, results=[]), replace(e, results=[{**r, "value": float("nan")} for r in e.results]), replace(e, runs={})):
+        assert all(isinstance(r, dict) for r in part.rows(given))
+        assert all(isinstance(s, str) for s in part.answers(given))
+        part.section(given)
+
+
+def test_rows_are_plain_values():
+    e = compared({**PAPER, "vqa20": 0.3}, recipe={"experiment": "E7"}, budgets=BUDGETS | {"vqa100": {"vqa": 600_000}})
+    parts = [Difference(metric="vqa", against="vqa20"), Equivalence(metric="vqa", against="vqa20"), Ordering(metric="vqa")]
+    parts.append(ExchangeRate(metric="vqa", ladder={"vqa20": "20B", "vqa100": "100B"}, of=["vqa20+text80"]))
+    for part in parts:
+        assert json.loads(json.dumps(part.rows(e), allow_nan=False)) == part.rows(e)

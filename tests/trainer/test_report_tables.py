@@ -213,6 +213,11 @@ def test_arms_meet_the_papers_by_name_spelling_apart():
     assert published("E10", ["dense", "granularity16"], "text_perplexity")[0].values["granularity16"] == 14.81
 
 
+def test_a_benchmark_run_by_its_own_scorer_meets_the_papers_values_of_it():
+    (known,) = published("E2", ["siglip2", "flux_vae"], "geneval", "all")
+    assert known.values == {"siglip2": 0.328, "flux_vae": 0.211} and known.name == "GenEval score"
+
+
 def test_an_ablation_named_by_its_document_is_set_beside_that_experiment():
     e = compared({"share1": 1.2, "share10": 1.0}, metric="planning.ate", recipe={"experiment": "E9"})
     assert experiment(e) == "E9" and "another scale" in beside.section(e) and ">1.258</td>" in beside.section(e)

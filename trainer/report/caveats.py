@@ -52,9 +52,9 @@ def _size(evidence: Evidence) -> list[str]:
 
 
 def _main(evidence: Evidence) -> list[tuple[str, str]]:
-    """(metric, split) of the wholes that were measured."""
+    """(metric, split) of the wholes that were measured and of which more or less is better."""
     pairs = dict.fromkeys((r["metric"], r["split"]) for r in evidence.results if r["split"] in WHOLE)
-    return [(m, s) for m, s in pairs if not is_control(m)]
+    return [(m, s) for m, s in pairs if not is_control(m) and measure(m).sign]
 
 
 def _seeds(evidence: Evidence) -> list[str]:

@@ -47,6 +47,10 @@ KNOWN = {
     "vqa.choice": Measure("VQA accuracy by choice likelihood", **_SHARE),
     "benchmark": Measure("benchmark accuracy", **_SHARE),
     "scene_match": Measure("what the caption says found in the picture", **_SHARE),
+    "scene_match.all": Measure("whole captions found in the picture", **_SHARE),
+    "geneval": Measure("GenEval score", better="higher"),
+    "dpg": Measure("DPG-Bench score", better="higher"),
+    "wise": Measure("WISE score", better="higher"),
     "commands": Measure("commands followed", **_SHARE),
     "text_perplexity": Measure("text perplexity", "per token", form="{:.3f}"),
     "bits_per_byte": Measure("text loss", "bits per byte", form="{:.4f}"),
@@ -55,6 +59,8 @@ KNOWN = {
     "frechet": Measure("Fréchet distance", "squared features", form="{:.2f}"),
     "rollout.pixel": Measure("roll-out pixel error", "mean squared", form="{:.4f}"),
     "rollout.latent": Measure("roll-out latent error", "mean squared", form="{:.4f}", comparable=False),
+    "rollout.psnr": Measure("roll-out PSNR", "dB", better="higher", form="{:.2f}"),
+    "rollout.follows": Measure("roll-outs that follow their actions", **_SHARE),
     "planning.ate": Measure("absolute trajectory error", "m"),
     "planning.rpe": Measure("relative pose error", "m"),
     "planning.position": Measure("final position error", "m"),
@@ -99,6 +105,8 @@ def said_split(split: str) -> str:
     """A split as a reader says it: `held_out:text` is text, `horizon:4` is horizon 4, `set:notes` is notes (outside)."""
     if split == "held_out":
         return "held out"
+    if split == "layer:all":
+        return "mean of layers"
     kind, _, name = split.partition(":")
     words = {"held_out": "{}", "set": "{} (outside)"}.get(kind, "{kind} {}" if name else "{kind}")
     return words.format(name, kind=kind.replace("_", " "))

@@ -15,7 +15,7 @@ from trainer.report.measured import SEEDS, Measured, by_seed, measured, said_int
 from trainer.report.measured import rows as rows_of
 from trainer.report.measures import KNOWN, Measure, is_control, measure, said_split
 
-WHOLE = ("held_out", "all")
+WHOLE = ("held_out", "all", "layer:all", "wasd")
 FEW = 3  # splits that stand open where a metric has no whole
 PARTS = 400  # rows of parts shown of one metric; the rest is in results.parquet
 

@@ -98,7 +98,7 @@ def verdict(drawn: Contrast, margin: float) -> tuple[float, str]:
 
 
 def _percent(x: float | None) -> str | None:
-    return None if x is None else f"{100 * x:+.2f}" if abs(x) < 10 else f"{100 * x:+.2g}"
+    return None if x is None else f"{100 * x:+.2f}" if abs(x) < 10 else f"{100 * x:+,.0f}"
 
 
 def _range(low: float | None, high: float | None) -> str | None:

@@ -100,7 +100,7 @@ class ExchangeRate(Part):
             return block(f"Exchange rate: {measure(self.metric).name}", [tag("p", barred, class_="bad")]) if barred else None
         kind = rows[0]["source"] or "the ladder's data"
         cells = [[r["of"], _added(r), f"{size(r['own'])} {kind}", _bound(r, "stands_at", False), _bound(r, "stands_at", True),
-                  f"{_bound(r, 'low', True)} … {_bound(r, 'high', True)}" if "low_side" in r else None] for r in rows]  # fmt: skip
+                  _range(r)] for r in rows]  # fmt: skip
         header = ["arm", "adds", "to", f"scores as much as {kind} alone of", "so what it adds is worth", "95 % interval"]
         how = {
             "isotonic": "the closest curve that never falls, straight in log budget between rungs; nothing is said outside the ladder",
@@ -159,13 +159,21 @@ def _bound(row: dict[str, Any], name: str, worth: bool) -> str:
     return OUTSIDE[side] if side else size(row[f"{name}_worth" if worth else name])
 
 
+def _range(row: dict[str, Any]) -> str | None:
+    if "low_side" not in row:
+        return None
+    if row["low_side"] < 0 < row["high_side"]:
+        return "anything, the interval leaves the ladder at both ends"
+    return f"{_bound(row, 'low', True)} … {_bound(row, 'high', True)}"
+
+
 def _added(row: dict[str, Any]) -> str:
     return " + ".join(f"{size(n)} {s}" for s, n in row["added"].items()) or "nothing"
 
 
 def _sentence(row: dict[str, Any]) -> str:
     kind = row["source"] or "the ladder's data"
-    bounds = f" (95 %: {_bound(row, 'low', True)} … {_bound(row, 'high', True)})" if "low_side" in row else ""
+    bounds = f" (95 %: {_range(row)})" if "low_side" in row else ""
     if row["stands_at_side"]:
         return f"{row['of']}: what {_added(row)} is worth in {kind} lies {OUTSIDE[row['stands_at_side']]}{bounds}."
     return f"{_added(row)} is worth {_bound(row, 'stands_at', True)} of {kind}{bounds}."
