@@ -181,7 +181,7 @@ def _group(panel: Any, evidence: Evidence, group: Group, y: Any) -> None:
         k = group.splits.index(split)
         at = place[arm, split]
         ink = colour(k if several else evidence.arms.index(arm))
-        name = said_split(split) if several else None
+        name = clean(said_split(split)) if several else None
         if found is None:
             panel.annotate("not measured", (0, at), xycoords=("axes fraction", "data"), xytext=(4, 0), textcoords="offset points", va="center",
                            fontsize=SMALL, color=FAINT)  # fmt: skip
