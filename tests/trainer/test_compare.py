@@ -212,3 +212,25 @@ def test_rows_are_plain_values():
     parts.append(ExchangeRate(metric="vqa", ladder={"vqa20": "20B", "vqa100": "100B"}, of=["vqa20+text80"]))
     for part in parts:
         assert json.loads(json.dumps(part.rows(e), allow_nan=False)) == part.rows(e)
+
+
+def test_arms_asked_about_other_items_are_compared_on_those_they_share():
+    e = compared({"a": 0.4, "b": 0.5}, items=100, seed_sd=0.0)
+    cut, rows = {}, [r for r in e.results if r["arm"] == "a"]
+    for key, run in e.runs.items():
+        table = run.items["vqa"].slice(0, 70) if key[0] == "b" else run.items["vqa"]
+        cut[key] = replace(run, items={"vqa": table})
+        if key[0] == "b":
+            value = float(np.average(table["value"].to_numpy(), weights=table["weight"].to_numpy()))
+            rows.append({**e.results[0], "arm": "b", "seed": key[1], "value": value})
+    e = replace(e, runs=cut, results=rows)
+    part = Difference(metric="vqa", against="a")
+    (row,) = part.rows(e)
+    assert row["n"] == 70 and row["shared"] == 0.7 and row["found"] and row["resampled"] == BOTH
+    assert "those that they share, at the least 70 (70 %)" in part.section(e)
+
+
+def test_what_cannot_be_tested_is_not_said_to_be_alike():
+    e = compared({"a": 3.0, "b": 3.4}, metric="frechet", items=0, seeds=1)
+    (said,) = Difference(metric="frechet", against="a").answers(e)
+    assert "not tested against a, for want of seeds and shared items: b" in said and "told apart" not in said

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from trainer.report.arms import payload, runs_of
 from trainer.report.encoders import encoders
+from trainer.report.encoders import said as named
 from trainer.report.evidence import Evidence
 from trainer.report.markup import Markup, tag
 from trainer.report.measured import by_seed
@@ -133,7 +134,7 @@ def _encoders(evidence: Evidence) -> list[str]:
     if len(names) < 2 or not latent:
         return []
     said = ", ".join(dict.fromkeys(measure(m).name for m in latent))
-    return [f"Arms have {len(names)} encoders ({', '.join(e.partition(' ')[0] for e in names)}): {said} cannot be compared between them."]
+    return [f"Arms have {len(names)} encoders ({named(names)}): {said} cannot be compared between them."]
 
 
 def _tokens(evidence: Evidence) -> list[str]:

@@ -21,6 +21,13 @@ def encoders(evidence: Evidence) -> list[str]:
     return list(dict.fromkeys(e for r in evidence.runs.values() for e in r.encoders))
 
 
+def said(encoders: Iterable[str]) -> str:
+    """Encoders by name; with their fingerprint where two have one name."""
+    held = list(dict.fromkeys(encoders))
+    names = [e.partition(" ")[0] for e in held]
+    return ", ".join(n if names.count(n) == 1 else f"{n} {e.partition(' ')[2][:6]}" for n, e in zip(names, held, strict=True))
+
+
 def unlike(evidence: Evidence, metric: str, arms: Iterable[str]) -> str | None:
     """Why these arms cannot be set side by side on this metric, or None when they can."""
     if measure(metric).comparable:

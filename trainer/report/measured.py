@@ -44,6 +44,7 @@ class Paired:
     seeds: tuple[int, ...]
     logs: bool
     resampled: str
+    shared: float = 1.0  # the share of the arms' items that all of them have
 
     @property
     def transform(self) -> Callable[[Floats], Floats] | None:
@@ -81,11 +82,12 @@ def paired(evidence: Evidence, arms: Sequence[str], metric: str, split: str = "h
     found = [[_items(evidence.runs.get((arm, s)), metric, split, r[s]) for s in seeds] for arm, r in zip(arms, own, strict=True)]
     held = [{name: (v, w) for name, v, w in seed} if seed is not None else {} for arm_ in found for seed in arm_]
     shared = sorted(set.intersection(*(set(h) for h in held)))
-    if len(shared) > 1 and len(shared) >= 0.9 * max(map(len, held)):
+    most = max(map(len, held))
+    if len(shared) > 1 and len(shared) >= most / 2:
         table = np.array([[h[name] for name in shared] for h in held]).reshape(len(arms), len(seeds), len(shared), 2)
         records = tuple(name.partition("|")[2] for name in shared)  # questions on one image go together whatever their type
         scores = [Scores(t[:, :, 0], t[0, :, 1], records) for t in table]
-        return Paired(tuple(scores), tuple(seeds), metric in NATS, BOTH if len(seeds) > 1 else ITEMS)
+        return Paired(tuple(scores), tuple(seeds), metric in NATS, BOTH if len(seeds) > 1 else ITEMS, len(shared) / most)
     logs = metric in NATS and all(r[s] > 0 for r in own for s in seeds)
     alone = [Scores(np.array([[math.log(r[s]) if logs else r[s]] for s in seeds]), np.ones(1)) for r in own]
     return Paired(tuple(alone), tuple(seeds), logs, SEEDS if len(seeds) > 1 else NOTHING)

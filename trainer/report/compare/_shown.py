@@ -44,6 +44,16 @@ def part(split: str) -> str:
     return "" if split in ("held_out", "all") else f", {said_split(split)}"
 
 
+def shared_said(rows: Sequence[dict[str, Any]]) -> str:
+    """What is said where arms were not asked about the same items."""
+    few = [r for r in rows if r.get("shared", 1.0) < 1]
+    if not few:
+        return ""
+    least = min(few, key=lambda r: r["shared"])
+    share = f"at the least {least['n']:,} ({100 * least['shared']:.0f} %)"
+    return f" Not all arms were asked about the same items: compared are those that they share, {share}."
+
+
 def block(heading: Any, body: Sequence[Any], gone: Sequence[str] = ()) -> Markup:
     """A comparison as a section; arms that were asked for and are not there are named."""
     note = tag("p", "Asked about, and not among the arms: ", ", ".join(gone), ".", class_="weak") if gone else None

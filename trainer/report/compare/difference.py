@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from pipelines.format.document import Part
-from trainer.report.compare._shown import LEVEL, P_NOTE, SEED_NOTE, block, interval_said, missing, p_said, part, title
+from trainer.report.compare._shown import LEVEL, P_NOTE, SEED_NOTE, block, interval_said, missing, p_said, part, shared_said, title
 from trainer.report.encoders import unlike
 from trainer.report.evidence import Evidence
 from trainer.report.markup import Markup, table, tag
@@ -55,6 +55,7 @@ class Difference(Part):
         row: dict[str, Any] = {"compare": "difference", "metric": self.metric, "split": self.split, "of": arm, "against": base}
         row |= {"of_mean": float(left.mean()), "against_mean": float(right.mean()), "mean": float((left - right).mean()), "by_seed": by_seed}
         row |= {"seeds": len(found.seeds), "n": found.n, "resampled": found.resampled, "low": None, "high": None, "p": None, "p_holm": None}
+        row["shared"] = found.shared
         row |= {"p_signs": sign_flip(by_seed), "holm_over": 0, "found": False}
         if found.resampled != NOTHING:
             drawn = contrast(resample(found.arms, found.transform), [1, -1])
@@ -83,7 +84,7 @@ class Difference(Part):
                 tables.append(table(header, cells, f"{title(evidence, self.metric, self.split)}: over {base}"))
         over = max((r["holm_over"] for r in rows), default=0)
         note = f"{said_resampled(r['resampled'] for r in rows)} {P_NOTE} Holm: corrected for {over} arms compared. {SEED_NOTE} "
-        note += "Bold: Holm's p below 5 %."
+        note += f"Bold: Holm's p below 5 %.{shared_said(rows)}"
         better = {1: " More is better.", -1: " Less is better."}.get(m.sign, "")
         stop = tag("p", barred, class_="bad") if barred else None
         return block(f"Difference: {m.name}{part(self.split)}", [stop, *tables, tag("p", note + better, class_="caption")], gone)
@@ -105,9 +106,11 @@ def _sentence(name: str, m: Any, base: str, rows: list[dict[str, Any]]) -> str |
     say = lambda r: f"{r['of']} ({m.signed(r['mean'])}{' ' + unit if unit else ''})"
     ups = [say(r) for r in rows if r["found"] and r["mean"] * (m.sign or 1) > 0]
     downs = [say(r) for r in rows if r["found"] and r["mean"] * (m.sign or 1) < 0]
-    rest = [say(r) for r in rows if not r["found"]]
+    rest = [say(r) for r in rows if not r["found"] and r["p"] is not None]
+    untested = [say(r) for r in rows if r["p"] is None]
     words = ("better", "worse") if m.sign else ("higher", "lower")
     parts = [f"{words[0]} than {base}: {', '.join(ups)}"] if ups else []
     parts += [f"{words[1]} than {base}: {', '.join(downs)}"] if downs else []
     parts += [f"not told apart from {base}: {', '.join(rest)}"] if rest else []
+    parts += [f"not tested against {base}, for want of seeds and shared items: {', '.join(untested)}"] if untested else []
     return f"{name} — " + "; ".join(parts) + "."

@@ -16,7 +16,7 @@ import numpy as np
 from pydantic import Field
 
 from pipelines.format.document import Part, Percent
-from trainer.report.compare._shown import LEVEL, block, missing, p_said, part, title
+from trainer.report.compare._shown import LEVEL, block, missing, p_said, part, shared_said, title
 from trainer.report.encoders import unlike
 from trainer.report.evidence import Evidence
 from trainer.report.markup import Markup, table, tag
@@ -49,6 +49,7 @@ class Equivalence(Part):
         logs = np.log(found.values(0)) - np.log(found.values(1))
         row |= {"margin": float(self.margin), "mean": math.expm1(float(logs.mean())), "seeds": len(found.seeds), "n": found.n}
         row |= {"resampled": found.resampled, "p": None, "low": None, "high": None, "low90": None, "high90": None, "verdict": OPEN}
+        row["shared"] = found.shared
         if found.resampled == NOTHING:
             return row
         drawn = ratio(found)
@@ -74,7 +75,7 @@ class Equivalence(Part):
         note = (
             f"Equivalent: both one-sided tests reject at 5 %, so the 90 % interval lies inside ± {margin:g} %; p is the larger of the two. "
             "Different: the 95 % interval leaves out 0. "
-            f"Not decided: neither; more seeds or items would be needed. {said_resampled(r['resampled'] for r in rows)}"
+            f"Not decided: neither; more seeds or items would be needed. {said_resampled(r['resampled'] for r in rows)}{shared_said(rows)}"
         )
         gone = missing(evidence, [*self.of, self.against])
         return block(f"Does it do harm? {measure(self.metric).name}{part(self.split)}", [made, tag("p", note, class_="caption")], gone)

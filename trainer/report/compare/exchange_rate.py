@@ -18,7 +18,7 @@ import numpy as np
 from pydantic import Field
 
 from pipelines.format.document import Part, Size
-from trainer.report.compare._shown import block, missing, part, title
+from trainer.report.compare._shown import block, missing, part, shared_said, title
 from trainer.report.encoders import unlike
 from trainer.report.evidence import Evidence
 from trainer.report.markup import Markup, table, tag
@@ -59,6 +59,7 @@ class ExchangeRate(Part):
             row: dict[str, Any] = {"compare": "exchange_rate", "metric": self.metric, "split": self.split, "of": arm}
             row |= {"source": self._source(evidence, rungs)}
             row |= {"curve": self.curve, "own": own, "added": added, "seeds": len(found.seeds), "n": found.n, "resampled": found.resampled}
+            row["shared"] = found.shared
             row |= _said_bound("stands_at", float(at[0]), own)
             if found.resampled != NOTHING:
                 low, high = np.quantile(at[1:], [0.025, 0.975], method="inverted_cdf")
@@ -107,7 +108,7 @@ class ExchangeRate(Part):
             "log_linear": "a straight line in log budget, wrong where the curve saturates",
         }[self.curve]
         rungs = ", ".join(f"{a} ({size(float(b))})" for a, b in self.ladder.items() if a in evidence.arms)
-        note = f"Ladder: {rungs}. Curve: {how}. {said_resampled(r['resampled'] for r in rows)} The curve is redrawn in every draw."
+        note = f"Ladder: {rungs}. Curve: {how}. {said_resampled(r['resampled'] for r in rows)} The curve is redrawn in every draw.{shared_said(rows)}"
         made = table(header, cells, f"{title(evidence, self.metric, self.split)}: what data is worth in {kind}")
         gone = missing(evidence, [*self.ladder, *self.of])
         return block(f"Exchange rate: {measure(self.metric).name}{part(self.split)}", [made, tag("p", note, class_="caption")], gone)

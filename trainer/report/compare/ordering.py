@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from pipelines.format.document import Part
-from trainer.report.compare._shown import block, part
+from trainer.report.compare._shown import block, part, shared_said
 from trainer.report.encoders import unlike
 from trainer.report.evidence import Evidence
 from trainer.report.markup import Markup, joined, table, tag
@@ -47,6 +47,7 @@ class Ordering(Part):
         row |= {"source": known.source, "order": arms, "ours": [arms[i] for i in np.argsort(-ours, kind="stable")]}
         row |= {"paper_values": [known.values[a] for a in arms], "values": [float(v) for v in drawn.point], "tau": tau_b(theirs, ours)}
         row |= {"luck": luck(theirs), "probability": None, "pairs": [], "seeds": len(found.seeds), "n": found.n, "resampled": found.resampled}
+        row["shared"] = found.shared
         row |= {"shown": known.shown}
         if found.resampled != NOTHING:
             holds = pairs_hold(theirs, sign * drawn.joint())
@@ -76,7 +77,7 @@ class Ordering(Part):
             header = ["arm", "place in the paper", "the paper, another scale", "place here", m.label, "probability here that it is better"]
             body += [table(header, cells, f"{r['paper']} — {r['source']}"), tag("p", _sentence(r)[:1].upper(), _sentence(r)[1:])]
         resampled = said_resampled(r["resampled"] for r in rows).replace("Interval: 95 %, ", "Probabilities: ")
-        note = f"The paper's values are of another scale and other test sets: only the order can be set beside ours. {resampled}"
+        note = f"The paper's values are of another scale and other test sets: only the order can be set beside ours. {resampled}{shared_said(rows)}"
         return block(f"The paper's order: {m.name}{part(self.split)}", [*body, tag("p", note, class_="caption")])
 
     def _without(self, evidence: Evidence) -> Markup | None:
