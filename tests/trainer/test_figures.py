@@ -232,3 +232,14 @@ def test_painted_pictures_need_no_question_and_stand_arm_by_arm():
 def test_tokens_are_drawn_by_source():
     said = words(tokens.section(ablation(ARMS, {"vqa": VQA})))
     assert {"text", "video", "pairs", "tokens of one run"} <= set(said)
+
+
+@pytest.mark.parametrize("bad", ["<script>alert(1)</script>", "</text></svg><b>", "$\\frac{1}{0", "\x1b[2J\u202e"])
+def test_names_out_of_data_stay_words(bad):
+    arms = {a: {bad: n, "text": 100 - n} for a, n in (("a", 0), ("b", 50), ("c", 90))}
+    values = {"vqa": {"a": 0.1, "b": 0.2, "c": 0.3}, f"vqa|set:{bad}": {"a": 0.1, "b": 0.2, "c": 0.3}}
+    evidence = ablation(arms, values)
+    parts = [Bars(metric="vqa", split=["held_out", f"set:{bad}"], title=bad), Grid(metric="vqa", x=bad, lines="text"), Lines(metric="vqa", x=bad)]
+    for part in [*parts, Saturation(metric="vqa", x=bad)]:
+        page = part.section(evidence)
+        assert page and "<script" not in page and "<b>" not in page and "\x1b" not in page and "\u202e" not in page

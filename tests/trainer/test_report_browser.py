@@ -77,7 +77,8 @@ def everything() -> Evidence:
     runs = {a: {**experts(i), "flow": {"predict": "vx"[i % 2]}} for a, i in at.items() if i < 12}
     evidence = ablation(ARMS, values, runs=runs, items=40)
     arms = list(ARMS)
-    evidence.card["recipe"] |= {"question": "does it fit?", "report": [
+    asked = [{"difference": {"metric": "vqa", "of": arms[1:4], "against": arms[0]}}]
+    evidence.card["recipe"] |= {"question": "does it fit?", "compare": asked, "report": [
         {"bars": {"metric": "vqa", "baselines": ["constant", "shuffled", arms[3]]}},
         {"bars": {"metric": ["text_perplexity", "flow_loss", "planning.ate"], "baselines": [arms[0]]}},
         {"bars": {"metric": "text_perplexity", "split": ["held_out:text", "set:a_set_with_a_long_name"], "arms": arms[:6]}},

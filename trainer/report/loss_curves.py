@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from trainer.report.drawing import draw, figure, legend, look, panels, size, token_axis
+from trainer.report.drawing import draw, figure, legend, limits, look, panels, size, token_axis
 from trainer.report.evidence import Evidence
 from trainer.report.markup import Markup, clean, tag
 from trainer.report.statistics import Floats
 
 POINTS = 120
+STEEP = 12  # a line's first twelfth may leave the panel: shown whole, it would press all arms together
 UNITS = {"text": "nats a token", "flow": "mean squared error"}
 
 
@@ -51,7 +52,7 @@ def section(evidence: Evidence) -> Markup | None:
     drawing = draw(lambda f: _draw(f, evidence, keys), width, height, label="Training loss by source and arm", prefix="curves")
     caption = (
         "Training loss by source against payload tokens seen (all sources together). Cross-entropy in nats a token; flow loss is comparable only "
-        "between arms of one encoder."
+        "between arms of one encoder. The steep beginning leaves a panel at its top."
     )
     return tag("section", tag("h2", "Loss by source"), figure(drawing, caption), id="losses")
 
@@ -59,10 +60,14 @@ def section(evidence: Evidence) -> Markup | None:
 def _draw(fig: Any, evidence: Evidence, keys: list[tuple[str, str]]) -> None:
     made = panels(fig, [f"{source}: {'text' if loss == 'text' else 'images'}" for loss, source in keys])
     for panel, (loss, source) in zip(made, keys, strict=True):
+        late: list[float] = []
         for i, arm in enumerate(evidence.arms):
             found = line(evidence, arm, (loss, source))
             if found is not None:
+                late += found[1][POINTS // STEEP :].tolist()
                 panel.plot(*found, **{**look(i), "marker": None}, label=clean(arm))
+        if late:
+            panel.set_ylim(limits(late))
         panel.set_ylabel(UNITS[loss])
         panel.grid(axis="y")
         token_axis(panel, "x", "payload tokens seen")

@@ -103,7 +103,7 @@ def reference(panel: Any, value: float, name: str, i: int = 0, upright: bool = T
 def categories(panel: Any, names: Sequence[str], at: Iterable[float]) -> None:
     """Names down the left side at heights `at`, as `rows` leaves room for: an axis of names needs no other label."""
     panel.set_yticks(list(at), _named(names))
-    panel.tick_params(axis="y", length=0)
+    panel.tick_params(axis="y", length=0, pad=6)
 
 
 def rows(names: Sequence[str]) -> tuple[float, float]:

@@ -82,7 +82,7 @@ def value_axis(panel: Any, axis: str, of: Measure, where: str, found: Iterable[M
     if log:
         log_axis(panel, axis, label, form=number)
     else:
-        getattr(panel, f"{axis}axis").set_major_locator(MaxNLocator(4 if axis == "x" else 5))
+        getattr(panel, f"{axis}axis").set_major_locator(MaxNLocator(3 if axis == "x" else 5))
         getattr(panel, f"set_{axis}label")(label)
     getattr(panel, f"set_{axis}lim")(within)
     panel.grid(axis=axis)

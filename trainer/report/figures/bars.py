@@ -181,7 +181,7 @@ def _group(panel: Any, evidence: Evidence, group: Group, y: Any) -> None:
         k = group.splits.index(split)
         at = place[arm, split]
         ink = colour(k if several else evidence.arms.index(arm))
-        name = said_split(split) if several else None
+        name = clean(said_split(split)) if several else None
         if found is None:
             panel.annotate("not measured", (0, at), xycoords=("axes fraction", "data"), xytext=(4, 0), textcoords="offset points", va="center",
                            fontsize=SMALL, color=FAINT)  # fmt: skip
@@ -193,11 +193,11 @@ def _group(panel: Any, evidence: Evidence, group: Group, y: Any) -> None:
             panel.barh(at, mean, height=thick * (0.9 if several else 1), color=ink, alpha=0.5, zorder=2, label=name)
         whisker(panel, at, factor * found.low, factor * found.high, across=True, cap=2.5, within=within)
         dots(panel, [factor * v for v in found.seeds], [at] * len(found.seeds), ink)
-        panel.annotate(told(group.measure, found.mean), (1, at), xycoords=("axes fraction", "data"), xytext=(3, 0), textcoords="offset points",
+        panel.annotate(told(group.measure, found.mean), (1, at), xycoords=("axes fraction", "data"), xytext=(7, 0), textcoords="offset points",
                        va="center", fontsize=SMALL, color=INK, annotation_clip=False)  # fmt: skip
     for i, (name, by_bar) in enumerate(group.lines):
         _line(panel, name, {place[bar]: factor * v for bar, v in by_bar.items()}, i, 0.45 if not several else 0.5 * thick)
-    panel.tick_params(axis="y", length=0)
+    panel.tick_params(axis="y", length=0, pad=6)
 
 
 def _line(panel: Any, name: str, at: dict[float, float], i: int, half: float) -> None:
@@ -225,13 +225,13 @@ def _paper(panel: Any, group: Group, y: Any) -> None:
             panel.plot([value], [at], marker="|", markersize=9, markeredgewidth=2.4, color=FAINT, linestyle="none")
         else:
             panel.barh(at, value, height=0.68, color=FAINT, alpha=0.45)
-        panel.annotate(number(value), (1, at), xycoords=("axes fraction", "data"), xytext=(3, 0), textcoords="offset points", va="center",
+        panel.annotate(number(value), (1, at), xycoords=("axes fraction", "data"), xytext=(7, 0), textcoords="offset points", va="center",
                        fontsize=SMALL, color=FAINT, annotation_clip=False)  # fmt: skip
     if paper.chance is not None:
         panel.axvline(paper.chance, linestyle="--", color=FAINT, linewidth=1)
     panel.set_xlim(limits(known, (), not close))
     panel.set_title("the paper", fontsize=SMALL, color=FAINT)
-    panel.tick_params(axis="y", length=0)
+    panel.tick_params(axis="y", length=0, pad=6)
     panel.set_xlabel(_wrapped(paper.name, 15))
     _ticks(panel, 2)
 

@@ -122,11 +122,11 @@ def _panel(panel: Any, said: Measure, where: str, rows: list[tuple[float, int, s
             path.append((x, y))
             last = x
         gain = f" ({_signed(x - before)})" if before is not None and abs(x - before) > 0 else ""
-        beside = {"xycoords": ("axes fraction", "data"), "xytext": (3, 0), "textcoords": "offset points", "va": "center", "fontsize": SMALL}
+        beside = {"xycoords": ("axes fraction", "data"), "xytext": (7, 0), "textcoords": "offset points", "va": "center", "fontsize": SMALL}
         panel.annotate(told(said, found.mean) + gain, (1, y), **beside, color=INK if kept else FAINT, annotation_clip=False)
     for (x0, y0), (x1, y1) in pairwise(path):
         panel.plot([x0, x0, x1], [y0, y1, y1], color=INK, linewidth=1.1, alpha=0.6, zorder=2)
-    panel.tick_params(axis="y", length=0)
+    panel.tick_params(axis="y", length=0, pad=6)
 
 
 def _signed(change: float) -> str:
