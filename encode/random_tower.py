@@ -84,7 +84,7 @@ def _model(config: RandomTower) -> Any:
     import torch
     import transformers
 
-    shape = {"hidden_size": config.width, "num_attention_heads": config.heads, "num_hidden_layers": config.layers}
+    shape: dict[str, Any] = {"hidden_size": config.width, "num_attention_heads": config.heads, "num_hidden_layers": config.layers}
     shape |= {"patch_size": config.patch, "image_size": config.size}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)

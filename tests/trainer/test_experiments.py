@@ -15,6 +15,7 @@ import trainer
 from mixtures import latent_stats
 from mixtures.mixture import Mixture
 from mixtures.plan import Plan, make_plan
+from pipelines import journey
 from pipelines.format import codec
 from pipelines.format.document import dump, fingerprint, load
 from pipelines.format.part import PartWriter
@@ -62,12 +63,22 @@ def test_every_experiment_is_a_small_one_on_the_little_world(name, setting):
 
 
 def test_what_the_little_world_names_is_what_its_journey_makes():
-    journey = yaml.safe_load((Path(mixtures.__path__[0]).parent / "pipelines/journeys/experiments.yaml").read_text())
-    made = {step["set"]["output"] for step in journey["steps"]}
+    made = {str(step.set["output"]) for step in journey.read("experiments").steps}
     made |= {f"{m}/{side}" for m in made for side in ("context", "target") if m.endswith("_dual")}
     for name in EXPERIMENTS:
         a = read(name, "on=world_smoke")
         assert {p for arm in a.arms for s in mixture_of(a, arm).sources.values() for p in s.paths} <= made, name
+
+
+def test_the_journey_s_steps_are_valid_and_it_begins_as_the_demo_does_so_that_their_data_are_the_same():
+    ours, demo = (journey.read(name) for name in ("experiments", "demo"))
+    assert ours.steps[:11] == demo.steps[:11]
+    made: set[str] = set()
+    for _, _, config in journey.prepare(ours):
+        reads = [getattr(config, "dataset", None), *getattr(config, "datasets", [])]
+        assert {r for r in reads if r} <= made, "every step reads only what an earlier one has made"
+        assert config.output not in made
+        made.add(config.output)
 
 
 @pytest.mark.parametrize(
@@ -140,7 +151,7 @@ def toy(tmp_path_factory):
     plenty = {name: {"max_epochs": 9999} for name in KINDS}
     sweep = {"budgets": [2e8, 4e8], "sizes": {"widths": [8, 16, 24, 32, 48], "head": 8}, "near": None, "families": {"moe": {"budgets": [2e8]}}}
     setting = {
-        "datasets": places, "largest": "16K", "seeds": [0, 1], "sequence_length": 96, "held_out": {"fraction": 0.2},
+        "datasets": places, "largest": "16K", "seeds": [0], "sequence_length": 96, "held_out": {"fraction": 0.2},
         "run": {"model": {"transfusion": shape}, "batch": 1, "plan": "", "output": "", "flow": {"predict": "v", "shift": 1}},
         "sources": plenty, "output": str(root / "out/{name}"),
         "ablations": {"isoflop": {"scale": 1, "isoflop": {**sweep, "shape": {"vocab": 55, "channels": 8, "patches": 4}}}},
