@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from mixtures.span import Span, Specials
+from pipelines.format import chance
 from trainer.batch import Batch, Document
 from trainer.evaluate._encoded import Encoded
 from trainer.flow import Noised, clean
@@ -55,18 +56,26 @@ class Subject:
         return self.reader.plan.specials
 
     def held_out(self, sources: Sequence[str], max_tokens: int | None = None) -> list[Document]:
-        """The held-out spans of some sources as documents, in the plan's order, each source up to `max_tokens` payload tokens."""
+        """The held-out spans of some sources as documents, each source up to about `max_tokens` payload tokens."""
         return [self.reader.document(span) for span in self.spans(sources, max_tokens)]
 
     def spans(self, sources: Sequence[str], max_tokens: int | None = None) -> Iterator[Span]:
-        """The spans behind `held_out`, in the same order."""
+        """The spans behind `held_out`. Of a source with more than `max_tokens`, whole records are taken by a draw on each: so arms whose rows were
+        packed otherwise (other encoders, other sources beside) are judged on the same records."""
         for source in sources:
+            found = [s for i in self.plan.held_out(source) for s in self.plan.row(i, "heldout").spans]
+            if max_tokens is None or sum(s.payload for s in found) <= max_tokens:
+                yield from found
+                continue
+            by_record: dict[tuple[int, str], list[Span]] = {}
+            for span in found:
+                record = self.plan.record(span)
+                by_record.setdefault((chance.draw(record.h, 0, "held out"), record.id), []).append(span)
             taken = 0
-            for i in self.plan.held_out(source):
-                for span in self.plan.row(i, "heldout").spans:
-                    if max_tokens is None or taken < max_tokens:
-                        taken += span.payload
-                        yield span
+            for key in sorted(by_record):
+                if taken < max_tokens:
+                    taken += sum(s.payload for s in by_record[key])
+                    yield from by_record[key]
 
     def batches(self, documents: Sequence[Document]) -> Iterator[tuple[list[int], Batch]]:
         """All documents, one a row, like lengths together, about BATCH_POSITIONS at a time: (their places in the input, the batch)."""
