@@ -24,6 +24,7 @@ SCHEMA = (("arm", "string"), ("seed", "int64"), ("metric", "string"), ("split", 
 
 def finish(config: Ablation, plans: dict[str, Any], runs: list[ArmRun], few: list[str]) -> str:
     """Everything from what the runs left on disk. Returns the ablation's folder."""
+    from trainer.report.markdown import markdown
     from trainer.report.page import render
     from trainer.report.reading import read
 
@@ -45,7 +46,7 @@ def finish(config: Ablation, plans: dict[str, Any], runs: list[ArmRun], few: lis
     parents = [parent(item.output, root, read_card(item.output)["fingerprint"]) for item in runs]
     made = card("ablation", config.name or "ablation", print_, dump(config), parents=parents, stages={"ablate": VERSION}, **facts)
     evidence = read(root, {**made, "path": root})
-    files.append(file_entry(root, "report.html", render(evidence).encode()))
+    files += [file_entry(root, "report.html", render(evidence).encode()), file_entry(root, "report.md", markdown(evidence).encode())]
     publish_card(root, "ablation.json", {**made, "files": files, "bytes": sum(f["bytes"] for f in files)})
     return root
 

@@ -187,7 +187,7 @@ def test_the_card_says_what_was_made_and_what_is_weak(done):
     card = read_card(done[2])
     assert card["kind"] == "ablation" and card["records"] == 6 and len(card["parents"]) == 6
     assert card["warnings"] == [f"fewer than {FEW_STEPS} optimiser steps in {a}" for a in ARMS]
-    assert {f["path"] for f in card["files"]} == {"results.parquet", "diff.json", "report.html"}
+    assert {f["path"] for f in card["files"]} == {"results.parquet", "diff.json", "report.html", "report.md"}
 
 
 def test_the_report_names_every_arm_and_its_steps(done):
