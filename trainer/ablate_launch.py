@@ -18,7 +18,8 @@ from typing import Any
 from pipelines.format import storage
 from pipelines.format.document import dump
 from pipelines.format.errors import HeadwaterError, Stopped, TemporaryError
-from trainer.ablation import Ablation, ArmRun
+from trainer.ablation import Ablation, ArmRun, evaluations_of
+from trainer.evaluate import Evaluations
 from trainer.run import Workers
 from trainer.sweep import Task, do, sweep, task
 
@@ -32,16 +33,21 @@ def train_all(config: Ablation, job: Any, plans: dict[str, Any], runs: list[ArmR
     several = [r for r in runs if r.run.processes * r.run.nodes > 1 and not storage.exists(storage.join(r.output, "run.json"))]
     for item in several:
         _launched(config, item, job)
-    asked = dump(config)["evaluate"]
+    asked = {arm: _plain(config, arm) for arm in config.arms}
     tasks = []
     for item in runs:
         threads = item.run.threads or (1 if config.parallel > 1 else None)
         run = item.run.model_copy(update={"threads": threads, "processes": 1, "nodes": 1, "engine": "local"})
-        tasks.append(task(f"{item.arm} seed {item.seed}", run, asked, float(plans[item.arm].card["tokens"]["all"])))
+        tasks.append(task(f"{item.arm} seed {item.seed}", run, asked[item.arm], float(plans[item.arm].card["tokens"]["all"])))
     if config.engine == "ray":
         _by_ray(config, tasks, job)
     else:
         sweep(tasks, config.parallel, job.stop, _told(job))
+
+
+def _plain(config: Ablation, arm: str) -> list[Any]:
+    """An arm's evaluations as plain values."""
+    return list(dump(Evaluations(evaluate=evaluations_of(config, arm)))["evaluate"])
 
 
 def _launched(config: Ablation, item: ArmRun, job: Any) -> None:
@@ -106,7 +112,7 @@ def _by_slurm(config: Ablation, runs: list[ArmRun]) -> None:
     """Write the scripts for what is not done yet and submit them if asked; returns when nothing is left to do."""
     from trainer.evaluate import is_evaluated
 
-    left = [i for i, item in enumerate(runs) if not is_evaluated(item.output, config.evaluate)]
+    left = [i for i, item in enumerate(runs) if not is_evaluated(item.output, evaluations_of(config, item.arm))]
     if not left:
         return
     assert config.slurm is not None
@@ -114,11 +120,11 @@ def _by_slurm(config: Ablation, runs: list[ArmRun]) -> None:
     if "://" in root:
         raise HeadwaterError("SLURM's scripts need a folder that all machines see", where="output", found=config.output, allowed="a path")
     write = lambda name, data: storage.replace(storage.join(root, name), data, scratch=root)
-    write("evaluate.yaml", json.dumps({"evaluate": dump(config)["evaluate"]}, indent=1).encode())
     write("ablation.yaml", json.dumps(dump(config), indent=1).encode())
     for i in left:
         run = runs[i].run.model_copy(update={"engine": "local", "nodes": 1, "processes": 1})
         write(f"{i:04d}.yaml", json.dumps(run.recipe(), indent=1).encode())
+        write(f"{i:04d}-evaluate.yaml", json.dumps({"evaluate": _plain(config, runs[i].arm)}, indent=1).encode())
     write("arms.sbatch", arms_script(config, runs, left, root).encode())
     write("report.sbatch", report_script(config, root).encode())
     arms, report = (shlex.quote(storage.join(root, n)) for n in ("arms.sbatch", "report.sbatch"))
@@ -156,15 +162,15 @@ def arms_script(config: Ablation, runs: list[ArmRun], left: list[int], root: str
     more += [f"--gpus-per-node={s.gpus}"] if s.gpus else []
     more += ["--requeue", "--open-mode=append", "--signal=TERM@120"]
     python, place = shlex.quote(sys.executable), shlex.quote(root)
-    lines = [*_head(config, name, root, more), f'run={place}/$(printf %04d "$SLURM_ARRAY_TASK_ID").yaml']
+    lines = [*_head(config, name, root, more), f'run={place}/$(printf %04d "$SLURM_ARRAY_TASK_ID")']
     processes = max(s.gpus, 1)
     if processes * s.nodes > 1:
         lines += [
             'head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)',
             f'srun {python} -m torch.distributed.run --nnodes "$SLURM_NNODES" --nproc-per-node {processes} --max-restarts 3 '
-            '--rdzv-id "$SLURM_JOB_ID" --rdzv-backend c10d --rdzv-endpoint "$head:29500" -m trainer "$run"',
+            '--rdzv-id "$SLURM_JOB_ID" --rdzv-backend c10d --rdzv-endpoint "$head:29500" -m trainer "$run.yaml"',
         ]
-    lines.append(f'srun --nodes=1 --ntasks=1 {python} -m trainer.arm "$run" {place}/evaluate.yaml')
+    lines.append(f'srun --nodes=1 --ntasks=1 {python} -m trainer.arm "$run.yaml" "$run-evaluate.yaml"')
     return "\n".join(lines) + "\n"
 
 

@@ -17,12 +17,12 @@ from pydantic import BaseModel, Field, model_validator
 
 from mixtures.mixture import Mixture, TwoDatasets
 from pipelines.format import storage
-from pipelines.format.document import At, Document, PartOf, Percent, Size, dump, fingerprint, merge, parse
+from pipelines.format.document import At, Document, Part, PartOf, Percent, Size, dump, fingerprint, merge, parse
 from pipelines.format.errors import RecipeError
 from pipelines.format.extends import Home, Places
 from pipelines.format.yaml_text import Path
 from trainer.ablate_design import Hardware, Slurm, Spread
-from trainer.evaluate import Evaluation
+from trainer.evaluate import Evaluation, Evaluations
 from trainer.run import Run, Workers
 from trainer.scaling import Isoflop
 from trainer.setting import laid
@@ -31,11 +31,13 @@ VERSION = 1
 
 
 class Arm(Document):
-    """One arm: its budgets, and what differs in its sources and its run. `extends` starts from another arm; `records_from` takes its records."""
+    """One arm: its budgets, and what differs in its sources and its run. `extends` starts from another arm; `records_from` takes its records;
+    `evaluate: {part: {keys}}` is laid over the evaluations of that name."""
 
     tokens: dict[str, Size] = {}
     sources: dict[str, dict[str, Any]] = {}
     run: dict[str, Any] = {}
+    evaluate: dict[str, dict[str, Any]] = {}
     extends: str | None = None
     records_from: str | None = None
 
@@ -140,6 +142,9 @@ class Ablation(Document):
                 if other is not None and (other not in self.arms or other == name):
                     why = f", and {other} is left out" if other in self.left_out else ""
                     raise ValueError(f"arms.{name}: no other arm {other!r}; known: {', '.join(self.arms)}{why}")
+            for part in self.settled(name).evaluate:  # one that is not asked here is passed over: settings may ask something else
+                if part not in (parts := PartOf("trainer.evaluate").names()):
+                    raise At(("arms", name, "evaluate"), f"no evaluation {part!r}; known: {', '.join(parts)}")
             other = self.settled(name).records_from
             if other is not None and self.settled(other).records_from is not None:
                 raise ValueError(f"arms.{name}: {other!r} itself takes another arm's records; name that arm")
@@ -220,16 +225,21 @@ def arm_runs(ablation: Ablation) -> list[ArmRun]:
     return out
 
 
+def evaluations_of(ablation: Ablation, arm: str) -> list[Part]:
+    """What is asked of an arm: the ablation's evaluations, with the arm's own keys laid over those of that name (a decoder or an instruction set
+    in its encoding)."""
+    over = ablation.settled(arm).evaluate
+    if not over:
+        return list(ablation.evaluate)
+    asked = [(name, fields) for part in dump(ablation)["evaluate"] for name, fields in part.items()]
+    return list(parse(Evaluations, {"evaluate": [{n: merge(f, over.get(n, {}))} for n, f in asked]}, name=f"arms.{arm}.evaluate").evaluate)
+
+
 def identity(ablation: Ablation, plans: dict[str, str]) -> str:
     """Fingerprint of the ablation: the document without where things lie and how fast they go, and the fingerprints of its plans by arm."""
     document = dump(ablation)
     run = {k: v for k, v in document["run"].items() if k not in ("output", "plan", "threads", "device")}
     kept = {k: document[k] for k in ("scale", "seeds", "arms", "evaluate")}
-    run = {k: v for k, v in document["run"].items() if k not in ("output", "plan", "threads", "device")}
-    kept = {k: document[k] for k in ("scale", "seeds", "arms", "evaluate")}
-    named = {str(arm.run["model"]) for arm in map(ablation.settled, ablation.arms) if isinstance(arm.run.get("model"), str)}
-    if named:
-        kept["models"] = {k: v for k, v in document["models"].items() if k in named}
     if not plans:
         raise RecipeError("an ablation without plans has no identity")
     return fingerprint({"ablation": kept, "run": run, "plans": plans, "version": VERSION})

@@ -20,7 +20,7 @@ from tests.trainer.test_ablation import ARMS, Job, document, made
 from trainer import ablate_card, arm
 from trainer.ablate_diff import difference, held_fixed, resolved
 from trainer.ablate_stage import ABLATE
-from trainer.ablation import Ablation, arm_runs
+from trainer.ablation import Ablation, arm_runs, evaluations_of
 from trainer.run import Run
 
 TWO = {"few": ARMS["few"], "with_text": ARMS["with_text"]}
@@ -164,6 +164,26 @@ def test_a_run_cut_short_by_its_own_steps_must_have_consumed_that_prefix(done, t
     card["sources"]["vqa"]["tokens"]["all"] -= 1
     with pytest.raises(VerifyError, match="consumed tokens of vqa differ"):
         ablate_card._same_tokens(item, card, plan)
+
+
+# ---- what is asked of an arm -----------------------------------------------------------------------------------------------------------------
+
+
+def test_an_arm_may_be_asked_with_keys_of_its_own_and_its_heirs_are_too():
+    arms = {"a": {"tokens": {"vqa": 9}, "evaluate": {"vqa": {"questions": 2}}}, "b": {"extends": "a"}, "c": {"tokens": {"vqa": 9}}}
+    ablation = made(arms=arms)
+    asked = {a: [p.questions for p in evaluations_of(ablation, a) if type(p).__name__ == "Vqa"] for a in arms}
+    assert asked == {"a": [2], "b": [2], "c": [5]}
+    assert all(len(evaluations_of(ablation, a)) == len(ablation.evaluate) for a in arms)
+
+
+def test_keys_for_what_is_not_asked_are_passed_over_and_for_what_does_not_exist_refused():
+    arms = {"a": {"tokens": {"vqa": 9}, "evaluate": {"samples": {"images": 2}}}}
+    assert evaluations_of(made(arms=arms), "a") == list(made(arms=arms).evaluate)
+    with pytest.raises(RecipeError, match="no evaluation 'vqu'"):
+        made(arms={"a": {"evaluate": {"vqu": {}}}})
+    with pytest.raises(RecipeError, match="unknown key 'questons'"):
+        evaluations_of(made(arms={"a": {"evaluate": {"vqa": {"questons": 2}}}}), "a")
 
 
 # ---- SLURM -----------------------------------------------------------------------------------------------------------------------------------------

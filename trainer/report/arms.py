@@ -35,7 +35,9 @@ def section(evidence: Evidence) -> Markup | None:
     caption = "Per run, averaged where seeds differ. Payload: stored ids and latents, context included. Loss-bearing: those a loss was taken on."
     note = "Each arm's schedule ends at its own last step. Seconds are of training alone, with as many arms side by side as the ablation allows."
     body = table(HEADER, rows, caption, numeric_from=2)
-    return tag("section", tag("h2", "Arms"), body, tag("p", note, class_="caption"), id="arms")
+    left = {str(arm): str(why) for arm, why in (evidence.card.get("recipe", {}).get("left_out") or {}).items()}
+    out = tag("p", "Left out: ", "; ".join(f"{arm} ({why})" for arm, why in left.items()), ".") if left else None
+    return tag("section", tag("h2", "Arms"), body, tag("p", note, class_="caption"), out, id="arms")
 
 
 def _row(evidence: Evidence, arm: str, runs: list[RunEvidence]) -> list[Any]:
