@@ -74,7 +74,7 @@ def test_every_artifact_verifies_to_the_byte(out: Path, capfd: pytest.CaptureFix
 def test_what_an_arm_painted_can_be_looked_at_in_the_report_and_decoded_whole(out: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     samples = out / "ablations/world_synergy/arms/vqa20+image_text80/seed-0/samples"
     page = (out / "ablations/world_synergy/report.html").read_text()
-    assert page.count('alt="sampled"') == page.count('alt="held out"') == 2 and "Painted from held-out captions" in page
+    assert page.count('alt="vqa20+image_text80"') == page.count('alt="held out"') == 2 and "Painted from held-out captions" in page
     words = [f"dataset={samples}", f"output={tmp_path / 'seen'}", "engine=local"]
     code, said = tell(capfd, "run", "decode", "-c", "decode", *words)
     assert code == 0 and said["records"] == 3 and (tmp_path / "seen/sheet.png").stat().st_size > 1000
