@@ -6,8 +6,8 @@ budgets stand for tokens, the paper's vocabulary and latents for shapes, and 6 N
 
 **The smallest difference that the design can detect** is what two arms would have to differ by to be told apart with 80 % power at 5 % two-sided,
 paired by seed and item (`report.statistics.smallest_difference`): from the number of seeds, the number of items an evaluation asks about, and two
-spreads that nobody knows before: of a paired difference from seed to seed, and from item to item. They are assumed (ASSUMED), or said by the document:
-`assume: {vqa: {seed: 1.5%, item: 0.6}}`.
+spreads that nobody knows before: of a paired difference from seed to seed, and from item to item. They are assumed (ASSUMED), or said by the
+document: `assume: {vqa: {seed: 1.5%, item: 0.6}}`.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ PLAN_BYTES = 12  # a span, and what a row adds: measured, benchmarks/plan.py
 TOKENS_A_SPAN = 256
 PRINTED_BYTES = 300  # a line of metrics.jsonl
 # Spreads of a paired difference of two arms: from seed to seed (sd of the arms' difference of means) and from item to item (sd of an item's
-# difference, mean over seeds). As shares for vqa, in nats a token for text, in units of the loss for flow. Of vqa: the medians over 15 pairs of arms of
-# E7 on the little world, six seeds, 1,000 questions (docs/results). Of the others: guesses, to be replaced by what an ablation of one's own shows.
+# difference, mean over seeds). As shares for vqa, in nats a token for text, in units of the loss for flow. Of vqa: medians over 15 pairs of arms
+# of E7 on the little world, six seeds, 1,000 questions (docs/results). Of the others: guesses, to be replaced by what an ablation of one's own shows.
 ASSUMED: dict[str, tuple[float, float]] = {"vqa": (0.032, 0.40), "text_perplexity": (0.01, 0.05), "flow_loss": (0.006, 0.08)}
 MEASURES = {"vqa": "accuracy", "text_perplexity": "nats a token", "flow_loss": "flow loss"}
 
