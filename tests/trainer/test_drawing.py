@@ -73,6 +73,7 @@ def test_names_that_do_not_collide_stay():
 
 def test_ticks_keep_the_ends_and_their_distance():
     assert _apart([0.1, 0.5, 1, 10, 15, 25]) == [0.1, 0.5, 1, 10, 25]
+    assert _apart([0.19, 0.57, 0.96, 10, 15, 25], "{:g}".format) == [0.19, 0.57, 10, 25]  # longer words need more room
     assert d.even_ticks([276, 1242, 1380, 1514]) == [276, 1242, 1514]
     assert d.even_ticks([3]) == [3] and d.even_ticks([]) == []
 

@@ -135,7 +135,7 @@ def log_axis(panel: Any, axis: str, label: str, ticks: Sequence[float] | None = 
     getattr(panel, f"set_{axis}scale")("log")
     getattr(panel, f"set_{axis}label")(label)
     side = getattr(panel, f"{axis}axis")
-    side.set_major_locator(Few() if ticks is None else FixedLocator(_apart(sorted(set(ticks)))))
+    side.set_major_locator(Few() if ticks is None else FixedLocator(_apart(sorted(set(ticks)), form)))
     side.set_minor_locator(NullLocator())
     side.set_major_formatter(FuncFormatter(lambda v, _: (form or short)(v)))
 
@@ -150,13 +150,14 @@ def even_ticks(ticks: Iterable[float], least: float = 0.14) -> list[float]:
     return kept + ticks[-1:] if len(ticks) > 1 else kept
 
 
-def _apart(ticks: Sequence[float], least: float = 0.09) -> list[float]:
-    """Ticks of a log axis of which no two are nearer than a share of the axis, the first and last kept."""
+def _apart(ticks: Sequence[float], form: Any = None) -> list[float]:
+    """Ticks of a log axis of which no two are nearer than their own words are long, as a share of a narrow panel's axis; the first and last kept."""
     if len(ticks) < 3 or ticks[0] <= 0:
         return list(ticks)
     whole, kept = math.log(ticks[-1] / ticks[0]), [ticks[0]]
+    room = lambda a, b: 0.02 + 0.0175 * (len((form or short)(a)) + len((form or short)(b)))
     for tick in ticks[1:-1]:
-        if math.log(tick / kept[-1]) >= least * whole and math.log(ticks[-1] / tick) >= least * whole:
+        if all(abs(math.log(tick / other)) >= room(tick, other) * whole for other in (kept[-1], ticks[-1])):
             kept.append(tick)
     return [*kept, ticks[-1]]
 
