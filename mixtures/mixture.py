@@ -29,7 +29,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, mod
 
 from mixtures.span import SourceRules
 from mixtures.where import Where
-from pipelines.format.document import At, Document, Percent, Size, exact
+from pipelines.format.document import At, Document, Percent, Size, exact, named_place
 
 __all__ = ["Count", "FixedStats", "HeldOut", "Mixture", "Source", "Stretch", "TwoDatasets", "Where", "largest_remainder", "wanted"]
 Count = Literal["all", "text", "visual", "loss", "records"]
@@ -155,13 +155,7 @@ class Mixture(Document):
         later = {"normalise": "channel", "records_from": None, "balance": None}
         return {k: v for k, v in said.items() if k not in later or v != later[k]}
 
-    @model_validator(mode="before")
-    @classmethod
-    def _named_place(cls, data: Any) -> Any:
-        """`output: out/plans/{name}`: arms that extend one mixture each have a place of their own without saying so."""
-        if isinstance(data, dict) and isinstance(data.get("output"), str) and isinstance(data.get("name"), str):
-            return {**data, "output": data["output"].replace("{name}", data["name"])}
-        return data
+    _named_place = model_validator(mode="before")(named_place)
 
     @model_validator(mode="after")
     def _adds_up(self) -> Mixture:

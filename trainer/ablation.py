@@ -17,7 +17,7 @@ from pydantic import BaseModel, Field, model_validator
 
 from mixtures.mixture import Mixture, TwoDatasets
 from pipelines.format import storage
-from pipelines.format.document import At, Document, Part, PartOf, Percent, Size, dump, fingerprint, merge, parse
+from pipelines.format.document import At, Document, Part, PartOf, Percent, Size, dump, fingerprint, merge, named_place, parse
 from pipelines.format.errors import RecipeError
 from pipelines.format.extends import Home, Places
 from pipelines.format.yaml_text import Path
@@ -83,13 +83,7 @@ class Ablation(Document):
         """With the setting that it is `on`."""
         return laid(cls, data, places, home)
 
-    @model_validator(mode="before")
-    @classmethod
-    def _named_place(cls, data: Any) -> Any:
-        """`output: out/ablations/{name}`, as of mixtures."""
-        if isinstance(data, dict) and isinstance(data.get("output"), str) and isinstance(data.get("name"), str):
-            return {**data, "output": data["output"].replace("{name}", data["name"])}
-        return data
+    _named_place = model_validator(mode="before")(named_place)
 
     @model_validator(mode="after")
     def _arms_are_all(self) -> Ablation:

@@ -115,6 +115,13 @@ class PartOf:
         return cls
 
 
+def named_place(data: Any) -> Any:
+    """A document's mapping with its name in `output: out/plans/{name}`: documents that extend one file have places of their own without saying so."""
+    if isinstance(data, dict) and isinstance(data.get("output"), str) and isinstance(data.get("name"), str):
+        return {**data, "output": data["output"].replace("{name}", data["name"])}
+    return data
+
+
 def part_name(part: Part) -> str:
     """The name a part has in YAML: its file's."""
     return type(part).__module__.rsplit(".", 1)[-1]
