@@ -1,4 +1,5 @@
-"""What only an accelerator can show, in one command of at most eight minutes: numerics, encoding, attention, training steps; one table.
+"""What only an accelerator can show, in one command of at most eight minutes: numerics, encoding, attention, training steps,
+evaluations; one table.
 
     python -m benchmarks.gpu --table benchmarks/gpu.md         on a machine with CUDA
     python -m benchmarks.gpu --toy                             the same code at toy size on a CPU: proof that it runs, not a measurement
@@ -23,13 +24,14 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import gpu_attention, gpu_encoding, gpu_training
+from benchmarks import gpu_attention, gpu_encoding, gpu_evaluating, gpu_training
 from benchmarks.gpu_rows import REAL, TOY, Row, figure, peak, row, table
 
 
 def measure() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--toy", action="store_true", help="toy sizes, on a CPU")
+    parser.add_argument("--only", default="", help="sections whose names begin so: encode, attention, train, evaluate")
     parser.add_argument("--table", help="write the table here")
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")
     args = parser.parse_args()
@@ -50,7 +52,9 @@ def measure() -> int:
             *gpu_encoding.sections(root, device, s),
             ("attention", lambda: gpu_attention.attention(device, s)),
             *gpu_training.sections(root, device, s, flops),
+            *gpu_evaluating.sections(root, device, s),
         ]
+        sections = [(name, section) for name, section in sections if name.startswith(args.only)]
         while sections:
             name, section = sections.pop(0)  # what it holds of the device's memory goes with it
             began = time.monotonic()

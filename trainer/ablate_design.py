@@ -1,12 +1,31 @@
-"""What an ablation document says besides its arms: on which hardware its cost is reckoned, which spreads its power, how SLURM starts it."""
+"""What an ablation document says besides its arms: on which hardware its cost is reckoned, which spreads its power, how SLURM starts it; and which
+arms its questions and figures are about."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Iterator
+from typing import Annotated, Any
 
 from pydantic import Field
 
-from pipelines.format.document import Document, Percent
+from pipelines.format.document import Document, Part, Percent, dump
+
+ARMS_KEYS = ("of", "against", "arms", "ladder", "chosen")  # of compare's parts and of figures: what stands under them are arms
+
+
+def arms_asked_about(part: Part) -> Iterator[str]:
+    """Every arm that a part of `compare` or of `report` names."""
+    waiting: list[Any] = [dump(part)]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            for key, below in value.items():
+                if key in ARMS_KEYS and below:
+                    yield from [below] if isinstance(below, str) else below
+            waiting += value.values()
+        elif isinstance(value, list):
+            waiting += value
+
 
 
 class Hardware(Document):

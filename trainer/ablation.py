@@ -21,7 +21,7 @@ from pipelines.format.document import At, Document, Part, PartOf, Percent, Size,
 from pipelines.format.errors import RecipeError
 from pipelines.format.extends import Home, Places
 from pipelines.format.yaml_text import Path
-from trainer.ablate_design import Hardware, Slurm, Spread
+from trainer.ablate_design import Hardware, Slurm, Spread, arms_asked_about
 from trainer.evaluate import Evaluation, Evaluations
 from trainer.run import Run, Workers
 from trainer.scaling import Isoflop
@@ -142,6 +142,11 @@ class Ablation(Document):
             other = self.settled(name).records_from
             if other is not None and self.settled(other).records_from is not None:
                 raise ValueError(f"arms.{name}: {other!r} itself takes another arm's records; name that arm")
+        for key, about in (("compare", self.compare), ("report", self.report)):
+            for i, part in enumerate(about):
+                for asked in arms_asked_about(part):
+                    if asked not in self.arms and asked not in self.left_out:
+                        raise At((key, i), f"no arm {asked!r}; known: {', '.join(self.arms)}")
         return self
 
     def settled(self, name: str, above: tuple[str, ...] = ()) -> Arm:

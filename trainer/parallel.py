@@ -77,7 +77,7 @@ def world(device: Device, layout: Layout | None = None, alone: bool = False) -> 
     none, unless `alone` asks for it (mixed precision is the group's). InputError where the layout does not fit the number of ranks.
     """
     rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    kind = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    kind = device_of(device)
     place = torch.device(kind, int(os.environ.get("LOCAL_RANK", 0))) if kind == "cuda" else torch.device("cpu")
     shape = _mesh_shape(layout or Layout(), size)
     if kind == "cuda":
@@ -135,6 +135,11 @@ def placed(model: nn.Module, where: World, run: Run) -> nn.Module:
     """`place` as a run asks for it."""
     compiled = where.device.type == "cuda" if run.compile == "auto" else run.compile
     return place(model, where, run.seed, in_bf16(run, where.device.type), run.recompute, "inductor" if compiled else None)
+
+
+def device_of(said: Device) -> Literal["cpu", "cuda"]:
+    """What `device: auto` is here: a GPU where there is one."""
+    return said if said != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def in_bf16(run: Run, device: str) -> bool:

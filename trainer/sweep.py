@@ -44,6 +44,7 @@ def do(item: Task, stop: Any = None) -> dict[str, Any]:
     """Train and evaluate one run in this process. Returns its name and seconds."""
     from trainer.evaluate import Evaluations, evaluate_run
     from trainer.loop import train
+    from trainer.parallel import device_of
 
     begun = time.monotonic()
     run = Run.model_validate(item.run)
@@ -51,7 +52,7 @@ def do(item: Task, stop: Any = None) -> dict[str, Any]:
     if stop is not None and stop.is_set():
         raise Stopped("stopped before the evaluation", where=run.output, next="the same command goes on")
     parts = Evaluations.model_validate({"evaluate": item.evaluate}).evaluate
-    evaluate_run(run.output, parts, "cuda" if run.device == "cuda" else "cpu")
+    evaluate_run(run.output, parts, device_of(run.device))
     return {"name": item.name, "seconds": round(time.monotonic() - begun, 1)}
 
 

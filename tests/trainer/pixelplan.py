@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import toyplan
-
 from encode.fit_tokenizer import STAGE as FIT
 from encode.fit_tokenizer import FitTokenizer
 from encode.recipe import EncodeRecipe
@@ -16,6 +14,7 @@ from mixtures.plan import make_plan
 from pipelines.engine import open_job
 from pipelines.format.document import parse
 from tests import toys
+from tests.trainer import toyplan
 from trainer.run import Run
 
 KINDS = ("image-text", "video", "action-video", "vqa")

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+import toyplan
 
 from pipelines.format.dataset import Dataset
 from pipelines.format.document import PartOf
@@ -18,9 +19,10 @@ from trainer.evaluate._questions import Question, held_out_questions, normal, sh
 from trainer.evaluate._subject import Subject, document
 from trainer.evaluate.flow_loss import FlowLoss, fixed_quantiles, measured_in
 from trainer.evaluate.samples import Samples
-from trainer.evaluate.text_perplexity import TextPerplexity
+from trainer.evaluate.text_perplexity import TextPerplexity, nats_of, payload_targets
 from trainer.evaluate.vqa import Vqa
 from trainer.flow import Flow
+from trainer.loop import train
 from trainer.models.transfusion import Output, Transfusion
 
 
@@ -298,6 +300,24 @@ def test_batch_size_does_not_change_a_score(plan, tmp_path, monkeypatch):
     for a, b in zip(before, after, strict=True):
         assert [(r["metric"], r["split"], r["n"]) for r in a] == [(r["metric"], r["split"], r["n"]) for r in b]
         assert [r["value"] for r in a] == pytest.approx([r["value"] for r in b], rel=1e-4)
+
+
+def test_a_run_in_bf16_says_nearly_what_it_says_in_fp32_and_its_routers_stay_whole(tmp_path):
+    experts = {"count": 4, "granularity": 2, "top_k": 2, "shared": "none"}
+    model = {"transfusion": {"layers": 1, "width": 32, "heads": 2, "ffn": "moe", "experts": experts}}
+    run = toyplan.run(toyplan.make(tmp_path / "plan", tokens=600, n=40), tmp_path / "run", model=model)
+    train(run)
+    found = []
+    for precision in ("auto", "fp32", "bf16"):
+        judged = Subject.load(run.output, precision=precision)
+        kinds = {p.dtype for n, p in judged.model.named_parameters() if "router" not in n}
+        assert judged.precision == ("bf16" if precision == "bf16" else "fp32")
+        assert kinds == {torch.bfloat16 if precision == "bf16" else torch.float32}
+        assert {p.dtype for n, p in judged.model.named_parameters() if "router" in n} == {torch.float32}
+        (_, batch), *_ = judged.batches(judged.held_out(list(judged.plan.sources)))
+        nats, _ = nats_of(judged, batch, payload_targets(batch, judged.specials)[1])
+        found.append([float(nats.mean()), *(r["value"] for r in FlowLoss().run(judged, str(tmp_path / "out")))])
+    assert found[0] == found[1] != found[2] and found[2] == pytest.approx(found[0], rel=0.02)
 
 
 def test_the_parts_are_the_files_without_an_underscore():

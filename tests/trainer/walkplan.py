@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from pixelplan import carry_out
 
 from encode.fit_tokenizer import STAGE as FIT
 from encode.fit_tokenizer import FitTokenizer
@@ -15,6 +14,7 @@ from encode.recipe import EncodeRecipe
 from encode.stage import STAGE as ENCODE
 from mixtures.mixture import Mixture
 from mixtures.plan import Plan, make_plan
+from tests.trainer.pixelplan import carry_out
 from trainer.evaluate._subject import Subject
 from trainer.models.transfusion import Transfusion
 from trainer.run import Flow

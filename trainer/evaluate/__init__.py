@@ -1,6 +1,6 @@
 """Evaluations: one file each, run on a finished run, deterministic, on the plan's held-out split.
 
-    evaluate_run("out/runs/base", parts)  →  eval.json {run, fingerprint, rows: [{metric, split, value, n, chance}]}, answers.parquet
+    evaluate_run("out/runs/base", parts)  →  eval.json {run, fingerprint, computed, rows: [{metric, split, value, n, chance}]}, answers.parquet
 
 Adding an evaluation is adding a file with a Part whose `run(subject, out)` returns such rows; files that begin with _ are what they share. A
 run that has been evaluated in the same way is not evaluated again. A part may have a key `weights: last | ema` (which weights it judges) and a method
@@ -36,6 +36,7 @@ def evaluate_run(run_dir: str, parts: list[Part], device: str = "cpu", ema: bool
         if before.get("fingerprint") == mark:
             return list(before["rows"])
     rows: list[dict[str, Any]] = []
+    computed: dict[str, str] = {}
     if parts:
         from trainer.evaluate._subject import Subject
 
@@ -45,11 +46,12 @@ def evaluate_run(run_dir: str, parts: list[Part], device: str = "cpu", ema: bool
             if average not in subjects:
                 subjects = {average: Subject.load(run_dir, device, average)}  # one at a time: they are as large as models are
             rows += part.run(subjects[average], run_dir)  # type: ignore[attr-defined]
+            computed = {"device": device, "precision": subjects[average].precision}
     told = Counter((row["metric"], row["split"]) for row in rows)
     if twice := [f"{metric} of {split}" for (metric, split), n in told.items() if n > 1]:
         raise InputError("two evaluations of one run say the same row", where=run_dir, found=twice[0],
                          next="leave one out, or evaluate it in an ablation of its own")  # fmt: skip
-    storage.replace(place, _json({"run": run, "fingerprint": mark, "evaluate": asked, "rows": rows}), scratch=run_dir)
+    storage.replace(place, _json({"run": run, "fingerprint": mark, "evaluate": asked, "computed": computed, "rows": rows}), scratch=run_dir)
     return rows
 
 

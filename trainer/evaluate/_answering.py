@@ -64,7 +64,7 @@ def _said(subject: Subject, documents: list, branches: list[np.ndarray]) -> list
         ends = np.array([len(documents[p]) for p in places])
         counts = np.array([len(branches[p]) + 1 for p in places])
         at = np.concatenate([row * length + np.arange(end - count, end) for row, (end, count) in enumerate(zip(ends, counts, strict=True))])
-        chosen = subject.logits(batch, at).argmax(dim=1).numpy()
+        chosen = subject.logits(batch, at).argmax(dim=1).cpu().numpy()
         out += list(zip(places, np.split(chosen, np.cumsum(counts)[:-1]), strict=True))
     return out
 
@@ -85,7 +85,7 @@ def choice_likelihoods(subject: Subject, questions: Sequence[Question], images: 
                 owner += [(p, k)] * len(ids)
                 here += len(ids)
         logp = torch.log_softmax(subject.logits(batch, np.array(at)), dim=1)
-        found = logp[torch.arange(len(wanted)), torch.tensor(wanted)].double().numpy()
+        found = logp.gather(1, torch.tensor(wanted, device=logp.device)[:, None])[:, 0].double().cpu().numpy()
         for p in places:
             scores[p] = np.zeros(len(choices[p]))
         for (p, k), value in zip(owner, found, strict=True):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -33,17 +33,24 @@ class Subject:
     run: Any
     reader: Reader
     device: str = "cpu"
+    precision: str = "fp32"
 
     @classmethod
-    def load(cls, run_dir: str, device: str = "cpu", ema: bool = False) -> Subject:
-        """A run, or while it has not finished its newest complete checkpoint; its weights, or with `ema` their moving average."""
-        from trainer.models.load import load_model
+    def load(cls, run_dir: str, device: str = "cpu", ema: bool = False, precision: Literal["auto", "bf16", "fp32"] = "auto") -> Subject:
+        """A run, or while it has not finished its newest complete checkpoint; its weights, or with `ema` their moving average. precision: by
+        default fp32 on a CPU, and on a GPU what the run was trained in."""
+        from trainer.models.load import load_model, rounded
+        from trainer.parallel import in_bf16
 
         model, run, plan = load_model(run_dir, ema=ema)
+        if precision == "auto":
+            precision = "bf16" if device != "cpu" and in_bf16(run, device) else "fp32"
+        if precision == "bf16":
+            rounded(model)
         reader = Reader(plan, Reading(encode=encoding_of(run, plan, device)))
         if reader.pictures is not None:
             plan.__dict__["datasets"] = [Encoded(d, reader.pictures) for d in plan.datasets]
-        return cls(model.to(device).eval(), run, reader, device)
+        return cls(model.to(device).eval(), run, reader, device, precision)
 
     @property
     def plan(self) -> Any:
@@ -99,8 +106,9 @@ class Subject:
         return self.model(batch.to(self.device), seen.z, seen.t, seen.dropped, where)
 
     def logits(self, batch: Batch, at: np.ndarray) -> torch.Tensor:
-        """Next-token logits [A, vocab], float32, on the host, at the flat positions `at`, images clean."""
-        return self.forward(batch, at=at).logits.float().cpu()
+        """Next-token logits [A, vocab], float32, at the flat positions `at`, images clean. On the device: a batch of them is 3 GB at 128,256 ids, so
+        what is made of them is brought to the host, not they."""
+        return self.forward(batch, at=at).logits.float()
 
 
 def document(

@@ -122,18 +122,15 @@ class TextPerplexity(Part):
 
 def measured(subject: Subject, pieces: list[Piece], tokenizer: Any) -> list[Text]:
     """Nats, counted ids and their bytes of each text, in the order in which they first appear."""
-    import torch.nn.functional as F
-
     from trainer.evaluate._tokenizers import ByteCounter
 
     counter, documents = ByteCounter(tokenizer), [p.document for p in pieces]
     nats, ids = np.zeros(len(pieces)), [np.zeros(0, np.int64)] * len(pieces)
     for places, batch in subject.batches(documents):
         rows, at = payload_targets(batch, subject.specials)
-        target = batch.text_target.reshape(-1)[at].long()
-        lost = F.cross_entropy(subject.logits(batch, at), target, reduction="none").double().numpy()
+        lost, target = nats_of(subject, batch, at)
         for row, p in enumerate(places):
-            nats[p], ids[p] = lost[rows == row].sum(), target[rows == row].numpy()
+            nats[p], ids[p] = lost[rows == row].sum(), target[rows == row]
     by_item: dict[str, list[int]] = {}
     for p, piece in enumerate(pieces):
         by_item.setdefault(piece.item, []).append(p)
@@ -142,6 +139,15 @@ def measured(subject: Subject, pieces: list[Piece], tokenizer: Any) -> list[Text
         size = counter.count(np.concatenate([ids[p] for p in mine]))
         out.append(Text(item, float(nats[mine].sum()), sum(len(ids[p]) for p in mine), size))
     return out
+
+
+def nats_of(subject: Subject, batch: Batch, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(nats, float64 [A], of the ids to be predicted at flat positions `at`; those ids)."""
+    import torch.nn.functional as F
+
+    target = batch.text_target.reshape(-1)[at].long()
+    lost = F.cross_entropy(subject.logits(batch, at), target.to(subject.device), reduction="none")
+    return lost.double().cpu().numpy(), target.numpy()
 
 
 def payload_targets(batch: Batch, specials: Any) -> tuple[np.ndarray, np.ndarray]:

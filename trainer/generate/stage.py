@@ -12,12 +12,11 @@ import numpy as np
 
 from pipelines.format import storage
 from pipelines.format.document import fingerprint, sha256_hex
-from pipelines.format.errors import InputError, VerifyError
+from pipelines.format.errors import InputError
 from pipelines.format.estimate import Estimate
 from pipelines.format.manifest import card, parent, publish_card, read_card, refuse_other_recipe
 from trainer.generate.recipe import PLACES, Generate, named_files
 
-AVERAGE = "ema.safetensors"
 VERSION = 1  # raise it when the same prompts and recipe come to something else
 
 
@@ -90,22 +89,16 @@ def _make(config: Generate, root: str, job: Any) -> tuple[list[Any], list[dict[s
     from trainer.generate.asked import asked
     from trainer.generate.files import write
     from trainer.generate.generator import Generator
-    from trainer.models.load import fill
+    from trainer.parallel import device_of
 
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    device = config.device if config.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    subject = Subject.load(config.run, device)
+    device = device_of(config.device)
+    precision = ("bf16" if device == "cuda" else "fp32") if config.precision == "auto" else config.precision
+    subject = Subject.load(config.run, device, config.weights == "ema", precision)
     if subject.reader.sides is not None:
         raise InputError("this run has two encoders, and what `generate` writes is shown by one", where=config.run, allowed="a run of one encoder",
                          next="the evaluation `samples` paints held-out captions of such a run")  # fmt: skip
-    if config.weights == "ema":
-        fill(subject.model, _average(config.run), config.run)
-    if config.precision == "bf16" or (config.precision == "auto" and device == "cuda"):
-        for module in subject.model.modules():
-            if not getattr(module, "full_precision", False):  # a rounded score of a router chooses another expert
-                for parameter in module.parameters(recurse=False):
-                    parameter.data = parameter.data.to(torch.bfloat16)
     words = _Words(subject.plan)
     found = [a.resolved(words.ids) for a in asked(config, subject.reader)]
     generator = Generator.of(subject, config.sampling, batch=config.batch)
@@ -115,20 +108,6 @@ def _make(config: Generate, root: str, job: Any) -> tuple[list[Any], list[dict[s
         raise InputError("a prompt cannot be read", where=config.prompts or config.source, found=str(e)) from e
     job.log("generated", outputs=len(made), passes=generator.passes)
     return made, write(config, root, _shown_by(subject.plan), words.text, found, made)
-
-
-def _average(run: str) -> dict[str, Any]:
-    """The moving average of a run's weights, by name. InputError where it keeps none."""
-    import safetensors.torch
-
-    card = read_card(run)
-    entry = next((f for f in card["files"] if f["path"] == AVERAGE), None)
-    if entry is None:
-        raise InputError("the run keeps no moving average of its weights", where=run, allowed=f"a run with {AVERAGE}", next="weights: last")
-    data = storage.read(storage.join(card["path"], AVERAGE))
-    if sha256_hex(data) != entry["sha256"]:
-        raise VerifyError("the average differs from the run's card", where=storage.join(run, AVERAGE))
-    return safetensors.torch.load(data)
 
 
 def _shown_by(plan: Any) -> Any:

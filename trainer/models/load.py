@@ -113,6 +113,14 @@ def fill(model: nn.Module, weights: dict[str, Tensor], where: str) -> None:
         assign(tensor, weights[name])
 
 
+def rounded(model: nn.Module) -> None:
+    """Weights to bf16, but of modules that compute in full precision: a rounded score of a router chooses another expert."""
+    for module in model.modules():
+        if not getattr(module, "full_precision", False):
+            for parameter in module.parameters(recurse=False):
+                parameter.data = parameter.data.to(torch.bfloat16)
+
+
 def load_model(path: str, device: str = "cpu", ema: bool = False) -> tuple[TransfusionModel, Run, Plan]:
     """The model at `path` (see start_of) in evaluation mode, its run document, and its plan (opened where card or document says it lies)."""
     from mixtures.plan import Plan
