@@ -182,16 +182,55 @@ def test_budgets_within_three_percent_are_one_line():
     assert [len(v) for v in found.values()] == [2, 3, 3]
 
 
-def test_saturation_is_the_first_share_whose_interval_holds_the_best():
-    part = Saturation(metric="planning.ate", x="action")
-    best, enough = saturated(measure("planning.ate"), part.of(world(), "planning.ate"))
-    assert (best[1], enough[1]) == ("nwm10", "nwm1")
-    assert "from 1 % action on" in part.section(world())
+def shares(moved: dict[str, tuple[float, ...]], metric: str = "planning.ate"):
+    """The world's arms, each seed's value moved by so much from what all arms of that seed share."""
+    evidence = world((0, 1, 2, 3))
+    for row in evidence.results:
+        own, together = moved[row["arm"]][row["seed"]], (0.4, -0.3, 0.2, -0.3)[row["seed"]]
+        row["metric"], row["value"] = metric, 2 + together + own
+    part = Saturation(metric=metric, x="action")
+    return part, evidence, saturated(evidence, metric, "held_out", part.of(evidence, metric))
+
+
+EVEN, UNEVEN = (0.1, 0.11, 0.09, 0.1), (0.1, -0.09, 0.06, -0.05)
+
+
+def test_saturation_is_the_first_share_from_which_none_is_told_apart_from_the_best():
+    part, evidence, found = shares({"nwm0.1": EVEN, "nwm1": UNEVEN, "nwm10": (0.0,) * 4, "nwm25": UNEVEN})
+    assert (found.best[1], found.first[1], found.beyond) == ("nwm10", "nwm1", ())
+    assert found.gap == pytest.approx(0.005) and found.low < 0 < found.high
+    page = part.section(evidence)
+    assert "from 1 % action up to the best (10 %, nwm10) no share is told apart" in page and "nwm1 differs from the best by" in page
+    assert any("not told apart from the best from 1 %" in w for w in words(page))
+
+
+def test_a_difference_that_every_seed_shows_is_no_saturation_however_wide_the_intervals_of_means_are():
+    part, evidence, found = shares({"nwm0.1": tuple(3 * x for x in EVEN), "nwm1": tuple(2 * x for x in EVEN), "nwm10": EVEN, "nwm25": (0.0,) * 4})
+    assert part.of(evidence, "planning.ate")[2][2].low < part.of(evidence, "planning.ate")[3][2].mean  # the interval of its mean holds the best's
+    assert found.first is found.best
+    assert "is best at 25 % action (nwm25), and every smaller share is worse: not saturated here" in part.section(evidence)
+
+
+def test_a_share_too_large_is_named_and_more_may_be_better():
+    part, evidence, found = shares({"nwm0.1": EVEN, "nwm1": (0.0,) * 4, "nwm10": UNEVEN, "nwm25": EVEN})
+    assert found.first is found.best and found.beyond == ("nwm25",)
+    assert "every smaller share is worse; larger shares that are worse: nwm25." in part.section(evidence)
+    down = {a: tuple(-x for x in v) for a, v in {"nwm0.1": EVEN, "nwm1": UNEVEN, "nwm10": (0.0,) * 4, "nwm25": EVEN}.items()}
+    _, _, found = shares(down, "vqa")
+    assert (found.best[1], found.first[1], found.beyond) == ("nwm10", "nwm1", ("nwm25",))
+
+
+def test_controls_are_lines_beside_the_curve():
+    arms = {f"nwm{s}": {"action": int(s * 1e6), "text": int(1e8 - s * 1e6)} for s in SHARES}
+    bounds = {f"planning.ate.{name}": dict.fromkeys(ATE, value) for name, value in (("uninformed", 2.5), ("simulator", 0.3))}
+    evidence = ablation(arms, {"planning.ate": ATE, **bounds})
+    said = words(Saturation(metric="planning.ate", x="action", baselines=["uninformed", "simulator", "copy"]).section(evidence))
+    assert {"plans whose costs tell nothing", "the true simulator"} <= set(said) and "copy of the last frame" not in said
 
 
 def test_one_seed_without_items_claims_no_saturation():
     page = Saturation(metric="planning.ate", x="action").section(world((0,)))
-    assert "nothing says from which share" in page and "as good as the best" not in page
+    assert "nothing says from which share" in page and "told apart from the best from" not in page
 
 
 def test_a_sweep_finds_the_key_wherever_it_is_and_arms_without_it_are_baselines():

@@ -5,8 +5,8 @@ differ in where they evaluate it, and tests prove them equal:
 
     dense      one [B,S,S] mask: the reference
     documents  rows cut into their documents, documents of like length padded together: a CPU then computes only the blocks on the diagonal
-               (4 documents in a row of 1,024: 2-3 times faster than dense, forward and backward)
-    flex       FlexAttention with a block mask, for CUDA; it has no backward on CPU
+               (4 documents in a row of 1,024: 2-3 times faster than dense, forward and backward); on CUDA too where no gradient is wanted
+    flex       FlexAttention with a block mask, for training on CUDA, compiled for rows of one shape; it has no backward on CPU
 
 Hidden states are flat and sorted by modality, [text and structure tokens ; latents], padding left out: each modality is a slice, so its own
 FFN costs no gather. Attention is where order matters, and it gathers anyway.
@@ -96,8 +96,8 @@ class Attend(Protocol):
 
 def prepare(batch: Batch, where: Order, dropped: Tensor | None = None, backend: Backend = "auto") -> Attend:
     """The mask of this batch, made once and used by every layer."""
-    if backend == "auto":
-        backend = "flex" if batch.tokens.is_cuda else "documents"
+    if backend == "auto":  # what is only read comes in rows of every shape, and each would be compiled anew
+        backend = "flex" if batch.tokens.is_cuda and torch.is_grad_enabled() else "documents"
     if not len(where.slots):
         return _nothing
     return {"dense": _dense, "documents": _documents, "flex": _flex}[backend](batch, where, dropped)

@@ -62,7 +62,7 @@ def read_run(path: str, arm: str, seed: int) -> RunEvidence:
     consumed = {name: _kinds(s) for name, s in card["sources"].items()}
     lineage = [("plan", card["parents"][0]["fingerprint"])]
     lineage += [(d["path"].rpartition("/")[2], d["fingerprint"]) for d in (plan or {}).get("parents", [])]
-    lineage.append((f"code {card['code']['version']}", card["fingerprint"]))
+    lineage.append((f"run (code {card['code']['version']})", card["fingerprint"]))
     (model,) = card["recipe"]["model"]
     return RunEvidence(
         arm=arm,
