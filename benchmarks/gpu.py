@@ -31,7 +31,7 @@ from benchmarks.gpu_rows import REAL, TOY, Row, figure, peak, row, table
 def measure() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--toy", action="store_true", help="toy sizes, on a CPU")
-    parser.add_argument("--only", default="", help="sections whose names begin so: encode, attention, train, evaluate")
+    parser.add_argument("--only", default="", help="sections whose names begin so, with commas between: encode, attention, train, evaluate")
     parser.add_argument("--table", help="write the table here")
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")
     args = parser.parse_args()
@@ -50,11 +50,12 @@ def measure() -> int:
         root = Path(folder)
         sections: list[tuple[str, Callable[[], Iterator[Row]]]] = [
             *gpu_encoding.sections(root, device, s),
+            ("attention.marks", lambda: gpu_attention.marks(device)),
             ("attention", lambda: gpu_attention.attention(device, s)),
             *gpu_training.sections(root, device, s, flops),
             *gpu_evaluating.sections(root, device, s),
         ]
-        sections = [(name, section) for name, section in sections if name.startswith(args.only)]
+        sections = [(name, section) for name, section in sections if name.startswith(tuple(args.only.split(",")))]
         while sections:
             name, section = sections.pop(0)  # what it holds of the device's memory goes with it
             began = time.monotonic()

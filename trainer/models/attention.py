@@ -6,7 +6,7 @@ differ in where they evaluate it, and tests prove them equal:
     dense      one [B,S,S] mask: the reference
     documents  rows cut into their documents, documents of like length padded together: a CPU then computes only the blocks on the diagonal
                (4 documents in a row of 1,024: 2-3 times faster than dense, forward and backward); on CUDA too where no gradient is wanted
-    flex       FlexAttention with a block mask, for training on CUDA, compiled for rows of one shape; it has no backward on CPU
+    flex       FlexAttention with a block mask, for training on CUDA in rows that are not short, compiled for rows of one shape; no backward on CPU
 
 Hidden states are flat and sorted by modality, [text and structure tokens ; latents], padding left out: each modality is a slice, so its own
 FFN costs no gather. Attention is where order matters, and it gathers anyway.
@@ -97,7 +97,8 @@ class Attend(Protocol):
 def prepare(batch: Batch, where: Order, dropped: Tensor | None = None, backend: Backend = "auto") -> Attend:
     """The mask of this batch, made once and used by every layer."""
     if backend == "auto":  # what is only read comes in rows of every shape, and each would be compiled anew
-        backend = "flex" if batch.tokens.is_cuda and torch.is_grad_enabled() else "documents"
+        long = batch.shape[1] >= _SHORT and torch.is_grad_enabled()
+        backend = "flex" if batch.tokens.is_cuda and long else "documents"
     if not len(where.slots):
         return _nothing
     return {"dense": _dense, "documents": _documents, "flex": _flex}[backend](batch, where, dropped)
@@ -220,14 +221,19 @@ def _buckets(lengths: np.ndarray) -> list[np.ndarray]:
 
 
 # Packed rows have few whole blocks, and small ones waste less: forward 0.10 ms against 0.34 at 4,096 places, 32 heads of 64 (H200, torch 2.11);
-# backward is best as it is.
+# backward is best as it is. Rows below _SHORT would go to a kernel for decoding: with these blocks it reads past the end of a row of 32, without them
+# it cannot be compiled for a row of 96 (torch 2.11), and such rows need no kernel.
 _BLOCKS = {"fwd_BLOCK_M": 64, "fwd_BLOCK_N": 64}
+_SHORT = 128
 
 
 @lru_cache(maxsize=1)
 def _compiled():
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
+    # Eight kinds of batch (with turns, hidden images, fallen conditions, or not) in rows of a few shapes: past the limit of recompilations, 8, a step
+    # would quietly be computed without a kernel, with all scores in memory.
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)  # type: ignore[attr-defined]
     return torch.compile(create_block_mask, dynamic=False), torch.compile(flex_attention, dynamic=False)
 
 
