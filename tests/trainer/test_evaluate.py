@@ -23,6 +23,7 @@ from trainer.evaluate.text_perplexity import TextPerplexity, nats_of, payload_ta
 from trainer.evaluate.vqa import Vqa
 from trainer.flow import Flow
 from trainer.loop import train
+from trainer.models.load import load_model
 from trainer.models.transfusion import Output, Transfusion
 
 
@@ -314,6 +315,8 @@ def test_a_run_in_bf16_says_nearly_what_it_says_in_fp32_and_its_routers_stay_who
         assert judged.precision == ("bf16" if precision == "bf16" else "fp32")
         assert kinds == {torch.bfloat16 if precision == "bf16" else torch.float32}
         assert {p.dtype for n, p in judged.model.named_parameters() if "router" in n} == {torch.float32}
+        tuned = judged.judging(load_model(run.output)[0]).model
+        assert [p.dtype for p in tuned.parameters()] == [p.dtype for p in judged.model.parameters()]
         (_, batch), *_ = judged.batches(judged.held_out(list(judged.plan.sources)))
         nats, _ = nats_of(judged, batch, payload_targets(batch, judged.specials)[1])
         found.append([float(nats.mean()), *(r["value"] for r in FlowLoss().run(judged, str(tmp_path / "out")))])

@@ -8,7 +8,7 @@ size or machine order.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -39,18 +39,24 @@ class Subject:
     def load(cls, run_dir: str, device: str = "cpu", ema: bool = False, precision: Literal["auto", "bf16", "fp32"] = "auto") -> Subject:
         """A run, or while it has not finished its newest complete checkpoint; its weights, or with `ema` their moving average. precision: by
         default fp32 on a CPU, and on a GPU what the run was trained in."""
-        from trainer.models.load import load_model, rounded
+        from trainer.models.load import load_model
         from trainer.parallel import in_bf16
 
         model, run, plan = load_model(run_dir, ema=ema)
         if precision == "auto":
             precision = "bf16" if device != "cpu" and in_bf16(run, device) else "fp32"
-        if precision == "bf16":
-            rounded(model)
         reader = Reader(plan, Reading(encode=encoding_of(run, plan, device)))
         if reader.pictures is not None:
             plan.__dict__["datasets"] = [Encoded(d, reader.pictures) for d in plan.datasets]
-        return cls(model.to(device).eval(), run, reader, device, precision)
+        return cls(model, run, reader, device, precision).judging(model)
+
+    def judging(self, model: Any) -> Subject:
+        """The same with another model (what a run became by fine-tuning), on this device and in this precision."""
+        from trainer.models.load import rounded
+
+        if self.precision == "bf16":
+            rounded(model)
+        return replace(self, model=model.to(self.device).eval())
 
     @property
     def plan(self) -> Any:

@@ -13,7 +13,6 @@ kept. lr 1e-5 and batch 128 are those of the paper's sibling; the set there is C
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import pyarrow as pa
@@ -71,7 +70,7 @@ class SftVqa(Part):
         rows = _before(place, mark := self._mark(card))
         if rows is None:
             model, _, _ = load_model(place)
-            tuned = replace(subject, model=model.to(subject.device).eval())  # its own plan holds no questions that all arms are asked
+            tuned = subject.judging(model)  # on this run's plan: the fine-tuned run's own holds no questions that all arms are asked
             rows = [row for part in self.evaluate for row in part.run(tuned, place)]
             storage.replace(storage.join(place, "eval.json"), _json({"fingerprint": mark, "rows": rows}), scratch=place)
         _items(place, out, sorted({row["metric"] for row in rows}))

@@ -11,7 +11,7 @@ from trainer.report.encoders import said as named
 from trainer.report.evidence import Evidence
 from trainer.report.markup import Markup, tag
 from trainer.report.measured import by_seed
-from trainer.report.measures import is_control, measure
+from trainer.report.measures import is_control, measure, part
 from trainer.report.power import detectable
 from trainer.report.published import of
 from trainer.report.results import WHOLE
@@ -73,12 +73,13 @@ def _seeds(evidence: Evidence) -> list[str]:
     apart, found = [], []
     for metric, split in _main(evidence):
         m = measure(metric)
+        name = f"{m.name}{part(split)}"
         spreads = {a: spread(list(v.values())) for a in evidence.arms if len(v := by_seed(evidence, a, metric, split)) > 1}
         if spreads:
             worst = max(spreads, key=lambda a: spreads[a])
-            apart.append(f"{m.name} {m.said(spreads[worst])}{_unit(m)} ({worst})")
+            apart.append(f"{name} {m.said(spreads[worst])}{_unit(m)} ({worst})")
             if smallest := detectable(evidence, metric, split):
-                found.append(f"{m.name} {smallest}")
+                found.append(f"{name} {smallest}")
     out += [f"Seeds of one arm differ by up to: {'; '.join(apart)}."] if apart else []
     if found:
         out.append(f"Two arms must truly differ by about so much for such an ablation to find it in 4 of 5 cases: {'; '.join(found)}.")

@@ -106,6 +106,11 @@ def is_control(metric: str) -> bool:
     return metric not in KNOWN and metric.rpartition(".")[2] in CONTROLS
 
 
+def part(split: str) -> str:
+    """What is added to a metric's name where not the whole held-out set is meant."""
+    return "" if split in ("held_out", "all") else f", {said_split(split)}"
+
+
 def said_split(split: str) -> str:
     """A split as a reader says it: `held_out:text` is text, `horizon:4` is horizon 4, `set:notes` is notes (outside)."""
     if split == "held_out":

@@ -19,7 +19,7 @@ def p_said(p: float | None) -> str | None:
     """A p value; the smallest that draws can show is said as a bound."""
     if p is None:
         return None
-    return f"≤ {2 / (DRAWS + 1):.4f}" if p <= 2.0001 / (DRAWS + 1) else f"{p:.4f}" if p < 0.1 else f"{p:.2f}"
+    return f"≤\u00a0{2 / (DRAWS + 1):.4f}" if p <= 2.0001 / (DRAWS + 1) else f"{p:.4f}" if p < 0.1 else f"{p:.2f}"
 
 
 def interval_said(m: Measure, low: float | None, high: float | None) -> str | None:
@@ -37,11 +37,6 @@ def title(evidence: Evidence, metric: str, split: str) -> str:
     m = measure(metric)
     unit = f" ({m.unit})" if m.unit else ""
     return f"{m.name}{unit}, {said_split(split)}"
-
-
-def part(split: str) -> str:
-    """What is added to a metric's name where not the whole held-out set is meant."""
-    return "" if split in ("held_out", "all") else f", {said_split(split)}"
 
 
 def shared_said(rows: Sequence[dict[str, Any]]) -> str:

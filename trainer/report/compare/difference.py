@@ -11,12 +11,12 @@ from __future__ import annotations
 from typing import Any
 
 from pipelines.format.document import Part
-from trainer.report.compare._shown import LEVEL, P_NOTE, SEED_NOTE, block, interval_said, missing, p_said, part, shared_said, title
+from trainer.report.compare._shown import LEVEL, P_NOTE, SEED_NOTE, block, interval_said, missing, p_said, shared_said, title
 from trainer.report.encoders import unlike
 from trainer.report.evidence import Evidence
 from trainer.report.markup import Markup, table, tag
 from trainer.report.measured import NOTHING, paired, said_resampled
-from trainer.report.measures import measure
+from trainer.report.measures import measure, part
 from trainer.report.resampling import contrast, resample
 from trainer.report.statistics import holm, sign_flip
 

@@ -16,12 +16,12 @@ import numpy as np
 from pydantic import Field
 
 from pipelines.format.document import Part, Percent
-from trainer.report.compare._shown import LEVEL, block, missing, p_said, part, shared_said, title
+from trainer.report.compare._shown import LEVEL, block, missing, p_said, shared_said, title
 from trainer.report.encoders import unlike
 from trainer.report.evidence import Evidence
 from trainer.report.markup import Markup, table, tag
 from trainer.report.measured import NOTHING, Paired, paired, said_resampled
-from trainer.report.measures import measure
+from trainer.report.measures import measure, part
 from trainer.report.resampling import Contrast, contrast, resample
 
 EQUIVALENT, DIFFERENT, OPEN = "equivalent", "different", "not decided"

@@ -18,12 +18,12 @@ import numpy as np
 from pydantic import Field
 
 from pipelines.format.document import Part, Size
-from trainer.report.compare._shown import block, missing, part, shared_said, title
+from trainer.report.compare._shown import block, missing, shared_said, title
 from trainer.report.encoders import unlike
 from trainer.report.evidence import Evidence
 from trainer.report.markup import Markup, table, tag
 from trainer.report.measured import NOTHING, paired, said_resampled
-from trainer.report.measures import measure
+from trainer.report.measures import measure, part
 from trainer.report.resampling import Floats, resample
 
 OUTSIDE = {1: "beyond the ladder", -1: "below the ladder"}

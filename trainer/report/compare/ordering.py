@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 
 from pipelines.format.document import Part
-from trainer.report.compare._shown import block, part, shared_said
+from trainer.report.compare._shown import block, shared_said
 from trainer.report.encoders import unlike
 from trainer.report.evidence import Evidence
 from trainer.report.markup import Markup, joined, table, tag
 from trainer.report.measured import NOTHING, paired, said_resampled
-from trainer.report.measures import measure
+from trainer.report.measures import measure, part
 from trainer.report.published import Published, experiment, of
 from trainer.report.resampling import Floats, resample
 
