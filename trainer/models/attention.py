@@ -232,7 +232,7 @@ def _compiled():
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
     # Eight kinds of batch (with turns, hidden images, fallen conditions, or not) in rows of a few shapes: past the limit of recompilations, 8, a step
-    # would quietly be computed without a kernel, with all scores in memory.
+    # is computed without a kernel, all scores in memory, and only a warning says so.
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)  # type: ignore[attr-defined]
     return torch.compile(create_block_mask, dynamic=False), torch.compile(flex_attention, dynamic=False)
 
