@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ from pipelines.format.errors import HeadwaterError, RecipeError, TemporaryError,
 from pipelines.format.manifest import read_card
 from tests.trainer.asked import HeldOut
 from tests.trainer.test_ablation import ARMS, Job, document, made
-from trainer import ablate_card, arm
+from trainer import ablate_card, arm, sweep
 from trainer.ablate_diff import difference, held_fixed, resolved
 from trainer.ablate_stage import ABLATE
 from trainer.ablation import Ablation, arm_runs, evaluations_of
@@ -255,3 +256,30 @@ def test_a_finished_arm_is_not_done_again_and_a_wrong_command_line_is_told(done,
     assert subprocess.run([*command, str(run), str(evaluate)], capture_output=True).returncode == 0
     assert Path(item.output, "eval.json").stat().st_mtime_ns == before
     assert arm.main([str(run)]) == 2 and "which arm?" in capsys.readouterr().err
+
+
+# ---- where and how runs are judged -----------------------------------------------------------------------------------------------------------
+
+
+def test_runs_that_were_evaluated_in_different_arithmetic_are_warned_of(done, tmp_path):
+    assert {tuple(json.loads(Path(r.output, "eval.json").read_text())["computed"].items()) for r in arm_runs(done[1])} == {
+        (("device", "cpu"), ("precision", "fp32"))
+    }
+    shutil.copytree(done[0], tmp_path / "moved")
+    config = made(str(tmp_path / "moved"), arms=TWO, seeds=[0])
+    place = Path(arm_runs(config)[0].output, "eval.json")
+    place.write_text(json.dumps({**json.loads(place.read_text()), "computed": {"device": "cuda", "precision": "bf16"}}))
+    warned = read_card(ABLATE.run(config, Job()))["warnings"]
+    assert warned[len(TWO) :] == ["runs were evaluated in different arithmetic: cpu fp32, cuda bf16"]
+
+
+def test_a_run_is_evaluated_where_it_is_trained(monkeypatch):
+    monkeypatch.setattr("trainer.loop.train", lambda *a, **k: None)
+    monkeypatch.setattr("trainer.evaluate.evaluate_run", lambda output, parts, device: asked.append(device))
+    run = arm_runs(made())[0].run
+    for there in (True, False):
+        monkeypatch.setattr("torch.cuda.is_available", lambda: there)  # noqa: B023
+        asked: list[str] = []
+        for device in ("auto", "cpu", "cuda"):
+            sweep.do(sweep.task("t", run.model_copy(update={"device": device}), [], 1.0))
+        assert asked == ["cuda" if there else "cpu", "cpu", "cuda"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import threading
@@ -23,7 +22,6 @@ from trainer.ablate_stage import ABLATE, FEW_STEPS
 from trainer.ablation import Ablation, arm_runs, identity, mixture_of, plan_paths
 from trainer.check import check
 from trainer.run import Run
-from trainer.sweep import do, task
 from trainer.view import pages
 
 MODEL = {"transfusion": {"layers": 1, "width": 16, "heads": 2, "ffn": "shared", "norm": "layer", "activation": "relu2"}}
@@ -207,30 +205,6 @@ def test_the_card_says_what_was_made_and_what_is_weak(done):
     assert card["kind"] == "ablation" and card["records"] == 6 and len(card["parents"]) == 6
     assert card["warnings"] == [f"fewer than {FEW_STEPS} optimiser steps in {a}" for a in ARMS]
     assert {f["path"] for f in card["files"]} == {"results.parquet", "diff.json", "report.html", "report.md"}
-
-
-def test_runs_that_were_evaluated_in_different_arithmetic_are_warned_of(done, tmp_path):
-    assert {tuple(json.loads(Path(r.output, "eval.json").read_text())["computed"].items()) for r in arm_runs(done[1])} == {
-        (("device", "cpu"), ("precision", "fp32"))
-    }
-    shutil.copytree(done[0], tmp_path / "moved")
-    config = made(str(tmp_path / "moved"))
-    place = Path(arm_runs(config)[0].output, "eval.json")
-    place.write_text(json.dumps({**json.loads(place.read_text()), "computed": {"device": "cuda", "precision": "bf16"}}))
-    warned = read_card(ABLATE.run(config, Job()))["warnings"]
-    assert warned[len(ARMS) :] == ["runs were evaluated in different arithmetic: cpu fp32, cuda bf16"]
-
-
-def test_a_run_is_evaluated_where_it_is_trained(monkeypatch):
-    monkeypatch.setattr("trainer.loop.train", lambda *a, **k: None)
-    monkeypatch.setattr("trainer.evaluate.evaluate_run", lambda output, parts, device: asked.append(device))
-    run = arm_runs(made())[0].run
-    for there in (True, False):
-        monkeypatch.setattr("torch.cuda.is_available", lambda: there)  # noqa: B023
-        asked: list[str] = []
-        for device in ("auto", "cpu", "cuda"):
-            do(task("t", run.model_copy(update={"device": device}), [], 1.0))
-        assert asked == ["cuda" if there else "cpu", "cpu", "cuda"]
 
 
 def test_the_report_names_every_arm_and_its_steps(done):

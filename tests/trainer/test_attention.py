@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from trainer.batch import LATENT, PADDING, Batch
-from trainer.models.attention import Marks, _mask_mod, marks, order, prepare, visible
+from trainer.models.attention import Marks, _mask_mod, automatic, marks, order, prepare, visible
 from trainer.models.transfusion import Transfusion, TransfusionModel
 from trainer.parallel import initialise
 
@@ -41,6 +41,14 @@ def mask(batch: Batch, dropped: torch.Tensor | None = None) -> np.ndarray:
 
 def one(words: str, condition: int = 0) -> Batch:
     return hand.batch([[hand.document(words, np.random.default_rng(0), condition=condition)]])
+
+
+@pytest.mark.parametrize(("cuda", "length", "trains", "chosen"), [
+    (True, 4096, True, "flex"), (True, 128, True, "flex"), (True, 127, True, "documents"), (True, 4096, False, "documents"),
+    (False, 4096, True, "documents"),
+])  # fmt: skip
+def test_only_training_in_rows_that_are_not_short_is_compiled(cuda: bool, length: int, trains: bool, chosen: str) -> None:
+    assert automatic(cuda, length, trains) == chosen
 
 
 @pytest.mark.parametrize("seed", range(6))

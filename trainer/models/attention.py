@@ -96,12 +96,16 @@ class Attend(Protocol):
 
 def prepare(batch: Batch, where: Order, dropped: Tensor | None = None, backend: Backend = "auto") -> Attend:
     """The mask of this batch, made once and used by every layer."""
-    if backend == "auto":  # what is only read comes in rows of every shape, and each would be compiled anew
-        long = batch.shape[1] >= _SHORT and torch.is_grad_enabled()
-        backend = "flex" if batch.tokens.is_cuda and long else "documents"
+    if backend == "auto":
+        backend = automatic(batch.tokens.is_cuda, batch.shape[1], torch.is_grad_enabled())
     if not len(where.slots):
         return _nothing
     return {"dense": _dense, "documents": _documents, "flex": _flex}[backend](batch, where, dropped)
+
+
+def automatic(cuda: bool, length: int, trains: bool) -> Backend:
+    """The back end for rows of `length` places. What is only read comes in rows of every shape, and each would be compiled anew."""
+    return "flex" if cuda and trains and length >= _SHORT else "documents"
 
 
 def _nothing(qkv: Tensor, heads: int) -> Tensor:
