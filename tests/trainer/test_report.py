@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from html.parser import HTMLParser
 
@@ -206,6 +207,12 @@ def test_a_running_mean_begins_with_what_there_is():
 def test_curves_come_from_the_logged_keys():
     found = curves([{"step": 1, "tokens": 10, "text/vqa": 3.0, "loss": 3.0}, {"step": 2, "tokens": 20, "text/vqa": 2.0, "flow/video": 1.5}])
     assert {k: [list(v[0]), list(v[1])] for k, v in found.items()} == {("text", "vqa"): [[10, 20], [3, 2]], ("flow", "video"): [[20], [1.5]]}
+
+
+def test_a_difference_is_bold_just_when_its_interval_leaves_out_0():
+    row = re.compile(r"<(strong|span)>[+-][\d.]+</\1>.*?([+-][\d.]+) … ([+-][\d.]+)")
+    seen = [(kind == "strong", float(low) > 0 or float(high) < 0) for kind, low, high in row.findall(differences.section(evidence()))]
+    assert seen and all(bold == outside for bold, outside in seen) and {bold for bold, _ in seen} == {True, False}
 
 
 def test_an_ablation_without_answers_still_makes_a_page():

@@ -56,12 +56,12 @@ def _table(title: str, rows: list[tuple[str, Difference | None]]) -> Markup:
         if d is not None:
             seeds = ", ".join(f"{100 * s:+.1f}" for s in d.seeds)
             interval = f"{100 * d.low:+.1f} … {100 * d.high:+.1f}"
-            mean = tag("strong" if abs(d.errors) >= 3 else "span", f"{100 * d.mean:+.1f}")
+            mean = tag("strong" if d.found else "span", f"{100 * d.mean:+.1f}")
             cells.append([name, mean, f"{100 * d.error:.1f}", f"{d.errors:+.1f}", interval, seeds])
     return table(HEADER, cells, title)
 
 
 def _power(evidence: Evidence) -> Markup | None:
     smallest = detectable(evidence, "vqa")
-    bold = "Bold: three standard errors of questions or more."
+    bold = "Bold: the interval leaves out 0; standard errors are of questions alone, so with few seeds they promise too much."
     return tag("p", f"A true difference of about {smallest} would be found in 4 of 5 such ablations (5 %, two-sided). {bold}" if smallest else bold)

@@ -36,6 +36,11 @@ class Difference:
         """How many standard errors (of questions) the mean is away from nothing."""
         return self.mean / self.error if self.error > 0 else (0.0 if self.mean == 0 else float("inf") * np.sign(self.mean))
 
+    @property
+    def found(self) -> bool:
+        """Whether the interval leaves out 0."""
+        return self.low > 0 or self.high < 0
+
 
 def difference(a: Floats, b: Floats | float, key: int = 0) -> Difference:
     """a − b for a, b of shape [seeds, questions] (b may have one row, or be one number), paired by seed and by question."""
