@@ -15,13 +15,13 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import resource
 import statistics
 import time
 from typing import Any
 
 import numpy as np
 
+from benchmarks.processes import most_held_mb
 from pipelines.matching import Matcher, scan, spacing
 
 BAR = 200_000  # captions a second on one core
@@ -103,7 +103,7 @@ def measure(n_entries: int = 500_000, n_captions: int = 200_000) -> list[dict[st
         wall, cpu = time.perf_counter(), time.process_time()
         pairs = len(matcher.match(texts)[0])
         runs.append({"cpu_s": round(time.process_time() - cpu, 4), "wall_s": round(time.perf_counter() - wall, 4)})
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peak = most_held_mb()
     rate = statistics.median(n_captions / r["cpu_s"] for r in runs)
     size = sum(len(t.encode()) for t in texts)
     facts = {

@@ -125,6 +125,11 @@ def _look(top: int, seen: Watch, phase: str, at: float) -> None:
         seen.over_time.append((phase, at, largest, together))
 
 
+def most_held_mb() -> float:
+    """The high-water mark of this process. Not getrusage's ru_maxrss: that outlives `exec`, so it begins with the peak of what started us."""
+    return _kb(Path("/proc/self/status").read_text(), "VmHWM:")
+
+
 def _kb(status: str, name: str) -> float:
     return next((int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith(name)), 0.0)
 

@@ -20,6 +20,7 @@ from typing import Any
 from pipelines.format.errors import Reject
 from pipelines.media import child, video
 from pipelines.media.video import Limits, frames_every
+from tests.peak import most_held
 
 DOORS = ("path", "bytes", "open file", "mov", "matroska", "avi", "mpegts")
 LIMITS = Limits(max_seconds=3600, max_frames_in_file=100_000)
@@ -119,5 +120,4 @@ def peak() -> int:
     """MiB that the idle child has held at most."""
     if not child._idle or not child._idle[-1].alive:
         return 0
-    with open(f"/proc/{child._idle[-1].pid}/status") as f:
-        return next((int(line.split()[1]) >> 10 for line in f if line.startswith("VmHWM")), 0)
+    return most_held(child._idle[-1].pid) >> 20

@@ -9,6 +9,7 @@ import sys
 import time
 import zlib
 from hashlib import md5, sha256
+from pathlib import Path
 
 import pytest
 
@@ -249,19 +250,19 @@ class _Full:
 
 
 CHILD = """
-import json, resource, sys
+import json, sys
 from pipelines.fetch import Ask, Fetcher
 from pipelines.fetch.download import Download
 from pipelines.fetch.policy import FilePolicy
 from pipelines.fetch.robots import Known
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+from tests.peak import most_held
 url, where, port = sys.argv[1], sys.argv[2], int(sys.argv[3])
 rules = FilePolicy(robots=False)
 with open(where, "wb") as file, Fetcher(rules, private=frozenset([("127.0.0.1", port)]), known=Known()) as f:
     f.download(Ask(url + "small"), Download(file, where, "/small", rules))
-    before = peak()
+    before = most_held()
     found = f.download(Ask(url + "large"), Download(file, where, "/large", rules))
-print(json.dumps([found.status, found.evidence["bytes"], found.evidence["sha256"], peak() - before]))
+print(json.dumps([found.status, found.evidence["bytes"], found.evidence["sha256"], most_held() - before]))
 """
 
 
@@ -270,7 +271,7 @@ def test_300_megabytes_take_a_few_of_memory(tmp_path):
     script = lambda seen: Answer(block, times=times if seen.path == "/large" else 1)
     with FaultServer(script) as server:
         argv = [sys.executable, "-c", CHILD, server.url("/"), str(tmp_path / "f"), str(server.port)]
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=120, cwd=Path(__file__).parents[2])
     assert done.returncode == 0, done.stderr
     status, size, digest, grown = json.loads(done.stdout)
     whole = sha256()

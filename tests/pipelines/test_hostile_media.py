@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import resource
 import select
 import socket
 import sys
@@ -23,6 +22,7 @@ from pipelines.format.errors import Reject
 from pipelines.media import child, images, still, video
 from pipelines.media.child import Child, Kind, close_children
 from tests import hostile_media
+from tests.peak import held_from_now, most_held
 from tests.pipelines.clips import clip
 
 REASONS = {"invalid_image", "too_large", "truncated", "unreadable", "not_allowed", "timeout", "no_clip", "too_short"}
@@ -31,7 +31,7 @@ DEADLINE = 22.0  # the processor limit of an answer, and two seconds
 
 
 def _outcomes(files: dict[str, bytes], look: Callable[[bytes], Any]) -> Counter[str]:
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = held_from_now()
     out: Counter[str] = Counter()
     for name, data in files.items():
         start = time.thread_time(), time.monotonic()
@@ -44,11 +44,8 @@ def _outcomes(files: dict[str, bytes], look: Callable[[bytes], Any]) -> Counter[
             out[e.reason] += 1
         assert time.monotonic() - start[1] < 3 * DEADLINE and time.thread_time() - start[0] < 2, name  # the wall is that of a busy machine
         for held in child._idle:
-            status = Path(f"/proc/{held.pid}/status")
-            peak = int(next(x for x in status.read_text().splitlines() if x.startswith("VmHWM")).split()[1]) if status.exists() else 0
-            assert peak << 10 <= child.MEMORY, (name, peak)
-    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    assert grown << (10 if sys.platform == "linux" else 0) < PARENT, grown
+            assert most_held(held.pid) <= child.MEMORY, (name, most_held(held.pid))
+    assert most_held() - before < PARENT, most_held() - before
     return out
 
 

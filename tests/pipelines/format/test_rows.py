@@ -1,8 +1,8 @@
 """Rows are written as they come: the same rows give the same file, an abandoned file leaves nothing, and a part's memory does not follow its size."""
 
-import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -76,9 +76,10 @@ def test_rows_of_a_shard_are_the_rows_of_its_index(tmp_path):
 
 
 _CHILD = """
-import resource, sys
+import sys
 from pipelines.format.part import PartWriter
 from pipelines.format.record import Record, Text
+from tests.peak import most_held
 n, out = int(sys.argv[1]), sys.argv[2]
 with PartWriter(out, 0, fingerprint="x") as w:
     for i in range(n):
@@ -86,7 +87,7 @@ with PartWriter(out, 0, fingerprint="x") as w:
         record = Record.make("s", f"o{i}", "text", [Text(f"document {i}")])
         w.add(record) if i % 2 else w.drop(record, "f", "f.why")
     w.commit()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10)
+print(most_held() >> 20)
 """
 
 
@@ -94,6 +95,7 @@ def test_memory_of_a_part_does_not_follow_its_number_of_records(tmp_path):
     """As Python objects the rows of 60,000 records more would take 90 MB more."""
     peaks = []
     for n in (20_000, 80_000):
-        done = subprocess.run([sys.executable, "-c", _CHILD, str(n), str(tmp_path / str(n))], env=os.environ, capture_output=True, check=True)
+        argv = [sys.executable, "-c", _CHILD, str(n), str(tmp_path / str(n))]
+        done = subprocess.run(argv, cwd=Path(__file__).parents[3], capture_output=True, check=True)
         peaks.append(int(done.stdout))
     assert peaks[1] - peaks[0] < 40, peaks
