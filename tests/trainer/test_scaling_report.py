@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from typing import Any
@@ -11,9 +12,10 @@ import pytest
 
 from pipelines.format.document import PartOf, parse
 from trainer.report.compare.isoflop_law import IsoflopLaw
-from trainer.report.compare.mixing_law import MixingLaw
+from trainer.report.compare.mixing_law import Loss, MixingLaw
 from trainer.report.evidence import Evidence, RunEvidence
 from trainer.report.figures.isoflop import Isoflop as Figure
+from trainer.report.measures import KNOWN, measure
 from trainer.report.page import render
 from trainer.scaling import Isoflop
 from trainer.scaling.parametric import Law
@@ -170,3 +172,52 @@ def test_bounds_are_kept_and_unknown_sources_named():
 
 def test_the_parts_are_found_by_their_file_names():
     assert PartOf("trainer.report.compare").find("mixing_law") is MixingLaw and PartOf("trainer.report.figures").find("isoflop") is Figure
+
+@pytest.mark.parametrize("metric", [m for m in KNOWN if measure(m).sign])
+def test_every_measure_is_sought_the_way_that_is_better(metric):
+    """The source that makes it better gets all of the next mixture."""
+    random, results, budgets = np.random.default_rng(1), [], {}
+    for i in range(12):
+        share = random.uniform(0.05, 0.95)
+        budgets[f"a{i}"] = {"good": int(1e6 * share), "bad": int(1e6 * (1 - share))}
+        value = 0.4 + 0.3 * measure(metric).sign * share**0.5
+        results += [{"arm": f"a{i}", "seed": 0, "metric": metric, "split": "held_out", "value": value}]
+    found = MixingLaw(losses=[Loss(metric=metric)], bounds={"good": (0.0, 1.0)}, draws=0).rows(Evidence("x", list(budgets), [0], results, {}, budgets))
+    assert found[-1]["next"]["good"] > 0.9
+
+
+def test_a_metric_neither_way_of_which_is_better_is_no_loss():
+    with pytest.raises(ValueError, match="neither more nor less"):
+        Loss(metric="experts.load")
+
+
+def test_laws_that_predict_nothing_propose_nothing():
+    seen = mixtures(seeds=1)
+    random = np.random.default_rng(5)
+    results = [{**r, "value": 2 + 0.1 * random.random()} for r in seen.results]
+    noise = Evidence("x", seen.arms, seen.seeds, results, {}, seen.budgets)
+    rows, (said,) = MixingLaw(draws=20).rows(noise), MixingLaw(draws=20).answers(noise)
+    assert all(r["error"] >= r["null"] for r in rows[:-1]), "the draw of this test must be noise"
+    assert rows[-1]["next"] is None and said.startswith("No next mixture") and "next mixture, at" not in str(MixingLaw(draws=20).section(noise))
+
+
+def test_the_next_mixture_is_compared_with_an_arm_of_as_many_tokens():
+    """Of arms of several totals, the best shares belong to a small one; a gain over that would be a gain by tokens."""
+    results, budgets = [], {}
+    for photos, text in itertools.product((20, 40, 80, 160), (20, 40, 80, 160)):
+        arm, d = f"photos{photos}+text{text}", (photos * 1e4, text * 1e4)
+        budgets[arm] = {"photos": int(d[0]), "text": int(d[1])}
+        results += [{"arm": arm, "seed": 0, "metric": "flow_loss", "split": "held_out", "value": 0.4 + (d[0] / 1e5 + 0.05 * d[1] / 1e5) ** -0.5}]
+    seen = Evidence("x", list(budgets), [0], results, {}, budgets)
+    part = MixingLaw(losses=[Loss(metric="flow_loss")], draws=20)
+    last, (said,) = part.rows(seen)[-1], part.answers(seen)
+    assert last["trained"] and last["best_arm"] == "photos160+text160" and last["gain"]["value"] > 0 and last["chance"] > 0.9
+    assert "over photos160+text160, the best arm of as many tokens" in said
+    part = MixingLaw(losses=[Loss(metric="flow_loss")], draws=20, total=10_000_000)
+    last, (said,) = part.rows(seen)[-1], part.answers(seen)
+    assert not last["trained"] and last["chance"] is None and "has the shares of photos160+text20" in said
+
+
+def test_weights_count_beside_the_spread_of_each_loss():
+    part = lambda **w: MixingLaw(losses=[Loss(metric="text_perplexity"), Loss(metric="flow_loss", **w)], draws=0).rows(mixtures())[-1]["next"]
+    assert part(weight=3) != part() == part(weight=1) and part(weight=3)["text"] < part()["text"] < part(weight=0.3)["text"]

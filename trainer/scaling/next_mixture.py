@@ -1,7 +1,9 @@
 """The mixture to try next: the least weighted loss that the laws predict, where the arms vouch for them.
 
 `hull` searches mixtures of the arms' own mixtures (their convex hull), where a law interpolates; `bounds` searches a box of shares, and says how far
-the answer lies outside that hull. A prediction is compared with the best arm by refits to resampled arms: how often is it better, and by how much.
+the answer lies outside that hull. A prediction is compared with an arm by refits to resampled arms: how often is it better, and by how much. That
+arm is the best of those that were trained on as many tokens. Where none was, it is the best of the arms' shares at as many: what an arm read in all
+says nothing of its mixture.
 """
 
 from __future__ import annotations
@@ -15,12 +17,14 @@ from trainer.scaling.draws import Estimate, Floats, cases, estimate
 from trainer.scaling.mixing import MixingLaw, fitted, loss_at
 
 STEPS = 3000
+SAME_TOTAL = 0.02  # totals so near are one: runs end with a whole step
 
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """shares sum to 1. predicted, best: weighted loss there and at the best arm, both by the laws. gain: best - predicted, with its interval;
-    chance: how often resampled laws say it is above 0. inside: whether shares lie in the hull of the arms'."""
+    """shares sum to 1. predicted, best: weighted loss there and at the shares of `arm`, both by the laws at one total. gain: best - predicted, with
+    its interval; chance: how often resampled laws say it is above 0, NaN where the shares are the arm's own. trained: whether that arm read as many
+    tokens as are asked for. inside: whether shares lie in the hull of the arms'."""
 
     shares: Floats
     predicted: float
@@ -29,6 +33,7 @@ class Proposal:
     gain: Estimate
     chance: float
     inside: bool
+    trained: bool
 
 
 def propose(
@@ -37,16 +42,18 @@ def propose(
 ) -> Proposal:  # fmt: skip
     """The next mixture. x [arms, sources] and losses [arms, laws] are what the laws were fitted to; weights: of the losses (null: equal, each over
     its own spread); total: tokens in the unit of x (null: the arms' largest); bounds: [sources, 2] of shares, to search a box instead of the hull.
-    ValueError: bounds that hold no mixture."""
+    ValueError: bounds that hold no mixture, weights that are all 0."""
     x, losses = np.asarray(x, np.float64), np.asarray(losses, np.float64)
     weigh = (1 / np.where(losses.std(0) > 0, losses.std(0), 1) if weights is None else np.asarray(weights, np.float64)).astype(np.float64)
+    if not weigh.any():
+        raise ValueError("no loss has a weight, so every mixture is as good")
     shares = x / x.sum(1, keepdims=True)
     total = float(x.sum(1).max()) if total is None else total
     forms, parameters = [law.form for law in laws], [law.parameters for law in laws]
     at = lambda p, r: np.stack([loss_at(f, q, np.atleast_2d(r) * total) for f, q in zip(forms, p, strict=True)], 1) @ weigh
-    own = at(parameters, shares)
-    arm = int(own.argmin())
-    found = _in_hull(parameters, at, shares, arm) if bounds is None else _in_box(parameters, at, shares, np.asarray(bounds, np.float64), arm)
+    own, as_many = at(parameters, shares), np.abs(x.sum(1) / total - 1) < SAME_TOTAL
+    start, arm = int(own.argmin()), int(np.where(as_many | ~as_many.any(), own, np.inf).argmin())
+    found = _in_hull(parameters, at, shares, start) if bounds is None else _in_box(parameters, at, shares, np.asarray(bounds, np.float64), start)
     predicted, best = float(at(parameters, found)[0]), float(own[arm])
     gains = []
     for rows in cases(key, draws, np.arange(len(x)) if groups is None else groups):
@@ -55,8 +62,8 @@ def propose(
         again = [fitted(f, x[rows], losses[rows, i], q) for i, (f, q) in enumerate(zip(forms, parameters, strict=True))]
         gains.append(float((at(again, shares[arm]) - at(again, found))[0]))
     gain = estimate(best - predicted, np.array(gains))
-    chance = float((np.array(gains) > 0).mean()) if len(gains) >= 20 else float("nan")
-    return Proposal(found, predicted, best, arm, gain, chance, inside_hull(shares, found))
+    chance = float((np.array(gains) > 0).mean()) if len(gains) >= 20 and not np.allclose(found, shares[arm], atol=1e-3) else float("nan")
+    return Proposal(found, predicted, best, arm, gain, chance, inside_hull(shares, found), bool(as_many.any()))
 
 
 def _in_hull(parameters: Any, at: Any, shares: Floats, arm: int) -> Floats:

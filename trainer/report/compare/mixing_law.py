@@ -2,9 +2,11 @@
 
     compare: [{mixing_law: {losses: [{metric: text_perplexity}, {metric: flow_loss, weight: 3}], bounds: {vqa: [5%, 30%]}}}]
 
-Every loss has a law of its own over tokens by source (trainer/scaling/mixing.py); perplexities enter as nats, scores of which more is better as
-1 - score. The next mixture minimises the weighted sum within the mixtures that the arms span, unless `bounds` say where else to look: then the table
-says whether the answer lies outside, where a law extrapolates. Sources that no arm trains on are left out.
+Every loss has a law of its own over tokens by source (trainer/scaling/mixing.py); perplexities enter as nats, measures of which more is better with
+the other sign (shares as 1 - share). The next mixture minimises the sum of losses, each over its spread between arms and times its weight, within the
+mixtures that the arms span, unless `bounds` say where else to look: then the table says whether the answer lies outside, where a law extrapolates.
+Losses whose law predicts no better than the mean of the arms have no say; where all are such, nothing is proposed. Sources that no arm trains on are
+left out.
 """
 
 from __future__ import annotations
@@ -14,24 +16,33 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from pipelines.format.document import Document, Part, Percent, Size
 from trainer.report.evidence import Evidence
 from trainer.report.markup import Markup, table, tag
+from trainer.report.measures import measure
 from trainer.scaling import mixing
 from trainer.scaling.draws import Floats
 from trainer.scaling.next_mixture import Proposal, propose
 
-HIGHER = ("vqa", "benchmark", "scene_match", "commands")  # scores of which more is better, whatever stands after a dot
+NO_LAW = "no law predicts an arm left out better than the mean of the others does"
 
 
 class Loss(Document):
-    """One loss, and its weight in the sum (null: one over its spread between arms)."""
+    """One loss, and its weight in the sum beside the others', each over its spread between arms. RecipeError: a metric neither way of which is
+    better."""
 
     metric: str
     split: str = "held_out"
-    weight: float | None = Field(None, ge=0)
+    weight: float = Field(1.0, ge=0)
+
+    @field_validator("metric")
+    @classmethod
+    def _better_somewhere(cls, metric: str) -> str:
+        if not measure(metric).sign:
+            raise ValueError(f"neither more nor less of {metric!r} is better, so no mixture can be sought by it")
+        return metric
 
     @property
     def name(self) -> str:
@@ -40,14 +51,18 @@ class Loss(Document):
 
     def of(self, value: float) -> float:
         """The loss of a row's value."""
-        if self.metric == "text_perplexity":
+        if self.metric.partition(".")[0] == "text_perplexity":
             return math.log(value)
-        return 1 - value if self.metric.partition(".")[0] in HIGHER else value
+        said = measure(self.metric)
+        if said.sign < 0:
+            return value
+        return 1 - value if said.unit == "%" else -value
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """x [arms, sources]: tokens over `unit`, the arms' mean total; losses [arms, laws] called `names`; total: tokens of the next mixture."""
+    """x [arms, sources]: tokens over `unit`, the arms' mean total; losses [arms, laws] called `names`; total: tokens of the next mixture, which is
+    None where no law predicts."""
 
     sources: list[str]
     names: list[str]
@@ -57,7 +72,7 @@ class Found:
     laws: list[mixing.MixingLaw]
     unit: float
     total: float
-    next: Proposal
+    next: Proposal | None
 
 
 class MixingLaw(Part):
@@ -84,8 +99,12 @@ class MixingLaw(Part):
             found = self._found(evidence)
         except ValueError:
             return []
+        if found.next is None:
+            return [f"No next mixture: {NO_LAW}."]
         shares = ", ".join(f"{s} {100 * share:.0f} %" for s, share in zip(found.sources, found.next.shares, strict=True))
-        return [f"The next mixture to try: {shares}; predicted gain in weighted loss over {found.arms[found.next.arm]}: {found.next.gain}."]
+        if _is_the_arm(found):
+            return [f"The next mixture to try has the shares of {found.arms[found.next.arm]}: {shares}. No other is predicted to be better."]
+        return [f"The next mixture to try: {shares}; predicted gain in weighted loss over {_against(found)}: {found.next.gain}."]
 
     def section(self, evidence: Evidence) -> Markup | None:
         """The tables, or why there is no law."""
@@ -108,7 +127,7 @@ class MixingLaw(Part):
                 losses.append([loss.of(m) for loss, m in zip(self.losses, means, strict=True) if m is not None])
         if not arms:
             raise ValueError("no arm has all of " + ", ".join(loss.name for loss in self.losses))
-        weights = {loss.name: loss.weight for loss in self.losses if loss.weight is not None}
+        weights = {loss.name: loss.weight for loss in self.losses}
         names = [loss.name for loss in self.losses]
         return fitted(sources, names, arms, np.array(rows), np.array(losses), self.form, weights, self.bounds, self.total, self.draws, self.key)
 
@@ -118,7 +137,8 @@ def fitted(
     weights: dict[str, float] | None = None, bounds: dict[str, tuple[float, float]] | None = None, total: float | None = None, draws: int = 100,
     key: int = 0,
 ) -> Found:  # fmt: skip
-    """Laws of losses [arms, names] over tokens [arms, sources], and the next mixture. ValueError: too few arms, bounds of an unknown source."""
+    """Laws of losses [arms, names] over tokens [arms, sources], and the next mixture. weights: of losses over their spread between arms, 1 where not
+    named. ValueError: too few arms, bounds of an unknown source."""
     unit = float(tokens.sum(1).mean())
     x = tokens / unit
     for name in bounds or ():
@@ -126,11 +146,10 @@ def fitted(
             raise ValueError(f"bounds: no arm trains on {name!r}; known: {', '.join(sources)}")
     box = None if bounds is None else np.array([bounds.get(s, (0.0, 1.0)) for s in sources])
     laws = [mixing.fit(x, losses[:, i], form, key=key) for i in range(losses.shape[1])]
-    weigh = [(weights or {}).get(name, 1 / max(float(losses[:, i].std()), 1e-12)) for i, name in enumerate(names)]
-    if any(law.error < law.null for law in laws):  # one that is no better than the mean has no say in the next mixture
-        weigh = [w if law.error < law.null else 0.0 for w, law in zip(weigh, laws, strict=True)]
+    weigh = [(weights or {}).get(name, 1.0) / max(float(losses[:, i].std()), 1e-12) for i, name in enumerate(names)]
+    weigh = [w if law.error < law.null else 0.0 for w, law in zip(weigh, laws, strict=True)]
     whole = float(tokens.sum(1).max()) if total is None else float(total)
-    asked = propose(laws, x, losses, weigh, whole / unit, box, draws=draws, key=key)
+    asked = propose(laws, x, losses, weigh, whole / unit, box, draws=draws, key=key) if any(weigh) else None
     return Found(sources, names, arms, x, losses, laws, unit, whole, asked)
 
 
@@ -142,10 +161,11 @@ def rows(found: Found) -> list[dict[str, Any]]:
         worth = dict(zip(found.sources, (float(w) for w in law.worth), strict=True))
         errors = {"error": law.error, "null": law.null, "rank": known(law.rank)}
         out.append({"loss": name, "form": law.form, **errors, "worth": worth, "parameters": [float(p) for p in law.parameters]})
-    p = found.next
+    if (p := found.next) is None:
+        return [*out, {"next": None, "why": NO_LAW}]
     shares = dict(zip(found.sources, (float(s) for s in p.shares), strict=True))
     gain = {k: known(v) for k, v in (("value", p.gain.value), ("low", p.gain.low), ("high", p.gain.high))}
-    return [*out, {"next": shares, "best_arm": found.arms[p.arm], "gain": gain, "chance": known(p.chance), "inside": p.inside}]
+    return [*out, {"next": shares, "best_arm": found.arms[p.arm], "gain": gain, "chance": known(p.chance), "inside": p.inside, "trained": p.trained}]
 
 
 def tables(found: Found) -> list[Markup]:
@@ -159,14 +179,31 @@ def tables(found: Found) -> list[Markup]:
         "cross-validated predictions. By source: what a token of it counts next to the best source's, for that loss."
     )
     laws = table(["loss", "form", "error", "of the mean", "rank", *found.sources], body, caption)
-    p, best = found.next, found.x[found.next.arm]
+    useless = [name for name, law in zip(found.names, found.laws, strict=True) if not law.error < law.null]
+    warned = f"No better than predicting the mean: {', '.join(useless)}. Such a law says nothing, and has no weight in the next mixture."
+    said = [laws, *([tag("p", warned, class_="bad")] if useless else [])]
+    if (p := found.next) is None:
+        return [*said, tag("p", f"No next mixture: {NO_LAW}.", class_="weak")]
+    best = found.x[p.arm]
     chance = f", and resampled arms agree in {100 * p.chance:.0f} %" if math.isfinite(p.chance) else ""
     where = "inside the mixtures that the arms span" if p.inside else "outside the mixtures that the arms span: an extrapolation"
-    words = f"The next mixture, at {found.total:.3g} tokens, {where}. Weighted loss less than the best arm's by {p.gain}{chance}."
+    gain = "the arms' laws predict no better one" if _is_the_arm(found) else f"weighted loss less than of {_against(found)} by {p.gain}{chance}"
+    words = f"The next mixture, at {found.total:.3g} tokens, {where}: {gain}."
     shares = [["next", *(f"{100 * s:.1f} %" for s in p.shares)], [found.arms[p.arm], *(f"{100 * s:.1f} %" for s in best / best.sum())]]
-    useless = [name for name, law in zip(found.names, found.laws, strict=True) if not law.error < law.null]
-    warned = f"No better than predicting the mean: {', '.join(useless)}. Such a law says nothing, and has no weight below."
-    return [laws, *([tag("p", warned, class_="bad")] if useless else []), table(["mixture", *found.sources], shares, words)]
+    return [*said, table(["mixture", *found.sources], shares, words)]
+
+
+def _is_the_arm(found: Found) -> bool:
+    p = found.next
+    return p is not None and bool(np.allclose(p.shares, found.x[p.arm] / found.x[p.arm].sum(), atol=1e-3))
+
+
+def _against(found: Found) -> str:
+    """The arm that a proposal is compared with, in words."""
+    p = found.next
+    assert p is not None
+    arm = found.arms[p.arm]
+    return f"{arm}, the best arm of as many tokens" if p.trained else f"the shares of {arm} at as many tokens, which no arm read"
 
 
 def _tokens(evidence: Evidence, arm: str) -> dict[str, float]:
