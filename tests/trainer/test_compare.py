@@ -12,8 +12,9 @@ from compared import compared
 from trainer.report.compare.difference import Difference
 from trainer.report.compare.equivalence import Equivalence
 from trainer.report.compare.exchange_rate import ExchangeRate, isotonic, log_linear, read_off
-from trainer.report.compare.ordering import Ordering, luck, pairs_hold, tau_b
+from trainer.report.compare.ordering import Ordering, luck, pairs_hold, tau
 from trainer.report.measured import BOTH, SEEDS, measured, paired
+from trainer.report.published import published, table
 
 LADDER = {"vqa20": 20, "vqa40": 40, "vqa60": 60, "vqa80": 80, "vqa100": 100}
 BUDGETS = {a: {"vqa": 6000 * n, "text": 0} for a, n in LADDER.items()} | {"vqa20+text80": {"vqa": 119_700, "text": 480_300}}
@@ -174,7 +175,28 @@ def test_ties_of_the_paper_are_in_either_order():
     draws = np.array([[4.0, 4], [3, 2], [2, 3], [1, 1]])
     assert all(h.all() for h in pairs_hold(theirs, draws).values())
     assert luck(theirs) == pytest.approx(2 / 24)
-    assert tau_b(theirs, np.array([4.0, 3, 2, 1])) == pytest.approx(5 / np.sqrt(5 * 6))
+    assert tau(theirs, np.array([4.0, 3, 2, 1])) == tau(theirs, np.array([4.0, 2, 3, 1])) == 1
+    assert tau(theirs, np.array([4.0, 3, 3, 3])) == pytest.approx(3 / 5) and tau(theirs, -theirs) == -1
+
+
+def test_an_order_with_ties_in_the_paper_can_be_ours():
+    """E6 on the paper's own values, with its equal arms a hair apart: nothing of its order is broken."""
+    arms = [a for entry in table()["experiments"]["E6"] if entry["metric"] == "flow_loss" for names in entry["values"] for a in names.split("|")[:1]]
+    known = published("E6", list(dict.fromkeys(arms)), "flow_loss")[0]
+    apart = {arm: v + 1e-5 * i for i, (arm, v) in enumerate(known.values.items())}
+    part = Ordering(metric="flow_loss")
+    e = compared(apart, metric="flow_loss", noise=1e-9, recipe={"experiment": "E6"})
+    row = next(r for r in part.rows(e) if r["paper"] == known.name)
+    assert len(set(known.values.values())) < len(known.values) and row["tau"] == 1 and row["holds"] and row["probability"] == 1
+    assert any("is also ours: τ = 1.00" in s for s in part.answers(e))
+    shown = part.section(e)
+    assert all(f"over {p['worse']}" in shown for p in row["pairs"]) and len(row["pairs"]) > len(row["order"])
+
+
+def test_arms_that_all_score_the_same_have_no_order():
+    part = Ordering(metric="vqa")
+    (said,) = part.answers(compared(dict.fromkeys(PAPER, 0.4), seeds=1, items=0, noise=0, recipe={"experiment": "E7"}))
+    assert "all arms are equal here" in said and "nan" not in said
 
 
 def test_arms_that_are_asked_for_and_not_there_are_named():

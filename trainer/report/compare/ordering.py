@@ -2,9 +2,11 @@
 
     compare: [{ordering: {metric: vqa}}]
 
-Values differ in scale and in what they measure, so only the order is set beside ours. Kendall's τ-b compares the two orders. The probabilities are
-shares of bootstrap draws (seeds and items, all arms together) in which the order holds, of all arms and of each neighbouring pair; arms the
-paper has equal are in either order. That all arms are in order is improbable when any two are close, so the luck of a blind order stands beside it.
+Values differ in scale and in what they measure, so only the order is set beside ours. Arms that the paper has equal are in either order, and its
+order is ours when every arm is above all those of the paper's next level. Kendall's τ is over the pairs that the paper orders (Somers' d: τ-b could
+not be 1 where the paper alone has ties). The probabilities are shares of bootstrap draws (seeds and items, all arms together) in which the order
+holds, of all arms and of each neighbouring pair. That all arms are in order is improbable when any two are close, so the luck of a blind order stands
+beside it.
 """
 
 from __future__ import annotations
@@ -45,7 +47,8 @@ class Ordering(Part):
         ours, theirs = sign * drawn.point, np.array([known.values[a] * (1 if known.better == "higher" else -1) for a in arms])
         row: dict[str, Any] = {"compare": "ordering", "metric": self.metric, "split": self.split, "paper": known.name, "basis": known.basis}
         row |= {"source": known.source, "order": arms, "ours": [arms[i] for i in np.argsort(-ours, kind="stable")]}
-        row |= {"paper_values": [known.values[a] for a in arms], "values": [float(v) for v in drawn.point], "tau": tau_b(theirs, ours)}
+        row |= {"paper_values": [known.values[a] for a in arms], "values": [float(v) for v in drawn.point], "tau": tau(theirs, ours)}
+        row |= {"holds": all(bool(h) for h in pairs_hold(theirs, ours).values())}
         row |= {"luck": luck(theirs), "probability": None, "pairs": [], "seeds": len(found.seeds), "n": found.n, "resampled": found.resampled}
         row["shared"] = found.shared
         row |= {"shown": known.shown}
@@ -67,11 +70,9 @@ class Ordering(Part):
         m, body = measure(self.metric), []
         for r in rows:
             place = {a: i + 1 for i, a in enumerate(r["ours"])}
-            after = {p["better"]: p for p in r["pairs"]}
             cells = []
             for i, arm in enumerate(r["order"]):
-                pair = after.get(arm)
-                said = None if pair is None else f"{100 * pair['probability']:.0f} % over {pair['worse']}"
+                said = ", ".join(f"{100 * p['probability']:.0f} % over {p['worse']}" for p in r["pairs"] if p["better"] == arm) or None
                 shown = f"{r['paper_values'][i]:g}" if not r["shown"] else f"{r['paper_values'][i]:g} ({r['shown']})"
                 cells.append([arm, str(i + 1), shown, str(place[arm]), m.said(r["values"][i]), said])
             header = ["arm", "place in the paper", "the paper, another scale", "place here", m.label, "probability here that it is better"]
@@ -88,12 +89,12 @@ class Ordering(Part):
         return block(f"The paper's order: {measure(self.metric).name}", [joined([tag("p", words, class_="weak")])]) if words else None
 
 
-def tau_b(a: Floats, b: Floats) -> float:
-    """Kendall's τ-b: 1 the same order, −1 the reverse; ties count for neither (Kendall 1945). NaN when one side has no order at all."""
-    pairs = list(itertools.combinations(range(len(a)), 2))
-    x, y = (np.array([np.sign(v[i] - v[j]) for i, j in pairs]) for v in (a, b))
-    whole = math.sqrt(float((x != 0).sum()) * float((y != 0).sum()))
-    return float((x * y).sum() / whole) if whole else math.nan
+def tau(theirs: Floats, ours: Floats) -> float:
+    """Kendall's τ over the pairs that `theirs` orders: 1 the same order, −1 the reverse; a pair that is equal in ours counts for neither (Somers'
+    d, 1962). NaN where either side has no order at all."""
+    pairs = list(itertools.combinations(range(len(theirs)), 2))
+    x, y = (np.array([np.sign(v[i] - v[j]) for i, j in pairs]) for v in (theirs, ours))
+    return float((x * y).sum() / (x != 0).sum()) if x.any() and y.any() else math.nan
 
 
 def pairs_hold(theirs: Floats, draws: Floats) -> dict[tuple[int, int], Any]:
@@ -112,7 +113,9 @@ def luck(theirs: Floats) -> float:
 
 
 def _sentence(r: dict[str, Any]) -> str:
-    holds = "is also ours" if r["tau"] == 1 else "is not ours"
+    if math.isnan(r["tau"]):
+        return f"all arms are equal here: no order to set beside the paper's ({r['paper']})."
+    holds = "is also ours" if r["holds"] else "is not ours"
     sure = ""
     if r["probability"] is not None:
         p = "< 1" if r["probability"] < 0.01 else f"{100 * r['probability']:.0f}"
