@@ -19,7 +19,9 @@ from trainer.report.figures.grid import Grid
 from trainer.report.figures.lines import Lines
 from trainer.report.figures.progression import Progression
 from trainer.report.figures.saturation import Saturation, saturated
+from trainer.report.measured import paired
 from trainer.report.measures import measure
+from trainer.report.resampling import contrast, resample
 
 ARMS = {"text_only": {"text": 100}, "with_video": {"text": 50, "video": 50}, "with_pairs": {"text": 50, "pairs": 50}}
 PPL = {"text_only": 13.83, "with_video": 13.75, "with_pairs": 13.98}
@@ -218,6 +220,15 @@ def test_a_share_too_large_is_named_and_more_may_be_better():
     down = {a: tuple(-x for x in v) for a, v in {"nwm0.1": EVEN, "nwm1": UNEVEN, "nwm10": (0.0,) * 4, "nwm25": EVEN}.items()}
     _, _, found = shares(down, "vqa")
     assert (found.best[1], found.first[1], found.beyond) == ("nwm10", "nwm1", ("nwm25",))
+
+
+def test_an_arm_told_apart_only_because_three_were_tried_is_not_worse():
+    """p of about 3 %: below 5 % alone, above it among three."""
+    close = (0.1, 0.05, 0.16, 0.11)
+    _, _, alone = shares({"nwm0.1": close, "nwm1": (0.0,) * 4, "nwm10": close, "nwm25": close})
+    p = contrast(resample(paired(shares({"nwm0.1": close, "nwm1": (0.0,) * 4, "nwm10": close, "nwm25": close})[1], ["nwm0.1", "nwm1"], "planning.ate",
+                                 "held_out").arms), [1, -1]).p()  # fmt: skip
+    assert 0.05 / 3 < p < 0.05 and alone.first[1] == "nwm0.1" and alone.beyond == ()
 
 
 def test_controls_are_lines_beside_the_curve():

@@ -182,7 +182,8 @@ def test_every_measure_is_sought_the_way_that_is_better(metric):
         budgets[f"a{i}"] = {"good": int(1e6 * share), "bad": int(1e6 * (1 - share))}
         value = 0.4 + 0.3 * measure(metric).sign * share**0.5
         results += [{"arm": f"a{i}", "seed": 0, "metric": metric, "split": "held_out", "value": value}]
-    found = MixingLaw(losses=[Loss(metric=metric)], bounds={"good": (0.0, 1.0)}, draws=0).rows(Evidence("x", list(budgets), [0], results, {}, budgets))
+    seen = Evidence("x", list(budgets), [0], results, {}, budgets)
+    found = MixingLaw(losses=[Loss(metric=metric)], bounds={"good": (0.0, 1.0)}, draws=0).rows(seen)
     assert found[-1]["next"]["good"] > 0.9
 
 

@@ -3,9 +3,10 @@
     report: [{saturation: {metric: planning.ate, x: action, baselines: [uninformed, simulator]}}]
 
 x is the source's share of an arm's payload tokens. The share of saturation is the smallest from which up to the best arm's none is told apart from
-it: the 95 % interval of the difference, paired by seed and item, holds 0. Intervals of two means may overlap where the difference is certain, since
-starts and items are shared, so they do not decide. Few seeds and items tell little apart and make this share small: the difference that may hide
-there stands beside it, with its interval. An arm with none of the source is a dashed line, as are control rows.
+it: p of the difference, paired by seed and item and corrected by Holm for all arms held against the best, is 5 % or more. Intervals of two means
+may overlap where the difference is certain, since starts and items are shared, so they do not decide. The best arm is chosen by the same data, and
+few seeds and items tell little apart and make this share small: the difference that may hide there stands beside it, with its 95 % interval. An arm
+with none of the source is a dashed line, as are control rows.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from trainer.report.markup import Markup, clean, tag
 from trainer.report.measured import NOTHING, chosen_arms, control, measured, paired
 from trainer.report.measures import CONTROLS, measure
 from trainer.report.resampling import contrast, resample
+from trainer.report.statistics import holm
 
 
 class Saturation(Figure):
@@ -43,7 +45,7 @@ class Saturation(Figure):
         said = [self._said(m, points, enough[m]) for m, points in found.items()]
         better = better_said(found)
         caption = f"Share of {clean(self.x)} in each arm's payload tokens. {whiskers_said(p[2] for ps in found.values() for p in ps)} {better} "
-        caption += "Told apart: by the 95 % interval of the difference to the best, paired by seed and item; not corrected for several shares."
+        caption += "Told apart: by the difference to the best arm of these data, paired by seed and item; Holm's p over the arms below 5 %."
         rows = [((p[1], share(p[0])), measure(m), p[2]) for m, points in found.items() for p in points]
         title = tag("h2", self.title or f"How much {self.x} is enough")
         lead = [tag("p", s) for s in said]
@@ -102,21 +104,33 @@ def saturated(evidence: Evidence, metric: str, split: str, points: list[Point]) 
     best = better_first(measure(metric), some)[0]
     if all(p[2].resampled == NOTHING for p in some):
         return Enough(best, None)
-    gaps = {p[1]: (0.0, 0.0, 0.0) if p is best else _gap(evidence, metric, split, p[1], best[1]) for p in some}
+    gaps = {p[1]: _gap(evidence, metric, split, p[1], best[1]) for p in some if p is not best}
+    known = {arm: gap for arm, gap in gaps.items() if gap is not None}
+    adjusted = dict(zip(known, holm([gap.p for gap in known.values()]), strict=True))
     sign = -1 if measure(metric).better == "higher" else 1
-    worse = [p for p in some if (gap := gaps[p[1]]) is None or min(sign * gap[1], sign * gap[2]) > 0]
+    worse = [p for p in some if p is not best and (gaps[p[1]] is None or (adjusted[p[1]] < 0.05 and sign * known[p[1]].mean > 0))]
     below = max((p[0] for p in worse if p[0] < best[0]), default=0.0)
     first = next(p for p in some if p[0] > below and p not in worse)
-    return Enough(best, first, *(gaps[first[1]] or (0.0, 0.0, 0.0)), tuple(p[1] for p in worse if p[0] > best[0]))
+    gap = known.get(first[1], _Gap(0.0, 0.0, 0.0, 1.0))
+    return Enough(best, first, gap.mean, gap.low, gap.high, tuple(p[1] for p in worse if p[0] > best[0]))
 
 
-def _gap(evidence: Evidence, metric: str, split: str, arm: str, best: str) -> tuple[float, float, float] | None:
-    """(difference of the arm to the best, its interval), paired; None where the two share no seed or nothing can be resampled."""
+class _Gap(NamedTuple):
+    """The difference of an arm to the best, its 95 % interval and its p."""
+
+    mean: float
+    low: float
+    high: float
+    p: float
+
+
+def _gap(evidence: Evidence, metric: str, split: str, arm: str, best: str) -> _Gap | None:
+    """Paired; None where the two share no seed or nothing can be resampled."""
     found = paired(evidence, [arm, best], metric, split)
     if found is None or found.resampled == NOTHING:
         return None
-    low, high = contrast(resample(found.arms, found.transform), [1, -1]).interval()
-    return float((found.values(0) - found.values(1)).mean()), float(low), float(high)
+    drawn = contrast(resample(found.arms, found.transform), [1, -1])
+    return _Gap(float((found.values(0) - found.values(1)).mean()), *drawn.interval(), drawn.p())
 
 
 def _draw(fig: Any, part: Saturation, evidence: Evidence, found: dict[str, list[Point]], enough: dict[str, Enough]) -> None:
