@@ -113,6 +113,10 @@ def test_an_arm_with_fewer_steps_is_named_with_its_control_or_without():
     assert "few gets 100 optimiser steps, many 500" in caveats.section(replace(e, runs=runs))
     assert "No arm controls for that" in caveats.section(replace(e, runs=runs))
     assert "many, the same data repeated, is the control" in caveats.section(replace(e, runs=runs, repeats={"many": 5.0}))
+    sweep = {"few": 1.12, "many": 1.12}  # a larger budget of the same plan: more data and more steps, no control
+    assert "No arm controls for that" in caveats.section(replace(e, runs=runs, repeats=sweep))
+    large = replace(e, runs=runs, repeats={"many": 2.0})  # 2 epochs of 2.5 times the data
+    assert "No arm controls for that" in caveats.section(large)
 
 
 def test_few_seeds_are_said_to_be_few():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from trainer.scaling import parametric
+from trainer.scaling.draws import Estimate, estimate
 from trainer.scaling.parabola import optimum
 from trainer.scaling.parametric import Law
 from trainer.scaling.powers import contrast, frontier, growth, power, ratio
@@ -163,12 +164,35 @@ def test_the_worth_of_other_tokens_is_recovered_also_where_it_harms():
 
 def test_a_worth_that_the_runs_cannot_tell_is_refused():
     n, d, loss, _ = sweep()
-    with pytest.raises(ValueError, match="same ratio"):
+    with pytest.raises(ValueError, match="hardly differ in their ratio"):
         parametric.fit(n, d, loss, 0.5 * d)
+    with pytest.raises(ValueError, match="hardly differ in their ratio"):  # one mixture, whose short prefixes are lumpy
+        parametric.fit(n, d, loss, d * np.random.default_rng(0).uniform(0.30, 0.38, len(d)))
     with pytest.raises(ValueError, match="needs at least 6 runs"):
         parametric.fit(n[:5], d[:5], loss[:5])
     with pytest.raises(ValueError, match="above 0"):
         parametric.fit(n, d, -loss)
+
+
+def test_a_worth_that_resampled_runs_leave_open_is_refused():
+    n, d, loss, _ = sweep(noise=0.03)
+    other = d * np.random.default_rng(0).uniform(0.3, 0.6, len(d))
+    with pytest.raises(ValueError, match="leave the worth of other tokens open"):
+        parametric.fit_with_intervals(n, d, loss, other, draws=60)
+
+
+def test_a_floor_and_an_exponent_that_the_runs_cannot_tell_are_said_to_be_so():
+    """No floor, and data that never run short: E is 0, inside its interval, and beta has no bound."""
+    n, d, _, _ = sweep()
+    law = parametric.fit_with_intervals(n, d, 40 * n**-0.2 * np.exp(np.random.default_rng(0).normal(0, 0.003, len(n))), draws=60)
+    assert law.intervals["E"].low == 0 and law.intervals["E"].holds(law.E) and 0.03 * 40 * n.max() ** -0.2 > law.E
+    assert law.intervals["alpha"].holds(0.2) and "no bound" in str(law.intervals["beta"])
+
+
+def test_an_interval_holds_its_own_value():
+    shown = estimate(1.0, np.linspace(2, 3, 50))
+    assert (shown.low, shown.holds(1.0)) == (1.0, True) and shown.high < 3
+    assert str(estimate(1.0, np.ones(3))) == "1" and str(Estimate(2.0, 1.0, np.inf)) == "2 (1 …, no bound)"
 
 
 def test_a_known_law_lies_within_its_intervals_in_most_of_twelve_noisy_sweeps():

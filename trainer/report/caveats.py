@@ -98,15 +98,21 @@ def _steps(evidence: Evidence) -> list[str]:
     least, most = min(steps, key=lambda a: steps[a]), max(steps, key=lambda a: steps[a])
     out = []
     if steps[least] * 2 <= steps[most]:
-        held = lambda a: {s for s, n in evidence.budgets.get(a, {}).items() if n}
-        same = [a for a in evidence.arms if a != least and held(a) == held(least)]
-        repeats = [a for a in same if evidence.repeats.get(a, 0) > 1.01 and steps.get(a, 0) > steps[least]]
-        control = f" {' and '.join(repeats)}, the same data repeated, is the control for that." if repeats else " No arm controls for that."
+        repeats = [a for a in steps if a != least and _repeated(evidence, a, least) and steps[a] >= 0.9 * steps[most]]
+        control = f" {_named(repeats)}, the same data repeated, is the control for that." if repeats else " No arm controls for that."
         gets = f"{least} gets {steps[least]:,} optimiser steps, {most} {steps[most]:,}"
         out.append(f"{gets}: part of any gain over {least} may be updates, not data.{control}")
     if few := few_steps(evidence):
         out.append(f"Warning: fewer than {FEW_STEPS} optimiser steps in {_named(few)}; warm-up and schedule take a good part of that.")
     return out
+
+
+def _repeated(evidence: Evidence, arm: str, least: str) -> bool:
+    """Whether an arm reads the sources of another one more often: `least`'s tokens over and over, none that it lacks."""
+    own, base = ({s: n for s, n in evidence.budgets.get(a, {}).items() if n} for a in (arm, least))
+    often, once = evidence.repeats.get(arm, 0.0), max(evidence.repeats.get(least, 0.0), 1.0)
+    ratio = sum(own.values()) / max(sum(base.values()), 1)
+    return own.keys() == base.keys() and often > 1.5 * once and abs(often / once / ratio - 1) < 0.25
 
 
 def _repeats(evidence: Evidence) -> list[str]:

@@ -20,7 +20,7 @@ LEVEL = 0.95
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A number, its 95 % interval and its standard error (NaN where nothing could be resampled)."""
+    """A number, its 95 % interval and its standard error (NaN where nothing could be resampled; inf where there is no bound)."""
 
     value: float
     low: float = float("nan")
@@ -32,7 +32,10 @@ class Estimate:
         return self.low <= x <= self.high
 
     def __str__(self) -> str:
-        return f"{self.value:.4g}" if np.isnan(self.low) else f"{self.value:.4g} ({self.low:.4g} … {self.high:.4g})"
+        said = f"{self.value:.4g}" if self.value < np.inf else "not told"
+        if np.isnan(self.low):
+            return said
+        return f"{said} ({self.low:.4g} … {self.high:.4g})" if self.high < np.inf else f"{said} ({self.low:.4g} …, no bound)"
 
 
 def generator(key: int, *what: int | str) -> np.random.Generator:
@@ -49,9 +52,10 @@ def cases(key: int, draws: int, groups: Sequence[int] | NDArray[np.int64]) -> li
 
 
 def estimate(value: float, resampled: Floats) -> Estimate:
-    """A value with the percentile interval of its resamples; those that are not numbers (fits that failed) are left out."""
+    """A value with the percentile interval of its resamples, widened to hold the value where they all lie on one side of it. Those that are not
+    numbers (fits that failed) are left out."""
     kept = resampled[np.isfinite(resampled)]
     if len(kept) < 20:
         return Estimate(value)
     low, high = np.quantile(kept, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Estimate(value, float(low), float(high), float(kept.std(ddof=1)))
+    return Estimate(value, min(float(low), value), max(float(high), value), float(kept.std(ddof=1)))

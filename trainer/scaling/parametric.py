@@ -3,7 +3,10 @@
 With `other` tokens beside a modality's own it is L(N, D, O) = E + A / N^alpha + B / (D + worth x O)^beta: a token of the other modality counts as
 `worth` own ones, the effective data of Hernandez et al. 2021 (arXiv 2102.01293). One more parameter, finite without own or without other
 tokens, and `worth` is the exchange rate itself; below 0 the other harms. It is identified only by runs whose O / D differs: where all runs share
-one mixture, `worth` and B stand for one another, and such a fit is refused.
+one mixture, `worth` and B stand for one another, and such a fit is refused, as is one whose worth resampled runs leave anywhere.
+
+An E below a thousandth of the lowest loss is not told from 0 (the unit of Huber's loss), and is 0. Where an exponent, or an end of its interval, lies
+at the edge of what is searched, no number stands there: it has no bound.
 
 The minimum is sought from a grid of exponents; E, A and B, in which the law is linear, are solved for at each (variable projection, Golub and
 Pereyra 1973): 144 solves cover what Hoffmann's 4,500 starts of L-BFGS do, and end in the same minimum. N, D in any unit: logarithms are centred.
@@ -21,13 +24,16 @@ from trainer.scaling.draws import Estimate, Floats, cases, estimate
 
 DELTA = 1e-3  # Hoffmann et al.'s
 EXPONENTS = np.geomspace(0.05, 1.8, 12)
+EDGE = 5.0  # exponents are sought up to here; L(N, D) of real runs has .1 to 1
+MOST_WORTH = 100.0
+RATIOS = 1.5  # the largest O / D over the smallest that an exchange rate needs: an arm's prefix of one shared plan differs by a third
 WORTHS = (0.0, 0.1, 0.5, 1.0)
 NAMES = ("E", "A", "alpha", "B", "beta", "worth", "a", "b")
 
 
 @dataclass(frozen=True, slots=True)
 class Law:
-    """The fitted law. objective: the sum of Huber losses. intervals: by NAMES, once resampled."""
+    """The fitted law. objective: the sum of Huber losses. intervals: by NAMES, once resampled; infinite where an exponent has no bound."""
 
     E: float
     A: float
@@ -69,7 +75,8 @@ def fit(n: Any, d: Any, loss: Any, other: Any = None, delta: float = DELTA) -> L
 def fit_with_intervals(
     n: Any, d: Any, loss: Any, other: Any = None, delta: float = DELTA, draws: int = 400, groups: Sequence[int] | None = None, key: int = 0
 ) -> Law:
-    """The same with 95 % intervals, from `draws` refits to resampled runs (whole `groups` at a time; null: each run its own)."""
+    """The same with 95 % intervals, from `draws` refits to resampled runs (whole `groups` at a time; null: each run its own). ValueError also where
+    the interval of `worth` reaches the edge of what is searched."""
     data = _Data.of(n, d, loss, other, delta)
     best = data.best(data.starts())
     law = data.law(best)
@@ -79,7 +86,18 @@ def fit_with_intervals(
         resampled = some.law(some.best([best]))  # from the whole's minimum: a grid for each draw would cost six times as much
         found.append([getattr(resampled, name) for name in NAMES])
     table = np.array(found)
-    return replace(law, intervals={name: estimate(getattr(law, name), table[:, i]) for i, name in enumerate(NAMES)})
+    intervals = {name: estimate(getattr(law, name), table[:, i]) for i, name in enumerate(NAMES)}
+    intervals |= {name: _without_bound(intervals[name]) for name in ("alpha", "beta")}
+    worth = intervals["worth"]
+    if other is not None and (max(worth.value, worth.high) > 0.99 * MOST_WORTH or min(worth.value, worth.low) < 0.99 * data.harm):
+        raise ValueError("resampled runs leave the worth of other tokens open: vary the mixture more, or add runs")
+    return replace(law, intervals=intervals)
+
+
+def _without_bound(e: Estimate) -> Estimate:
+    """The exponent with inf for what lies at the edge of the search."""
+    open_ = lambda x: float("inf") if x > 0.99 * EDGE else x
+    return Estimate(open_(e.value), open_(e.low), open_(e.high), float("nan") if e.high > 0.99 * EDGE else e.error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +126,8 @@ class _Data:
         if other is not None:
             other = np.asarray(other, np.float64) / scale
             ratio = other * scale / d
-            if ratio.max() - ratio.min() < 0.05 * max(ratio.max(), 1e-12):
-                raise ValueError("all runs have the same ratio of other to own tokens, so their worth cannot be told: vary the mixture")
+            if ratio.max() <= RATIOS * ratio.min() or not ratio.max():
+                raise ValueError("runs hardly differ in their ratio of other to own tokens, so their worth cannot be told: vary the mixture")
         shift = float(np.log(n).mean())
         return cls(np.log(n) - shift, d / scale, np.log(loss), other, shift, float(np.log(scale)), delta)
 
@@ -153,9 +171,9 @@ class _Data:
         """The lowest minimum that any start leads to."""
         from scipy.optimize import least_squares
 
-        low, high = [-np.inf, 1e-3, -np.inf, 1e-3, -np.inf], [np.inf, 5.0, np.inf, 5.0, np.inf]
+        low, high = [-np.inf, 1e-3, -np.inf, 1e-3, -np.inf], [np.inf, EDGE, np.inf, EDGE, np.inf]
         if self.other is not None:
-            low, high = [*low, self.harm], [*high, 100.0]
+            low, high = [*low, self.harm], [*high, MOST_WORTH]
         results = []
         for start in starts:
             if isinstance(start, np.ndarray):
@@ -188,4 +206,5 @@ class _Data:
         objective = float(np.where(r <= self.delta, 0.5 * r**2, self.delta * (r - 0.5 * self.delta)).sum())
         big_a, big_b = np.exp(p[0] + p[1] * self.shift_n), np.exp(p[2] + p[3] * self.shift_d)
         worth = float(p[5]) if len(p) > 5 else 0.0
-        return Law(float(np.exp(p[4])), float(big_a), float(p[1]), float(big_b), float(p[3]), worth, objective, self.size)
+        floor = float(np.exp(p[4])) if p[4] > np.log(self.delta) + self.log_loss.min() else 0.0
+        return Law(floor, float(big_a), float(p[1]), float(big_b), float(p[3]), worth, objective, self.size)

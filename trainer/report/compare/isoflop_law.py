@@ -8,6 +8,7 @@ from one model size to another, never an absolute mixture.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from pipelines.format.document import Part
@@ -76,7 +77,7 @@ def rows(found: Laws) -> list[dict[str, Any]]:
 
 
 def _plain(e: Any) -> dict[str, float | None]:
-    return {k: (v if v == v else None) for k, v in (("value", e.value), ("low", e.low), ("high", e.high), ("error", e.error))}
+    return {k: (v if math.isfinite(v) else None) for k, v in (("value", e.value), ("low", e.low), ("high", e.high), ("error", e.error))}
 
 
 def _sentence(found: Laws, family: str) -> str:
@@ -169,7 +170,10 @@ def _parametric(found: Laws) -> Markup | None:
         some = law.intervals or {}
         name = f"{' '.join(key)}, own and other tokens: worth {some.get('worth')}"
         body.append([name, str(law.runs), *(str(some.get(k)) for k in ("E", "alpha", "beta")), None])
-    caption = "L(N, D) = E + A / N^alpha + B / D^beta over all runs, Huber's loss; a = beta / (alpha + beta) is its N_opt ~ C^a."
+    caption = (
+        "L(N, D) = E + A / N^alpha + B / D^beta over all runs, Huber's loss; a = beta / (alpha + beta) is its N_opt ~ C^a. E 0: not told from 0. "
+        "No bound: the exponent ends at the edge of the search."
+    )
     return table(["", "runs", "E", "alpha", "beta", "a"], body, caption) if body else None
 
 
