@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
 from compared import compared
 
-from pipelines.format.document import dump
+import trainer
+from pipelines.format.document import dump, load
 from tests.trainer.test_ablation import ARMS, made
 from trainer.ablate_diff import Cards, difference, held_fixed, resolved
 from trainer.ablation import Ablation, arm_runs, mixture_of
 from trainer.report import config_diff
 
+PACKAGED = sorted((Path(trainer.__file__).parent / "ablations").glob("*.yaml"))
 TWO = {"few": ARMS["few"], "with_text": ARMS["with_text"]}
 ENCODED = {"dataset": "x/vqa_vae"}
 VAE = {"few": ARMS["few"], "vae": {"extends": "few", "sources": {"vqa": ENCODED}}}
@@ -24,11 +27,12 @@ def cards_of(config: Ablation, widths: dict[str, int] | None = None) -> Cards:
     out: Cards = {}
     for arm in config.arms:
         mixture, width = dump(mixture_of(config, arm)), (widths or {}).get(arm, 16)
-        places = sorted({s["dataset"] for s in mixture["sources"].values()})
+        of = {n: s["dataset"] if isinstance(s["dataset"], dict) else {"dataset": s["dataset"]} for n, s in mixture["sources"].items()}
+        places = sorted({place for sides in of.values() for place in sides.values()})
         plan = {
             "mixture": mixture,
             "parents": [{"path": p, "fingerprint": p} for p in places],
-            "sources": {n: {"dataset": places.index(s["dataset"])} for n, s in mixture["sources"].items()},
+            "sources": {n: {("target" if k == "target" else "dataset"): places.index(p) for k, p in sides.items()} for n, sides in of.items()},
             "encoding": {"text": {"vocab": 90, "specials": {"bos": 99}}, "image": {"width": width, "tokens": 4}},
         }
         shape = {"vocab": 100, "channels": width, "patches": 4}
@@ -111,6 +115,15 @@ def test_a_whole_group_that_an_arm_brings_or_takes_away_declares_its_defaults():
     assert {"run.ema.early", "run.model.transfusion.experts.granularity"} <= keys and undeclared(config, cards) == []
     swapped = made(arms={"more": {**ARMS["few"], "run": groups}, "few": ARMS["few"]}, seeds=[0])
     assert undeclared(swapped, cards) == []
+
+
+@pytest.mark.parametrize("path", PACKAGED, ids=lambda path: path.stem)
+def test_arms_of_every_packaged_ablation_differ_in_what_it_declares_at_the_paper_s_size(path):
+    config = load(Ablation, str(path))
+    found = difference(config, cards_of(config))
+    assert undeclared(config, cards_of(config)) == [] and (any(found["arms"].values()) or len(config.arms) == 1)
+    if path.stem == "encoders":  # each encoder has its own decoder and instruction data
+        assert {r["key"] for r in found["arms"]["sd_vae"]} >= {"data.pairs", "evaluate.prompts#2.decoder.rae.weights", "evaluate.sft_vqa.dataset"}
 
 
 # ---- the ends of the model -------------------------------------------------------------------------------------------------------------------
