@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,15 @@ def test_seeds_of_one_arm_that_differ_stand_in_red_with_the_seed_in_a_table_and_
     assert "Runs differ in keys that the document does not declare: code.version (a, seed 4)" in top and 'class="bad"' in top
     assert "Seeds of one arm that differ" in section and '<span class="bad">&lt;2&gt; (undeclared)</span>' in section
     assert "1 differences are declared by no arm" in section and "; the code" not in section
+
+
+def test_values_too_long_to_stand_side_by_side_have_a_row_each():
+    e, long = compared({"a": 0.4, "b": 0.5, "c": 0.5}), [{"benchmark": {"sets": {"gqa": "out/gqa-webssl", "ai2d": "out/ai2d-webssl"}}}]
+    for here, columns in ((8, ["key", "a (base)", "b", "c"]), (long, ["arm", "key", "a (base)", "here"])):
+        rows = [{"key": "evaluate.sft_vqa.evaluate", "base": 9, "here": here, "declared": True}]
+        e.card.update(diff={"base": "a", "undeclared": 0, "arms": {"a": [], "b": rows, "c": rows}})
+        section = config_diff.section(e)
+        assert re.findall(r'<th scope="col"[^>]*>([^<]*)', section) == columns and "<details" not in section
 
 
 # ---- what declares what ----------------------------------------------------------------------------------------------------------------------

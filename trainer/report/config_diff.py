@@ -15,7 +15,8 @@ from trainer.report.markup import Markup, table, tag
 
 OPEN = ("mixture.held_out.", "mixture.sequence_length", "mixture.scale", "run.batch", "run.optim.", "run.loss.", "run.flow.", "data.")
 
-WIDE = 8  # arms that still fit side by side
+WIDE = 8  # arms that still fit side by side,
+LONG = 48  # if no value has more letters: a list of instruction data in seven columns leaves the paper
 
 
 def undeclared(evidence: Evidence) -> list[tuple[str, str]]:
@@ -45,21 +46,23 @@ def section(evidence: Evidence) -> Markup | None:
     others = [a for a in arms if a != base]
     body: list[Any] = []
     caption = "Keys of the resolved mixture, run and evaluation that differ."
-    if keys and len(others) <= WIDE:
+    said = [_value(row[side]) for a in others for row in arms[a].values() for side in ("base", "here")]
+    if keys and len(others) <= WIDE and max(map(len, said)) <= LONG:
         rows = [[key, _value(_base(arms, key)), *(_cell(arms[a].get(key)) for a in others)] for key in keys]
         body.append(table(["key", f"{base} (base)", *others], rows, caption, numeric_from=10**6))
     elif keys:  # a column an arm would be wider than any screen
         rows = [[a, key, _value(row["base"]), _cell(row)] for a in others for key, row in arms[a].items()]
         made = table(["arm", "key", f"{base} (base)", "here"], rows, caption, numeric_from=10**6)
-        body.append(tag("details", tag("summary", f"{len(rows)} differences in {len(others)} arms"), made))
+        folded = tag("details", tag("summary", f"{len(rows)} differences in {len(others)} arms"), made)
+        body.append(folded if len(others) > WIDE else made)
     if seeds := _of_seeds(diff):
         rows = [[a, str(r["seed"]), r["key"], _value(r["base"]), _cell(r)] for a, r in seeds]
         columns = ["arm", "seed", "key", "its first seed", "this seed"]
         body.append(table(columns, rows, "Seeds of one arm that differ in more than their seed.", numeric_from=10**6))
     verdict = f"All {len(keys)} keys that differ are declared by the arms." if keys else "No key differs between the arms."
     bad = undeclared(evidence)
-    said = tag("p", f"{len(bad)} differences are declared by no arm; they stand in red.", class_="bad") if bad else tag("p", verdict)
-    return tag("section", tag("h2", "What differs between arms, by machine"), said, *body, _held(evidence, diff), id="diff")
+    head = tag("p", f"{len(bad)} differences are declared by no arm; they stand in red.", class_="bad") if bad else tag("p", verdict)
+    return tag("section", tag("h2", "What differs between arms, by machine"), head, *body, _held(evidence, diff), id="diff")
 
 
 def _of_seeds(diff: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
