@@ -31,19 +31,21 @@ def finish(config: Ablation, plans: dict[str, Any], runs: list[ArmRun], few: lis
     root = config.output
     rows: list[dict[str, Any]] = []
     computed = set()
+    cards: dict[str, tuple[dict[str, Any], ...]] = {arm: (plans[arm].card,) for arm in config.arms}
     for item in runs:
-        _same_tokens(item, read_card(item.output), plans[item.arm].card)
+        made = read_card(item.output)
+        _same_tokens(item, made, plans[item.arm].card)
         found = storage.read_json(storage.join(item.output, "eval.json"))
         rows += [{"arm": item.arm, "seed": item.seed, **r} for r in found["rows"]]
+        cards[item.arm] += ({**made, "evaluate": found["evaluate"]},)
         computed.add(" ".join((found.get("computed") or {}).values()))
     files = [file_entry(root, "results.parquet", _table(rows))]
-    cards = {arm: (plans[arm].card, read_card(next(r.output for r in runs if r.arm == arm))) for arm in config.arms}
     diff = difference(config, cards)
     facts = _facts(config, plans, runs, few)
     if len(known := sorted(computed - {""})) > 1:
         facts["warnings"].append(f"runs were evaluated in different arithmetic: {', '.join(known)}")
     if diff["undeclared"]:
-        facts["warnings"].append(f"{diff['undeclared']} differences between arms that the document does not declare (diff.json)")
+        facts["warnings"].append(f"{diff['undeclared']} differences between runs that the document does not declare (diff.json)")
     said = json.dumps({**diff, "held": held_fixed(config, cards)}, indent=1, sort_keys=True, default=str)
     files.append(file_entry(root, "diff.json", said.encode()))
     print_ = identity(config, {arm: plan.card["fingerprint"] for arm, plan in plans.items()})

@@ -4,7 +4,7 @@ arms its questions and figures are about."""
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -52,8 +52,8 @@ class Slurm(Document):
     """An array job of arms × seeds, a task each, and a job after it that makes the report.
 
     nodes, gpus, cpus, time: of a task (gpus of each node; 0 for none). at_once: tasks that may run side by side. options: further lines for #SBATCH,
-    without the mark (`--partition=gpu`). setup: shell lines before the work (modules, an environment). submit: call sbatch; else only the scripts
-    are written."""
+    without the mark (`--partition=gpu`). setup: shell lines before the work (modules, an environment). submit: call sbatch, unless what was
+    submitted before may still be alive (`again`: even then); else only the scripts are written."""
 
     nodes: int = Field(1, ge=1)
     gpus: int = Field(0, ge=0)
@@ -62,4 +62,4 @@ class Slurm(Document):
     at_once: int | None = Field(None, ge=1)
     options: list[Annotated[str, Field(pattern=r"^--[^\n]+$")]] = []
     setup: list[Annotated[str, Field(pattern=r"^[^\n]*$")]] = []
-    submit: bool = False
+    submit: bool | Literal["again"] = False

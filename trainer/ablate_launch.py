@@ -4,7 +4,8 @@
     ray      `engine: ray`: an actor takes one arm-run after another (`resources`, of each); runs of several processes by Ray Train
     slurm    `slurm: {…}`: an array job, a task an arm-run, and a job after it: the same command again, which then has only the report to make
 
-What is done is skipped and what was stopped goes on, so any of them may be called again after any kill, or another in its place.
+What is done is skipped and what was stopped goes on, so any of them may be called again after any kill, or another in its place. SLURM alone works on
+when the command has ended: what it was given is remembered in jobs/submitted.json, and is not given again while that job may be alive.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ from trainer.run import Workers
 from trainer.sweep import Task, do, sweep, task
 
 JOBS = "jobs"
+GONE = "Invalid job id"  # what squeue says of a job that it no longer knows, with status 1
+SQUEUE_SECONDS = 60.0
+SUBMITTED = "submitted.json"  # {"arms": job number, or null while sbatch is asked; "cluster", "report"}
 
 
 def train_all(config: Ablation, job: Any, plans: dict[str, Any], runs: list[ArmRun]) -> None:
@@ -119,6 +123,8 @@ def _by_slurm(config: Ablation, runs: list[ArmRun]) -> None:
     root = storage.absolute(storage.join(config.output, JOBS))
     if "://" in root:
         raise HeadwaterError("SLURM's scripts need a folder that all machines see", where="output", found=config.output, allowed="a path")
+    if config.slurm.submit is True:
+        _refuse_twice(root, len(left))  # before a file changes that a waiting job will read
     write = lambda name, data: storage.replace(storage.join(root, name), data, scratch=root)
     write("ablation.yaml", json.dumps(dump(config), indent=1).encode())
     for i in left:
@@ -129,21 +135,57 @@ def _by_slurm(config: Ablation, runs: list[ArmRun]) -> None:
     write("report.sbatch", report_script(config, root).encode())
     arms, report = (shlex.quote(storage.join(root, n)) for n in ("arms.sbatch", "report.sbatch"))
     command = f"sbatch --dependency=afterok:$(sbatch --parsable {arms}) {report}"
-    if config.slurm.submit:
-        number = _sbatch([storage.join(root, "arms.sbatch")])
-        _sbatch([f"--dependency=afterok:{number}", storage.join(root, "report.sbatch")])
-        said = f"{len(left)} arm-runs are submitted as job {number}, the report after them"
-        raise TemporaryError(said, where=root, next="the same command tells what is left")
-    raise TemporaryError(f"scripts for {len(left)} arm-runs are written", where=root, next=command)
+    if not config.slurm.submit:
+        raise TemporaryError(f"scripts for {len(left)} arm-runs are written", where=root, next=command)
+    note = lambda **known: write(SUBMITTED, json.dumps(known, indent=1).encode())
+    note(arms=None)  # should this end before sbatch has answered
+    try:
+        number, cluster = _sbatch([storage.join(root, "arms.sbatch")])
+    except HeadwaterError:
+        storage.delete(storage.join(root, SUBMITTED))
+        raise
+    note(arms=number, cluster=cluster, report=None)
+    there = [f"--clusters={cluster}"] if cluster else []
+    after, _ = _sbatch([*there, f"--dependency=afterok:{number}", storage.join(root, "report.sbatch")])
+    note(arms=number, cluster=cluster, report=after)
+    said = f"{len(left)} arm-runs are submitted as job {number}, the report after them"
+    raise TemporaryError(said, where=root, next="the same command tells what is left")
 
 
-def _sbatch(arguments: list[str]) -> str:
+def _sbatch(arguments: list[str]) -> tuple[str, str]:
+    """Submit. (the job's number, the cluster's name, if SLURM has several)."""
     try:
         done = subprocess.run(["sbatch", "--parsable", *arguments], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError) as e:
         found, next_ = getattr(e, "stderr", "") or e, "slurm.submit=false writes the scripts only"
-        raise HeadwaterError("sbatch did not take the job", found=found, next=next_) from e
-    return done.stdout.strip().partition(";")[0]
+        raise HeadwaterError("sbatch did not take the job", where=arguments[-1], found=found, next=next_) from e
+    number, _, cluster = done.stdout.strip().partition(";")
+    return number, cluster
+
+
+def _refuse_twice(root: str, left: int) -> None:
+    """TemporaryError while the job that was submitted is alive, HeadwaterError where that cannot be known; returns when it is gone, or none was."""
+    place = storage.join(root, SUBMITTED)
+    if not storage.exists(place):
+        return
+    before = storage.read_json(place)
+    number, cluster = before["arms"], before.get("cluster")
+    again = f"if it is gone: slurm.submit=again, or delete {place}"
+    if not number:
+        said = "arm-runs may have been submitted: the command ended before sbatch answered"
+        raise HeadwaterError(said, where=place, next=f"squeue --me shows your jobs; {again}")
+    try:
+        asked = ["squeue", "-h", "-j", number, *(["-M", cluster] if cluster else [])]
+        done = subprocess.run(asked, capture_output=True, text=True, timeout=SQUEUE_SECONDS)
+        known, found = done.returncode == 0 or GONE in done.stderr, done.stderr.strip() or f"squeue ended with status {done.returncode}"
+    except (OSError, subprocess.TimeoutExpired) as e:
+        known, found = False, str(e)
+    what = f"{left} arm-runs are left"
+    if not known:
+        raise HeadwaterError(f"{what}, submitted as job {number}, and nobody says whether it is alive", where=place, found=found, next=again)
+    if done.returncode == 0 and any(line.strip() and not line.startswith("CLUSTER:") for line in done.stdout.splitlines()):
+        later = "the same command tells what is left, and submits it once the job is gone; slurm.submit=again submits beside it"
+        raise TemporaryError(f"{what}, and job {number} is alive", where=place, next=later)
 
 
 def _head(config: Ablation, name: str, root: str, more: list[str]) -> list[str]:

@@ -143,9 +143,29 @@ def test_an_undeclared_difference_is_a_warning_on_the_card(done, monkeypatch, tm
     runs = arm_runs(done[1])
     ablate_card.finish(done[1], {r.arm: Plan.open(r.run.plan) for r in runs}, runs, [])
     monkeypatch.undo()
-    assert "1 differences between arms that the document does not declare (diff.json)" in read_card(done[2])["warnings"]
+    assert "1 differences between runs that the document does not declare (diff.json)" in read_card(done[2])["warnings"]
     ABLATE.run(done[1], Job())
     assert not any("does not declare" in w for w in read_card(done[2])["warnings"])
+
+
+def test_a_seed_added_by_other_code_is_found_among_all_seeds_and_stands_in_red(done, tmp_path):
+    from mixtures.plan import Plan
+
+    shutil.copytree(done[0], tmp_path / "moved")
+    config = made(str(tmp_path / "moved"), arms=TWO, seeds=[0, 1])
+    runs = arm_runs(config)
+    for item in runs:
+        if item.seed == 1:
+            shutil.copytree(item.output.replace("seed-1", "seed-0"), item.output)
+    place = Path(runs[-1].output, "run.json")
+    card = json.loads(place.read_text())
+    place.write_text(json.dumps({**card, "code": {**card["code"], "version": "0.0.0+other"}}))
+    path = ablate_card.finish(config, {r.arm: Plan.open(r.run.plan) for r in runs}, runs, [])
+    found = storage.read_json(f"{path}/diff.json")
+    rows = [{k: v for k, v in r.items() if k != "base"} for r in found["arms"]["with_text"] if not r["declared"]]
+    assert rows == [{"key": "code.version", "here": "0.0.0+other", "declared": False, "seed": 1}] and found["undeclared"] == 1
+    page = Path(path, "report.html").read_text()
+    assert "code.version" not in found["held"] and "code.version (with_text, seed 1)" in page and "are declared by the arms" not in page
 
 
 def test_a_run_that_consumed_other_tokens_than_planned_ends_the_ablation(done):
@@ -237,7 +257,7 @@ def test_submitting_names_the_job_and_a_refused_submission_says_why(done, tmp_pa
     assert first.endswith("arms.sbatch") and "--dependency=afterok:77" in second and second.endswith("report.sbatch")
     sbatch.write_text("#!/bin/bash\necho no such partition >&2\nexit 1\n")
     with pytest.raises(HeadwaterError, match="no such partition"):
-        ABLATE.run(slurm(done[0], tmp_path / "a", submit=True), Job())
+        ABLATE.run(slurm(done[0], tmp_path / "a", submit="again"), Job())
 
 
 @pytest.mark.parametrize("bad", [{"options": ["--x\nrm -rf /"]}, {"setup": ["a\nb"]}, {"time": "1; rm"}, {"gpu": 1}])
