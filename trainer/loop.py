@@ -97,7 +97,7 @@ def begin(run: Run, root: str, identity: str, plan: Plan, where: World, say: Log
         checkpoint.load(found, model, optimizer, where, ema)
         say("resumed", step=found.step, path=found.path)
     elif run.init:
-        for note in starting.differences(run.init, plan):
+        for note in starting.differences(run.init, run, plan):
             say(note)
         load.begin(model, run.init, where, run.init_ema)
         if ema is not None:

@@ -118,10 +118,44 @@ def test_a_stopped_fine_tuning_goes_on_from_its_own_checkpoint_and_not_from_its_
 
 def test_a_start_of_another_shape_is_refused_with_what_differs(world: Path, pretrained: dict, tmp_path: Path) -> None:
     model = {"transfusion": {"layers": 2, "width": 64, "heads": 2, "ffn_width": 64, "norm": "layer", "activation": "relu2"}}
-    with pytest.raises(InputError, match="do not fit"):
+    with pytest.raises(InputError) as wide:
         train(tuned(world, tmp_path / "run", model=model))
+    assert (wide.value.found, wide.value.allowed) == ("model.transfusion.width 32", "model.transfusion.width 64")
     with pytest.raises(InputError, match="no weights here"):
         train(tuned(world, tmp_path / "run", init=str(world / "pretraining")))
+
+
+SAME = {"layers": 2, "width": 32, "heads": 2, "ffn_width": 64, "norm": "layer", "activation": "relu2"}
+
+
+@pytest.mark.parametrize(
+    ("changed", "key"),
+    [({"heads": 1}, "heads"), ({"norm": "rms"}, "norm"), ({"rope_theta": 100.0}, "rope_theta"), ({"rope": "axial"}, "rope"),
+     ({"output_skip": True}, "output_skip"), ({"qk_norm": False}, "qk_norm")],
+)  # fmt: skip
+def test_weights_that_fit_and_would_compute_something_else_are_refused(
+    world: Path, pretrained: dict, tmp_path: Path, changed: dict, key: str
+) -> None:
+    own = load_model(pretrained["path"])[1].model.model_dump()
+    base = {k: own[k] for k in (*SAME, "qk_norm", "output_skip", "rope_theta")}
+    with pytest.raises(InputError) as said:
+        train(tuned(world, tmp_path / "run", model={"transfusion": base | changed}))
+    assert said.value.found.startswith(f"model.transfusion.{key} ") and not (tmp_path / "run/metrics.jsonl").exists()
+
+
+def test_a_prediction_of_another_kind_is_refused_and_other_ways_to_train_are_not(world: Path, pretrained: dict, tmp_path: Path) -> None:
+    was = load_model(pretrained["path"])[1]
+    other = "x" if was.flow.predict == "v" else "v"
+    with pytest.raises(InputError) as said:
+        train(tuned(world, tmp_path / "run", flow=was.flow.model_dump() | {"predict": other}))
+    assert said.value.found == f"flow.predict {was.flow.predict}"
+    notes: list[str] = []
+    own = was.model.model_dump()
+    own = {k: own[k] for k in (*SAME, "qk_norm", "output_skip", "rope_theta", "tie_embeddings", "patch_positions", "time", "ffn")}
+    free = {"transfusion": own | {"embedding_std": 0.3, "attention": "dense", "kv_heads": own["heads"]}}
+    run = tuned(world, tmp_path / "free", steps=1, model=free, flow=was.flow.model_dump() | {"shift": 7.0})
+    train(run, log=lambda event, **_: notes.append(event))
+    assert any("times are shifted by 7.0" in note for note in notes)
 
 
 def test_other_words_are_an_error_and_other_statistics_are_said(world: Path, pretrained: dict, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ which start large (0.5), since a model that first has to find out where a patch 
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -48,6 +48,10 @@ class Transfusion(Part):
     and gate the latents in every block (6 width^2 more parameters a block). rope `axial` gives an image's latents places in a square, row and
     column counted from the position where the image begins; text keeps its line.
     """
+
+    # Keys that a model of given weights does not depend on: how they were drawn, how products are done, how experts are kept even.
+    IDLE: ClassVar[frozenset[str]] = frozenset(("size", "ffn_width", "embedding_std", "patch_position_std", "attention", "experts.balance",
+                                                "experts.balance_weight", "experts.bias_rate", "experts.execution"))  # fmt: skip
 
     size: Size | None = None
     layers: int = Field(16, ge=1)
