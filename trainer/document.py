@@ -52,6 +52,13 @@ def copies(hidden: np.ndarray) -> np.ndarray:
     return np.r_[False, hidden[:-1]] & ~hidden if len(hidden) else np.zeros(0, bool)
 
 
+def owners(image: np.ndarray, kind: np.ndarray) -> np.ndarray:
+    """The image [B,S] that a position belongs to, its BOI and EOI with it; -1 none. Every image stands between the two (mixtures/layout.py)."""
+    none = np.full_like(image[:, :1], -1)
+    after, before = np.concatenate([image[:, 1:], none], axis=1), np.concatenate([none, image[:, :-1]], axis=1)
+    return np.where((kind == STRUCTURE) & (image < 0), np.where(after >= 0, after, before), image)
+
+
 def packed(
     rows: Sequence[Sequence[Document]],
     seq: Sequence[int],

@@ -20,14 +20,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from trainer.batch import IGNORED, LATENT, PADDING, STRUCTURE, TEXT, Batch
-from trainer.document import copies
+from trainer.document import copies, owners
 from trainer.flow import Noised, squared_error
 from trainer.models.transfusion import Output
 from trainer.run import Flow, Loss
 
 # Columns of a step's account, a row per source. Sums add over micro-batches and ranks; counts are whole numbers, exact in float64 to 2^53.
-# `pairs` are query-key pairs: causal within a document plus the rest of each image block; turns and hidden images would take some away.
-COUNTS = ("text", "visual", "structure", "pairs", "text_targets", "flow_targets")
+# `pairs` are the query-key pairs that the mask lets through, but for conditions that fell; `copied` the latents among the structure: clean copies.
+COUNTS = ("text", "visual", "structure", "pairs", "copied", "text_targets", "flow_targets")
 T_BINS = 10
 SUMS = ("text_sum", "flow_sum", *(f"flow_sum_t{k}" for k in range(T_BINS)), *(f"flow_count_t{k}" for k in range(T_BINS)))
 SMALLEST = 1e-6  # a mean loss counts as no smaller where a weight divides by it
@@ -114,7 +114,7 @@ def objective(weights: Loss | Weights, found: Errors, text_targets: float, flow_
 
 
 def counts(batch: Batch, sources: int) -> np.ndarray:
-    """[sources, len(COUNTS)] of this batch: payload ids, latent rows, structure tokens, attended pairs, CE targets, trained latents.
+    """[sources, len(COUNTS)] of this batch: payload ids, latent rows, structure, attended pairs, latents copied, CE targets, trained latents.
 
     The clean copy of a frame, which follows its hidden twin, is structure, as in plans: budgets and epochs count a frame once.
     """
@@ -129,11 +129,32 @@ def counts(batch: Batch, sources: int) -> np.ndarray:
     patches = np.bincount(image) if len(image) else image
     begin = np.cumsum(patches) - patches
     pairs = of(real[start], size * (size + 1) / 2) + (of(slot[begin], patches * (patches - 1) / 2) if len(slot) else 0)
+    pairs -= of(real, _unseen(batch, real, np.repeat(start + size, size)))
     target = batch.text_target.numpy().reshape(-1) != IGNORED
     again = of(slot[copies(batch.image_hidden.numpy())[image]])
     visual, structure = of(kind == LATENT) - again, of(kind == STRUCTURE) + again
-    columns = (of(kind == TEXT), visual, structure, pairs, of(target), of(slot[batch.image_loss.numpy()[image]]))
+    columns = (of(kind == TEXT), visual, structure, pairs, again, of(target), of(slot[batch.image_loss.numpy()[image]]))
     return np.stack(columns, axis=1).astype(np.int64)
+
+
+def _unseen(batch: Batch, real: np.ndarray, end: np.ndarray) -> np.ndarray:
+    """Of each position [T] that is no padding: how many later ones of its document do not see it, since it is of another turn than theirs or of a
+    hidden image. end [T]: where its document ends among them. See `visible` of trainer/models/attention.py."""
+    turn, hidden = batch.turn.numpy().reshape(-1)[real].astype(np.int64), batch.image_hidden.numpy()
+    image = owners(batch.image.numpy(), batch.kind.numpy()).reshape(-1)[real]
+    alone = (image >= 0) & hidden[image.clip(0)] if len(hidden) else np.zeros(len(real), bool)
+    apart = alone | (turn >= 0)
+    out = np.zeros(len(real), np.int64)
+    if not apart.any():
+        return out
+    out[apart] = end[apart] - 1 - np.flatnonzero(apart)
+    for some, group, own in ((alone, image, alone), (turn >= 0, end * (1 << 16) + turn, ~alone)):
+        here = np.flatnonzero(some)
+        order = here[np.argsort(group[here], kind="stable")]  # by group, in order of place
+        last = np.flatnonzero(np.r_[group[order][1:] != group[order][:-1], True]) if len(order) else order
+        after = np.repeat(last, np.diff(np.r_[-1, last])) - np.arange(len(order))  # those of its group that come later see it
+        out[order] -= np.where(own[order], after, 0)
+    return out
 
 
 def sums(found: Errors, sources: int) -> Tensor:

@@ -43,7 +43,7 @@ class Account:
         return int(self.table[:, :2].sum())
 
     def as_dict(self) -> dict[str, dict[str, int]]:
-        """{source: {text, visual, structure, text_targets, flow_targets}}."""
+        """{source: {text, visual, structure, pairs, copied, text_targets, flow_targets}}."""
         return {name: dict(zip(COUNTS, row.tolist(), strict=True)) for name, row in zip(self.sources, self.table, strict=True)}
 
 
@@ -71,7 +71,8 @@ def flops(model: Any, counts: np.ndarray) -> int:
     """FLOPs of forward and backward over what `counts` [sources, len(COUNTS)] says, by the model's own formula."""
     of = dict(zip(COUNTS, counts.sum(axis=0).tolist(), strict=False))
     made = {"made": int(of["flow_targets"])} if getattr(model, "looked", None) else {}
-    return int(model.training_flops(int(of["text"] + of["structure"]), int(of["visual"]), int(of["text_targets"]), int(of["pairs"]), **made))
+    text, latents = of["text"] + of["structure"] - of["copied"], of["visual"] + of["copied"]
+    return int(model.training_flops(int(text), int(latents), int(of["text_targets"]), int(of["pairs"]), **made))
 
 
 def consumed_line(account: Account) -> dict[str, int]:

@@ -13,6 +13,7 @@ from trainer.batch import Batch
 from trainer.flow import noised
 from trainer.losses import COUNTS
 from trainer.metrics import Account, step_line
+from trainer.models.attention import Marks, marks, visible
 from trainer.run import Flow, Loss
 
 
@@ -38,7 +39,26 @@ def test_counts_by_source_are_those_of_the_documents_counted_by_hand() -> None:
     assert by["flow_targets"] == [8, 4, 0]
     # t t t e | BOI of both images and e | BOI of the image and e | t e | t1 e1, t0 e0
     assert by["text_targets"] == [4 + 3, 2 + 4, 2]
-    assert by["pairs"] == [15 + (105 + 12), (55 + 6) + (91 + 6), 55 + 6]  # L (L + 1) / 2 and 6 more per image of 4
+    # L (L + 1) / 2 and 6 more per image of 4; of the last, nine pairs of one turn's three with the other's three are not seen
+    assert by["pairs"] == [15 + (105 + 12), (55 + 6) + (91 + 6 - 9), 55 + 6]
+
+
+TURNS_AND_COPIES = ("b h0 i0 c0 t0 e0 h1 i1 t1 t1 e1 c0", "b h i t h i e", "b i c0 t0 c1 h1 t1 c0 e")
+
+
+def test_counted_pairs_are_those_that_the_mask_lets_through() -> None:
+    """Also across turns, hidden frames, and both."""
+    rng = np.random.default_rng(0)
+    for words in (*hand.SHAPES, *TURNS_AND_COPIES):
+        of = [hand.document(words, rng), hand.document("b t t e", rng), hand.document(words, rng)]
+        batch = hand.batch([of, of[1:]], length=120)
+        m = marks(batch, None)
+        mask = visible(Marks(*(x[:, :, None] for x in m)), Marks(*(x[:, None, :] for x in m))) & (batch.doc >= 0)[:, None, :]
+        assert losses.counts(batch, 1)[0][COUNTS.index("pairs")] == int(mask.sum()), words
+    random = hand.pack(np.random.default_rng(1), rows=8, length=100)
+    m = marks(random, None)
+    mask = visible(Marks(*(x[:, :, None] for x in m)), Marks(*(x[:, None, :] for x in m))) & (random.doc >= 0)[:, None, :]
+    assert losses.counts(random, 9)[:, COUNTS.index("pairs")].sum() == int(mask.sum())
 
 
 @pytest.mark.parametrize("kind", laid.KINDS)
@@ -103,4 +123,4 @@ def test_an_account_goes_on_from_what_a_checkpoint_says() -> None:
     account.add(np.arange(2 * len(COUNTS)).reshape(2, -1))
     again = Account(["a", "b"], account.as_dict())
     again.add(np.ones((2, len(COUNTS))))
-    assert np.array_equal(again.table, account.table + 1) and account.payload == 0 + 1 + 6 + 7
+    assert np.array_equal(again.table, account.table + 1) and account.payload == 0 + 1 + 7 + 8

@@ -15,7 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipelines.format.document import load
-from trainer import losses
+from trainer import losses, metrics
 from trainer.batch import Batch
 from trainer.flow import clean, noised
 from trainer.models import transfusion
@@ -80,6 +80,25 @@ def test_the_flop_formula_is_what_torch_counts_for_every_variant(name) -> None:
     assert of["text"] + of["structure"] + of["visual"] == 4 * 46
     ours = net.training_flops(of["text"] + of["structure"], of["visual"], of["text_targets"], 4 * 46 * 46)
     assert counter.get_total_flops() == pytest.approx(ours, rel=0.01)
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_the_flops_of_clean_copies_are_those_of_latents(name) -> None:
+    """Of a run's account, but for the pairs, which the dense mask computes all."""
+    changes = {**FAMILY[name]}
+    if "experts" in changes:
+        changes["experts"] = {**changes["experts"], "execution": "loop"}
+    words = " ".join(["b", *["t"] * 4, *["h", "i"] * 6, "e"])
+    batch = hand.batch([[hand.document(words, np.random.default_rng(i), h=i)] for i in range(4)], length=78)
+    net = stirred(width=64, attention="dense", **changes)
+    seen = noised(Flow(), batch, seed=0)
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        found = losses.errors(net(batch, seen.z, seen.t), batch, seen, Flow())
+        (found.text.sum() + found.flow.sum()).backward()
+    counts = losses.counts(batch, 1)
+    counts[0, losses.COUNTS.index("pairs")] = 4 * 78 * 78
+    assert counts[0, losses.COUNTS.index("copied")] == 4 * 6 * hand.PATCHES
+    assert counter.get_total_flops() == pytest.approx(metrics.flops(net, counts), rel=0.01)
 
 
 @pytest.mark.parametrize("name", FAMILY)

@@ -155,7 +155,7 @@ def test_init_takes_weights_and_nothing_else(whole: dict, plan: str, tmp_path: P
     assert lines(tmp_path / "run")[0]["text"] < 0.8 * lines(whole["path"])[0]["text"]
     assert [p["fingerprint"] for p in card["parents"]][1] == whole["fingerprint"]
     other = {"transfusion": {"layers": 2, "width": 48, "heads": 2}}
-    with pytest.raises(InputError, match="do not fit"):
+    with pytest.raises(InputError, match="another model"):
         train(toyplan.run(plan, tmp_path / "other", init=whole["path"], model=other))
 
 
