@@ -173,11 +173,11 @@ def detectable(config: Ablation) -> dict[str, str]:
             tests = at_once(config.compare, "planning.ate" if name == "planning" else name, list(config.arms))
             found = smallest_difference(len(config.seeds), items, seed, item, tests)
             least = f"{found:.3g} {MEASURES[name]}"
-            together = f"; {tests} arms compared at once" if tests > 1 else ""
+            together = f", {tests} arms compared at once" if tests > 1 else ""
             if len(config.seeds) == 1:
-                alone = f"one seed: only over items, {least} ({items:,} items; sd of a paired difference {item:g} by item{together})"
+                alone = f"one seed: only over items, {least} ({items:,} items{together}; sd of a paired difference {item:g} by item)"
                 out[name] = f"{alone}; what another start would move (assumed sd {seed:g}) is not in it, and such a design cannot tell"
             else:
                 spreads = f"sd of a paired difference {seed:g} by seed, {item:g} by item"
-                out[name] = f"{least} ({len(config.seeds)} seeds x {items:,} items; {spreads}{together})"
+                out[name] = f"{least} ({len(config.seeds)} seeds x {items:,} items{together}; {spreads})"
     return out

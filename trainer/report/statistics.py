@@ -2,7 +2,8 @@
 
 Rows are seeds, columns are items (questions, images, documents, trajectories); all arms meet the same items, so differences are paired by item
 and by seed. Two spreads matter and are kept apart: the *item* error (would other items of this kind give another figure?) and the *seed* spread
-(would another start give another figure?). Resampling is in `resampling.py`; here is what stands on it or needs none. Nothing here knows of arms or files.
+(would another start give another figure?). Resampling is in `resampling.py`; here is what stands on it or needs none. Nothing here knows of arms or
+files.
 """
 
 from __future__ import annotations
