@@ -155,7 +155,10 @@ def _model(run: Run, places: list[str], made: list[str], cache: dict[str, Any]) 
 
 
 def detectable(config: Ablation) -> dict[str, str]:
-    """Metric → the smallest difference between two arms that this many seeds and items would usually show, in words with what was assumed."""
+    """Metric → the smallest difference between two arms that this many seeds and items would usually show, in words with what was assumed. One seed
+    shows no difference that another start would not undo, and its figure is over items alone: that is said first. Where the document compares
+    several arms at once, Holm's hardest step."""
+    from trainer.report.compare.difference import at_once
     from trainer.report.statistics import smallest_difference
 
     for name in config.assume:
@@ -167,7 +170,14 @@ def detectable(config: Ablation) -> dict[str, str]:
         if name in ASSUMED:
             seed, item = config.assume[name].spreads if name in config.assume else ASSUMED[name]
             items = int(getattr(part, ITEMS.get(name, ""), None) or SOME)
-            found = smallest_difference(len(config.seeds), items, seed, item)
-            spreads = f"sd of a paired difference {seed:g} by seed, {item:g} by item"
-            out[name] = f"{found:.3g} {MEASURES[name]} ({len(config.seeds)} seeds x {items:,} items; {spreads})"
+            tests = at_once(config.compare, "planning.ate" if name == "planning" else name, list(config.arms))
+            found = smallest_difference(len(config.seeds), items, seed, item, tests)
+            least = f"{found:.3g} {MEASURES[name]}"
+            together = f", {tests} arms compared at once" if tests > 1 else ""
+            if len(config.seeds) == 1:
+                alone = f"one seed: only over items, {least} ({items:,} items{together}; sd of a paired difference {item:g} by item)"
+                out[name] = f"{alone}; what another start would move (assumed sd {seed:g}) is not in it, and such a design cannot tell"
+            else:
+                spreads = f"sd of a paired difference {seed:g} by seed, {item:g} by item"
+                out[name] = f"{least} ({len(config.seeds)} seeds x {items:,} items{together}; {spreads})"
     return out

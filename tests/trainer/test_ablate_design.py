@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -22,6 +23,7 @@ from trainer import ablate_card, arm, sweep
 from trainer.ablate_diff import difference, held_fixed, resolved
 from trainer.ablate_stage import ABLATE
 from trainer.ablation import Ablation, arm_runs, evaluations_of
+from trainer.report.reading import read_run
 from trainer.run import Run
 
 TWO = {"few": ARMS["few"], "with_text": ARMS["with_text"]}
@@ -70,6 +72,35 @@ def test_spreads_may_be_assumed_otherwise_and_only_of_known_measures(done):
     assert float(by(seed="10%", item=0.5).split()[0]) > float(by(seed="1%", item=0.5).split()[0])
     with pytest.raises(RecipeError, match="no such measure"):
         ABLATE.plan(made(done[0], assume={"charm": {"seed": "1%", "item": 1.0}}))
+
+
+def test_one_seed_is_said_to_find_no_difference_that_another_start_would_not_undo(done):
+    facts = lambda seeds: ABLATE.plan(made(done[0], seeds=seeds, evaluate=[{"vqa": {"questions": 1000}}])).facts
+    one, two = (next(v for k, v in facts(seeds).items() if k.endswith("vqa")) for seeds in ([0], [0, 1]))
+    assert one.startswith("one seed: only over items, ") and "what another start would move (assumed sd 0.032) is not in it" in one
+    assert float(two.split()[0]) > 0.2 and "2 seeds x 1,000 items" in two
+
+
+def test_arms_that_are_compared_at_once_need_a_larger_difference(done):
+    ask = lambda *arms: [{"difference": {"metric": "vqa", "of": list(of), "against": "few"}} for of in (arms, ["more"])]
+    said = lambda compare: next(v for k, v in ABLATE.plan(made(done[0], seeds=[0, 1, 2], compare=compare)).facts.items() if k.endswith("vqa"))
+    plain, one, two = said([]), said(ask("more")), said(ask("more", "with_text"))
+    assert plain == one and float(two.split()[0]) > 1.2 * float(one.split()[0]) and "items, 2 arms compared at once; sd" in two
+
+
+def test_what_an_earlier_evaluation_left_is_not_shown_as_of_this_one(done, tmp_path):
+    run = shutil.copytree(arm_runs(done[1])[0].output, tmp_path / "run")
+    (run / "samples").mkdir()
+    pq.write_table(pa.table({"caption": ["a red square"]}), run / "samples/pictures.parquet")
+    evaluated = json.loads((run / "eval.json").read_text())
+    here = read_run(str(run), "few", 0)
+    assert here.answers is not None and here.pictures is None
+    rows = [r for r in evaluated["rows"] if not r["metric"].startswith("vqa")]
+    (run / "eval.json").unlink()
+    assert read_run(str(run), "few", 0).answers is None
+    (run / "eval.json").write_text(json.dumps({**evaluated, "rows": rows, "evaluate": ["text_perplexity", {"samples": {"images": 2}}]}))
+    now = read_run(str(run), "few", 0)
+    assert now.answers is None and now.pictures.to_pylist() == [{"caption": "a red square"}]
 
 
 # ---- do arms differ in what they should? ---------------------------------------------------------------------------------------------------------

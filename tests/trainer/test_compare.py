@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from compared import compared
+from compared import compared, items_table
 
-from trainer.report.compare.difference import Difference
+from trainer.report.compare.difference import Difference, at_once
 from trainer.report.compare.equivalence import Equivalence
 from trainer.report.compare.exchange_rate import ExchangeRate, isotonic, log_linear, read_off
 from trainer.report.compare.ordering import Ordering, luck, pairs_hold, tau
@@ -105,6 +105,41 @@ def test_equivalent_means_the_90_percent_interval_lies_inside_the_margin():
         assert inside == (row["verdict"] == "equivalent")
 
 
+def test_few_right_answers_are_no_evidence_of_equivalence():
+    """One right answer of thirty against two: most draws hold none, and a ratio of them is no number."""
+    e, runs = compared({"a": 1 / 30, "b": 2 / 30}, metric="scene_match", items=30), {}
+    for (arm, seed), run in e.runs.items():
+        v = np.zeros(30)
+        v[(np.arange({"a": 1, "b": 2}[arm]) * 7 + seed) % 30] = 1
+        runs[arm, seed] = replace(run, items={"scene_match": items_table(v)})
+    results = [{**r, "value": 1 / 30 if r["arm"] == "a" else 2 / 30} for r in e.results]
+    e, part = replace(e, runs=runs, results=results), Equivalence(metric="scene_match", against="a")
+    (row,) = part.rows(e)
+    assert row["resampled"] == BOTH and row["verdict"] == "not decided" and row["mean"] == pytest.approx(1)
+    assert [row[k] for k in ("p", "low", "high", "low90", "high90")] == [None] * 5
+    assert "nan" not in part.section(e) and "some draws leave a score of 0" in part.section(e)
+
+
+def test_seeds_that_differ_equally_are_not_found_different_for_that():
+    e = compared({"a": 3.0, "b": 3.4, "c": 3.0}, metric="frechet", items=0, seeds=6, noise=0.0)
+    part = Difference(metric="frechet", against="a")
+    for row in part.rows(e):
+        assert (row["p"], row["low"], row["high"], row["p_holm"], row["found"]) == (None, None, None, None, False)
+    assert part.rows(e)[0]["p_signs"] == 2 / 64 and "<strong>" not in part.section(e)
+    assert "not tested against a, since all seeds differ by the same and no items were kept: b (+0.4" in part.answers(e)[0]
+    assert np.isnan(measured(e, "a", "frechet").low)
+    (same, _) = Equivalence(metric="frechet", against="a").rows(e)
+    assert same["verdict"] == "not decided" and same["low"] is None
+
+
+def test_the_largest_family_on_a_metric_is_what_holm_runs_over():
+    arms = ["a", "b", "c", "d"]
+    parts = [Difference(metric="vqa", of=["b", "gone"], against=["a", "c"]), Difference(metric="flow_loss", against="a"), Ordering(metric="vqa")]
+    assert at_once(parts, "vqa", arms) == 1 and at_once(parts, "flow_loss", arms) == 3 and at_once(parts, "commands", arms) == 1
+    e, part = compared({"a": 0.4, "b": 0.41, "c": 0.5}), Difference(metric="vqa", against="a")
+    assert max(r["holm_over"] for r in part.rows(e)) == at_once([part], "vqa", e.arms) == 2
+
+
 def test_an_isotonic_curve_never_falls_and_keeps_what_never_fell():
     x, rng = np.log([1.0, 2, 4, 8, 16]), np.random.default_rng(0)
     fitted = isotonic(x, rng.random((5, 200)))
@@ -123,13 +158,29 @@ def test_a_score_is_read_off_between_rungs_and_outside_said_to_be():
 @pytest.mark.parametrize("curve", ["isotonic", "log_linear"])
 def test_data_of_a_known_worth_is_found_to_be_worth_it(curve):
     true = {a: saturating(n) for a, n in LADDER.items()} | {"vqa20+text80": saturating(50)}
-    e = compared(true, noise=0.05, items=400, budgets=BUDGETS)
+    said = {a: {"tokens": {"vqa": n * 10**9}} for a, n in LADDER.items()} | {"vqa20+text80": {"tokens": {"vqa": 20 * 10**9, "text": 80 * 10**9}}}
+    e = compared(true, noise=0.05, items=400, budgets=BUDGETS, recipe={"arms": said})
     part = ExchangeRate(metric="vqa", ladder=SIZES, curve=curve)
     (row,) = part.rows(e)
     assert (row["of"], row["source"], row["own"], row["added"]) == ("vqa20+text80", "vqa", 20e9, {"text": 80e9})
     assert row["low"] <= 50e9 <= row["high"] and row["stands_at"] == pytest.approx(50e9, rel=0.15)
     assert row["stands_at_worth"] == row["stands_at"] - 20e9
     assert part.answers(e)[0].startswith("VQA accuracy — 80B text is worth ")
+
+
+def test_what_an_arm_holds_itself_is_taken_off_to_the_token():
+    held = {"a": {"vqa": 25_000}, "b": {"vqa": 125_000}, "x": {"vqa": 12_490, "text": 80_000}}
+    e = compared({"a": 0.3, "b": 0.5, "x": 0.4}, budgets=held)
+    (row,) = ExchangeRate(metric="vqa", ladder={"a": "25B", "b": "125B"}).rows(e)
+    assert row["own"] == pytest.approx(12.49e9) and row["stands_at_worth"] == pytest.approx(row["stands_at"] - 12.49e9)
+
+
+def test_seeds_that_differ_equally_give_a_rate_without_an_interval():
+    held = {"a": {"vqa": 25}, "b": {"vqa": 125}, "x": {"vqa": 25, "text": 80}}
+    e = compared({"a": 0.3, "b": 0.5, "x": 0.4}, items=0, seeds=3, noise=0.0, budgets=held)
+    part = ExchangeRate(metric="vqa", ladder={"a": "25B", "b": "125B"})
+    (row,) = part.rows(e)
+    assert "low" not in row and row["stands_at_worth"] > 0 and "95 %:" not in part.answers(e)[0] and part.section(e)
 
 
 def test_an_arm_above_the_ladder_is_beyond_it():

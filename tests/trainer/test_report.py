@@ -12,9 +12,11 @@ import pytest
 
 from pipelines.media import images
 from trainer.report import caveats, differences, language, loss_curves, tokens, types
+from trainer.report.compare.difference import Difference
 from trainer.report.evidence import Evidence, RunEvidence, curves
 from trainer.report.markup import Markup, joined, table, tag, text
 from trainer.report.page import SECTIONS, render
+from trainer.report.resampling import Scores
 from trainer.report.statistics import difference, holm, interval
 
 ARMS = {"vqa20": (0.43, {"vqa": 20}), "vqa20+video80": (0.52, {"vqa": 20, "video": 80}), "vqa20+image_text80": (0.55, {"vqa": 20, "image_text": 80})}
@@ -83,18 +85,61 @@ class Seen(HTMLParser):
         self.words.append(data)
 
 
+def scores(values: list[list[float]] | np.ndarray, names: tuple[str, ...] = ()) -> Scores:
+    """Equal weights."""
+    return Scores(np.array(values, float), np.ones(np.shape(values)[1]), names)
+
+
 def test_a_difference_is_paired_by_question():
-    a = np.array([[1, 1, 0, 1.0]])
-    found = difference(a, np.array([[0, 1, 0, 1.0]]))
+    found = difference(scores([[1, 1, 0, 1]]), scores([[0, 1, 0, 1]]))
     assert found.mean == pytest.approx(0.25)
     assert found.error == pytest.approx(np.std([1, 0, 0, 0], ddof=1) / 2)
-    assert found.seeds == (0.25,)
+    assert found.seeds == (0.25,) and found.n == 4
 
 
 def test_an_arm_does_not_differ_from_itself():
-    a = np.random.default_rng(0).random((2, 50))
+    a = scores(np.random.default_rng(0).random((2, 50)))
     found = difference(a, a)
     assert (found.mean, found.error, found.low, found.high, found.errors) == (0, 0, 0, 0, 0)
+
+
+def test_questions_on_one_image_are_one_in_error_and_interval():
+    d, names = np.random.default_rng(0).random((1, 40)).repeat(5, axis=1), tuple(f"image{i // 5}/{i % 5}" for i in range(200))
+    nothing = np.zeros((1, 200))
+    one, alone = difference(scores(d, names), scores(nothing, names)), difference(scores(d), scores(nothing))
+    assert one.error == pytest.approx(alone.error * np.sqrt(5), rel=0.02)
+    assert one.high - one.low == pytest.approx((alone.high - alone.low) * np.sqrt(5), rel=0.1)
+
+
+def named(e: Evidence) -> Evidence:
+    """With three questions on each image, said in the answers."""
+    runs = {}
+    for key, run in e.runs.items():
+        n = run.answers.num_rows
+        ids, turns = pa.array([f"image{i // 3}" for i in range(n)]), pa.array([i % 3 for i in range(n)])
+        runs[key] = replace(run, answers=run.answers.append_column("id", ids).append_column("turn", turns))
+    return replace(e, runs=runs)
+
+
+def test_differences_and_types_join_questions_by_name_whatever_their_order():
+    e = named(evidence())
+    turned = {k: replace(r, answers=r.answers.take(list(range(r.answers.num_rows))[::-1])) if k[0] == "vqa100" else r for k, r in e.runs.items()}
+    other = replace(e, runs=turned)
+    assert differences.between(other, "vqa100", "vqa20") == differences.between(e, "vqa100", "vqa20")
+    assert differences.against(other, "vqa100", "shuffled") == differences.against(e, "vqa100", "shuffled")
+    assert types.section(other) == types.section(e) and differences.section(other) == differences.section(e)
+
+
+def test_the_default_differences_are_those_that_a_document_would_ask_for():
+    e = named(evidence())
+    (row,) = Difference(metric="vqa", of=["vqa100"], against="vqa20").rows(e)
+    found = differences.between(e, "vqa100", "vqa20")
+    assert (found.mean, found.low, found.high, found.n) == pytest.approx((row["mean"], row["low"], row["high"], row["n"]))
+
+
+def test_one_seed_promises_no_smallest_difference():
+    said = str(differences.section(evidence(seeds=(0,))))
+    assert "what another start would move is not in them" in said and "would be found in 4 of 5" not in said
 
 
 def test_the_interval_holds_the_truth_about_as_often_as_it_says():
@@ -185,6 +230,14 @@ def test_the_confound_of_steps_is_said_and_its_control_named():
 def test_what_an_arm_never_trained_on_is_grey():
     page = language.section(evidence())
     assert page.count('class="weak"') == 3 * 5  # three metrics, five arms without text
+
+
+def test_a_set_from_outside_is_nobodys_source_and_leaves_the_whole_in_place():
+    e = evidence()
+    whole = [r for r in e.results if r["split"] == "held_out" and r["metric"] == "text_perplexity"]
+    page = language.section(replace(e, results=[*whole, *({**r, "split": "set:text"} for r in whole)]))
+    assert ">all together</th>" in page and ">text (outside)</th>" in page
+    assert 'class="weak"' not in page and "never trained" not in page
 
 
 def test_arms_that_hold_the_target_alone_are_found_by_their_budgets():

@@ -175,6 +175,15 @@ def test_the_smallest_difference_is_about_what_its_formula_says():
     assert said is not None and 3 < float(said.split()[0]) < 9 and said.endswith("points")
 
 
+def test_the_smallest_difference_is_that_of_as_many_arms_as_the_document_compares_at_once():
+    three = {"a": 0.4, "b": 0.4, "c": 0.4}
+    one, two = (compared(three, noise=0.3, recipe={"compare": [{"difference": {"metric": "vqa", "of": of, "against": "a"}}, "isoflop_law"]})
+                for of in (["b"], ["b", "c"]))  # fmt: skip
+    assert detectable(two, "vqa").endswith(" points (2 arms compared at once)")
+    assert float(detectable(two, "vqa").split()[0]) > float(detectable(one, "vqa").split()[0])
+    assert detectable(compared(three, seeds=1), "vqa") is None
+
+
 # ---- measures and the paper --------------------------------------------------------------------------------------------------------------------
 
 

@@ -2,13 +2,16 @@
 
 Three questions, each a table: does adding X help (arm − the first arm)? does X stand in for more of the target (arm − each arm that holds the
 target alone)? and does the arm beat its own controls? Each has the mean, its question error, the interval over seeds × questions and every
-seed's own value, so that a sign that flips between seeds is seen.
+seed's own value, so that a sign that flips between seeds is seen. Questions are joined by their names, and those on one image count as one.
 """
 
 from __future__ import annotations
 
+import math
+
 from trainer.report.evidence import Evidence
 from trainer.report.markup import Markup, table, tag
+from trainer.report.measured import paired
 from trainer.report.power import detectable
 from trainer.report.statistics import Difference, difference
 
@@ -21,21 +24,21 @@ def alone(evidence: Evidence) -> list[str]:
     return [a for a in evidence.arms if {s for s, n in evidence.budgets.get(a, {}).items() if n} == first]
 
 
-def between(evidence: Evidence, a: str, b: str) -> Difference | None:
+def between(evidence: Evidence, a: str, b: str, split: str = "held_out") -> Difference | None:
     """Accuracy of arm a − arm b, paired."""
-    left, right = evidence.answered(a, "correct"), evidence.answered(b, "correct")
-    return None if left is None or right is None or left.shape != right.shape else difference(left, right)
+    found = paired(evidence, [a, b], "vqa", split)
+    return None if found is None else difference(*found.arms)
 
 
-def against(evidence: Evidence, arm: str, control: str) -> Difference | None:
+def against(evidence: Evidence, arm: str, control: str, split: str = "held_out") -> Difference | None:
     """Accuracy of an arm − its control (constant, shuffled, blind), paired."""
-    left, right = evidence.answered(arm, "correct"), evidence.answered(arm, f"correct_{control}")
-    return None if left is None or right is None else difference(left, right)
+    found = paired(evidence, [arm, arm], ["vqa", f"vqa.{control}"], split)
+    return None if found is None else difference(*found.arms)
 
 
 def section(evidence: Evidence) -> Markup | None:
     """The three tables."""
-    if evidence.answered(evidence.arms[0], "correct") is None:
+    if not evidence.metrics("vqa"):
         return None
     first, own = evidence.arms[0], alone(evidence)
     transfer = [(f"{a} − {first}", between(evidence, a, first)) for a in evidence.arms if a != first]
@@ -54,14 +57,17 @@ def _table(title: str, rows: list[tuple[str, Difference | None]]) -> Markup:
     cells = []
     for name, d in rows:
         if d is not None:
+            known, told = not math.isnan(d.error), not math.isnan(d.low)
             seeds = ", ".join(f"{100 * s:+.1f}" for s in d.seeds)
-            interval = f"{100 * d.low:+.1f} … {100 * d.high:+.1f}"
+            interval = f"{100 * d.low:+.1f} … {100 * d.high:+.1f}" if told else None
             mean = tag("strong" if d.found else "span", f"{100 * d.mean:+.1f}")
-            cells.append([name, mean, f"{100 * d.error:.1f}", f"{d.errors:+.1f}", interval, seeds])
+            cells.append([name, mean, f"{100 * d.error:.1f}" if known else None, f"{d.errors:+.1f}" if known else None, interval, seeds])
     return table(HEADER, cells, title)
 
 
 def _power(evidence: Evidence) -> Markup | None:
-    smallest = detectable(evidence, "vqa")
     bold = "Bold: the interval leaves out 0; standard errors are of questions alone, so with few seeds they promise too much."
+    if len(evidence.seeds) == 1:
+        return tag("p", f"One seed: intervals are over questions alone, and what another start would move is not in them. {bold}")
+    smallest = detectable(evidence, "vqa")
     return tag("p", f"A true difference of about {smallest} would be found in 4 of 5 such ablations (5 %, two-sided). {bold}" if smallest else bold)

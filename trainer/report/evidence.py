@@ -81,19 +81,6 @@ class Evidence:
         """The metrics whose name begins so."""
         return list(dict.fromkeys(r["metric"] for r in self.results if r["metric"].startswith(prefix)))
 
-    def answered(self, arm: str, column: str, rows: Any = None) -> Floats | None:
-        """A column of the answers as [seeds, questions], questions in one order for all arms; None unless every seed has it."""
-        out = []
-        for seed in self.seeds:
-            run = self.runs.get((arm, seed))
-            if run is None or run.answers is None or column not in run.answers.column_names:
-                return None
-            values = run.answers[column].to_numpy(zero_copy_only=False).astype(np.float64)
-            out.append(values if rows is None else values[rows])
-        if len({len(v) for v in out}) != 1 or not len(out[0]):
-            return None
-        return np.stack(out)
-
     def items(self, arm: str, metric: str, split: str | None = None) -> tuple[Floats, Floats, list[str]] | None:
         """(values [seeds, items], weights [items], names) of a metric, items in the order of their names; of one split, or all. None unless every
         seed has the same items."""
@@ -123,10 +110,10 @@ class Evidence:
         kinds, counts = np.unique(np.asarray(table["type"].to_pylist(), dtype=object).astype(str), return_counts=True)
         return [str(k) for k in kinds[np.lexsort((kinds, -counts))]]
 
-    def of_type(self, kind: str) -> Any:
-        """The row numbers of a question type."""
-        table = next(r.answers for r in self.runs.values() if r.answers is not None)
-        return np.flatnonzero(np.asarray(table["type"].to_pylist(), dtype=object).astype(str) == kind)
+    def asked(self, kind: str) -> int:
+        """How many questions of a type were asked."""
+        table = next((r.answers for r in self.runs.values() if r.answers is not None), None)
+        return 0 if table is None else sum(str(t) == kind for t in table["type"].to_pylist())
 
 
 def read_metrics(path: str) -> list[dict[str, Any]]:

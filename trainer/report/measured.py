@@ -73,13 +73,16 @@ def measured(evidence: Evidence, arm: str, metric: str, split: str = "held_out")
     return Measured(float(values.mean()), tuple(map(float, values)), low, high, found.resampled)
 
 
-def paired(evidence: Evidence, arms: Sequence[str], metric: str, split: str = "held_out") -> Paired | None:
-    """The arms' scores by seed and item; None unless some seed has a number for every arm."""
-    own = [by_seed(evidence, arm, metric, split) for arm in arms]
+def paired(evidence: Evidence, arms: Sequence[str], metric: str | Sequence[str], split: str = "held_out") -> Paired | None:
+    """The arms' scores by seed and item; None unless some seed has a number for every arm. Several metrics: one for each arm, of the same items (an
+    arm beside its own control)."""
+    metrics = [metric] * len(arms) if isinstance(metric, str) else list(metric)
+    own = [by_seed(evidence, arm, m, split) for arm, m in zip(arms, metrics, strict=True)]
     seeds = [s for s in evidence.seeds if all(s in r for r in own)]
     if not seeds or not arms:
         return None
-    found = [[_items(evidence.runs.get((arm, s)), metric, split, r[s]) for s in seeds] for arm, r in zip(arms, own, strict=True)]
+    found = [[_items(evidence.runs.get((a, s)), m, split, r[s]) for s in seeds] for a, m, r in zip(arms, metrics, own, strict=True)]
+    nats = all(m in NATS for m in metrics)
     held = [{name: (v, w) for name, v, w in seed} if seed is not None else {} for arm_ in found for seed in arm_]
     shared = sorted(set.intersection(*(set(h) for h in held)))
     most = max(map(len, held))
@@ -87,8 +90,8 @@ def paired(evidence: Evidence, arms: Sequence[str], metric: str, split: str = "h
         table = np.array([[h[name] for name in shared] for h in held]).reshape(len(arms), len(seeds), len(shared), 2)
         records = tuple(name.partition("|")[2] for name in shared)  # questions on one image go together whatever their type
         scores = [Scores(t[:, :, 0], t[0, :, 1], records) for t in table]
-        return Paired(tuple(scores), tuple(seeds), metric in NATS, BOTH if len(seeds) > 1 else ITEMS, len(shared) / most)
-    logs = metric in NATS and all(r[s] > 0 for r in own for s in seeds)
+        return Paired(tuple(scores), tuple(seeds), nats, BOTH if len(seeds) > 1 else ITEMS, len(shared) / most)
+    logs = nats and all(r[s] > 0 for r in own for s in seeds)
     alone = [Scores(np.array([[math.log(r[s]) if logs else r[s]] for s in seeds]), np.ones(1)) for r in own]
     return Paired(tuple(alone), tuple(seeds), logs, SEEDS if len(seeds) > 1 else NOTHING)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from trainer.report.compare.difference import Difference, at_once
 from trainer.report.encoders import unlike
 from trainer.report.evidence import Evidence
 from trainer.report.measured import BOTH, paired
@@ -14,12 +15,14 @@ from trainer.report.statistics import smallest_difference
 
 def detectable(evidence: Evidence, metric: str, split: str = "held_out") -> str | None:
     """In words with its unit: 80 % power at two-sided 5 %, from the seeds and items there are and the spreads of arms' differences from the first
-    (pooled as variances); None with one arm or one seed. What seeds and items vary by together counts with the seeds, as in the intervals."""
-    first, errors, items, n = evidence.arms[0], [], [], 0
+    (pooled as variances); None with one arm or one seed, which shows nothing of how seeds differ. What seeds and items vary by together counts with
+    the seeds, as in the intervals. Where the document compares several arms at once it is what Holm's hardest step would find, and that is said."""
+    first, errors, items, n, seeds = evidence.arms[0], [], [], 0, len(evidence.seeds)
     for arm in evidence.arms[1:]:
         found = None if unlike(evidence, metric, [arm, first]) else paired(evidence, [arm, first], metric, split)
         if found is None or len(found.seeds) < 2:
             continue
+        seeds = min(seeds, len(found.seeds))
         errors.append(float(np.var(found.values(0) - found.values(1), ddof=1)))
         if found.resampled == BOTH:
             influence = resample(found.arms, found.transform).influence
@@ -32,6 +35,12 @@ def detectable(evidence: Evidence, metric: str, split: str = "held_out") -> str 
         return None
     whole = len(items) == len(errors)
     by_item = float(np.sqrt(np.mean(items))) if whole else 0.0
-    smallest = smallest_difference(len(evidence.seeds), n if whole else 0, float(np.sqrt(np.mean(errors))), by_item)
+    asked = evidence.card.get("recipe", {}).get("compare") or []
+    parts = [Difference.model_validate(part["difference"]) for part in asked if isinstance(part, dict) and "difference" in part]
+    tests = at_once(parts, metric, evidence.arms)
+    smallest = smallest_difference(seeds, n if whole else 0, float(np.sqrt(np.mean(errors))), by_item, tests)
     m = measure(metric)
-    return f"{m.said(smallest)} {m.points or m.unit}".strip() if smallest > 0 else None
+    if not 0 < smallest < np.inf:
+        return None
+    said = f"{m.said(smallest)} {m.points or m.unit}".strip()
+    return said if tests == 1 else f"{said} ({tests} arms compared at once)"

@@ -46,12 +46,21 @@ def _metrics(run_dir: str) -> list[str]:
     return sorted({"text_nats", *(str(row["metric"]) for row in evaluated(run_dir))})
 
 
-def _tables(run_dir: str) -> dict[str, Any]:
-    """What the evaluations that eval.json names left under their own names."""
+def _evaluations(run_dir: str) -> list[str]:
+    """The evaluations that eval.json is of. What others left beside it is of an earlier model or of other questions."""
     place = storage.join(run_dir, "eval.json")
     asked = storage.read_json(place)["evaluate"] if storage.exists(place) else []
-    names = [next(iter(part)) if isinstance(part, dict) else part for part in asked]
-    return {name: t for name in names if (t := read_table(storage.join(run_dir, f"{name}.parquet"))) is not None}
+    return [next(iter(part)) if isinstance(part, dict) else part for part in asked]
+
+
+def _tables(run_dir: str) -> dict[str, Any]:
+    """What the evaluations that eval.json names left under their own names."""
+    return {name: t for name in _evaluations(run_dir) if (t := read_table(storage.join(run_dir, f"{name}.parquet"))) is not None}
+
+
+def _table(run_dir: str, evaluation: str, name: str) -> Any:
+    """A table that an evaluation leaves, or None unless eval.json is of that evaluation."""
+    return read_table(storage.join(run_dir, name)) if evaluation in _evaluations(run_dir) else None
 
 
 def read_run(path: str, arm: str, seed: int) -> RunEvidence:
@@ -75,13 +84,13 @@ def read_run(path: str, arm: str, seed: int) -> RunEvidence:
         seconds=seconds(path),
         parameters=(card.get("parameters") or {}).get("total"),
         curves=curves(read_metrics(storage.join(path, "metrics.jsonl"))),
-        answers=read_table(storage.join(path, "answers.parquet")),
+        answers=_table(path, "vqa", "answers.parquet"),
         lineage=tuple(lineage),
         model=model,
         items={m: t for m in _metrics(path) if (t := read_table(item_path(path, m))) is not None},
         encoders=encoders((plan or {}).get("encoding") or {}),
         processes=int(card["recipe"].get("processes") or 1) * int(card["recipe"].get("nodes") or 1),
-        pictures=read_table(storage.join(path, "samples/pictures.parquet")),
+        pictures=_table(path, "samples", "samples/pictures.parquet"),
         tables=_tables(path),
     )
 

@@ -11,6 +11,9 @@ where it is most used, with few seeds (coverage of both, measured: docs/report.m
   fewer; the items' departures shrink by its share of theirs (an analysis of variance);
 - items of one record (the questions on one image) are one item: they are drawn together.
 
+Where nothing that is drawn varies (one seed, or seeds that differ equally, and no items) there is nothing to draw from: such draws are NaN, not
+copies of the point, and so is a draw of a number that does not exist (the logarithm of a drawn score of 0). NaN is evidence of nothing.
+
 Beyond 1,000 items they are dealt, in order of their names, into 1,000 groups drawn as wholes: as good, and memory is bounded.
 """
 
@@ -29,6 +32,7 @@ from pipelines.format.chance import draw
 Floats = NDArray[np.float64]
 DRAWS = 9999  # the smallest two-sided p that can be reached is 2 / 10,000
 GROUPS = 1000
+SAME = 1e-12  # of scores: seeds' differences that are closer are equal but for rounding
 _PART = re.compile(r"^(.+)[/#](\d+)$")
 
 
@@ -73,6 +77,12 @@ class Draws:
     seeds: Floats
     items: Floats
     influence: Floats
+    by_seed: Floats  # [arms, seeds], the scores themselves
+
+    def varies(self, coefficients: Sequence[float]) -> bool:
+        """Whether anything is known of how Σ coefficient · arm varies: over items, or over seeds."""
+        c = np.asarray(coefficients, np.float64)
+        return self.influence.shape[2] > 1 or bool(np.ptp(c @ self.by_seed) > SAME * np.max(np.abs(c) @ np.abs(self.by_seed)))
 
     def joint(self) -> Floats:
         """[arms, draws]: scores of all arms in each draw, for orders and curves. Items shrink by one factor, that of the arms' differences."""
@@ -83,20 +93,30 @@ class Draws:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Contrast:
-    """One number and its draws."""
+    """One number and its draws. A draw is NaN where nothing is known of it, and infinite where it is beyond any number."""
 
     point: float
     draws: Floats
 
+    @property
+    def known(self) -> bool:
+        """Whether every draw says something: only then is there an interval."""
+        return not np.isnan(self.draws).any()
+
     def interval(self, level: float = 0.95) -> tuple[float, float]:
-        """The percentile interval."""
-        low, high = np.quantile(self.draws, [(1 - level) / 2, (1 + level) / 2])
+        """The percentile interval; NaN unless all draws are known."""
+        ends = [(1 - level) / 2, (1 + level) / 2]
+        with np.errstate(invalid="ignore"):
+            low, high = np.quantile(self.draws, ends)
+        if self.known and not np.isfinite([low, high]).all():  # nothing lies between a number and what is beyond any
+            low, high = np.quantile(self.draws, ends, method="inverted_cdf")
         return float(low), float(high)
 
     def beyond(self, value: float, above: bool) -> float:
-        """One-sided p of the hypothesis that the truth lies at or beyond `value`: (1 + draws there) / (1 + draws)."""
-        there = self.draws >= value if above else self.draws <= value
-        return float((1 + there.sum()) / (1 + len(self.draws)))
+        """One-sided p of the hypothesis that the truth lies at or beyond `value`: (1 + draws there) / (1 + draws). A draw that is not known
+        counts as there."""
+        elsewhere = self.draws < value if above else self.draws > value
+        return float((1 + len(self.draws) - elsewhere.sum()) / (1 + len(self.draws)))
 
     def p(self) -> float:
         """Two-sided p of no difference: twice the smaller share of draws at or beyond 0, plus one: 2 (1 + min) / (1 + draws). The 95 % interval
@@ -116,11 +136,11 @@ def resample(arms: Sequence[Scores], transform: Callable[[Floats], Floats] | Non
     n = sums[0].shape[1]
     by_seed = np.stack([f(s.sum(axis=1) / w.sum()) for s, w in zip(sums, weights, strict=True)])  # [arms, seeds]
     point = by_seed.mean(axis=1)
-    seed_counts, seed_width = _resamples(key, "seeds", seeds)
+    seed_counts, seed_width = resamples(key, "seeds", seeds)
     of_seeds = ((by_seed - point[:, None]) @ seed_counts.T.astype(np.float64)) * seed_width
     if n == 1:
-        return Draws(point, of_seeds, np.zeros_like(of_seeds), np.zeros((len(arms), seeds, 1)))
-    counts, width = _resamples(key, "items", n)
+        return Draws(point, of_seeds, np.zeros_like(of_seeds), np.zeros((len(arms), seeds, 1)), by_seed)
+    counts, width = resamples(key, "items", n)
     of_items, influence = np.empty_like(of_seeds), np.empty((len(arms), seeds, n))
     for k, (s, w) in enumerate(zip(sums, weights, strict=True)):
         score = s.sum(axis=1) / w.sum()
@@ -130,7 +150,7 @@ def resample(arms: Sequence[Scores], transform: Callable[[Floats], Floats] | Non
         step = 1e-6 * np.maximum(np.abs(score), 1e-6)
         slope = (f(score + step) - f(score - step)) / (2 * step)
         influence[k] = (s - score[:, None] * w) * (n / w.sum()) * slope[:, None]
-    return Draws(point, of_seeds, of_items, influence)
+    return Draws(point, of_seeds, of_items, influence, by_seed)
 
 
 def contrast(draws: Draws, coefficients: Sequence[float], transform: Callable[[Floats], Floats] | None = None) -> Contrast:
@@ -138,8 +158,10 @@ def contrast(draws: Draws, coefficients: Sequence[float], transform: Callable[[F
     c, f = np.asarray(coefficients, np.float64), transform or (lambda x: x)
     shrink = np.sqrt(_consistent(np.tensordot(c, draws.influence, 1)[None]))
     point = c @ draws.point
-    with np.errstate(over="ignore"):  # of two seeds that differ a thousandfold, the widest draws are beyond any number
-        return Contrast(float(f(point)), np.asarray(f(point + c @ draws.seeds + shrink * (c @ draws.items)), np.float64))
+    with np.errstate(over="ignore", invalid="ignore"):  # of two seeds that differ a thousandfold, the widest draws are beyond any number
+        drawn = point + c @ draws.seeds + shrink * (c @ draws.items)
+        known = np.isfinite(drawn) & draws.varies(coefficients)
+        return Contrast(float(f(point)), np.where(known, f(drawn), np.nan))
 
 
 def _consistent(influence: Floats) -> float:
@@ -155,7 +177,7 @@ def _consistent(influence: Floats) -> float:
     return float(np.clip(1 - together / between, 0, 1)) if between > 0 else 0.0
 
 
-def _resamples(key: int, what: str, n: int) -> tuple[NDArray[np.float32], Floats]:
+def resamples(key: int, what: str, n: int) -> tuple[NDArray[np.float32], Floats]:
     """(how often each of n things is taken, as shares [draws, n]; how much wider each draw's departure is)."""
     taken, width = _taken(key, what, n)
     return taken.astype(np.float32) / np.float32(n), width

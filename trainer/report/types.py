@@ -6,29 +6,41 @@ constant answer for that type. The constant is chosen on the very questions it i
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from trainer.report.accuracy import percent
+from trainer.report.differences import against
 from trainer.report.evidence import Evidence
 from trainer.report.markup import Markup, table, tag
-from trainer.report.statistics import difference
 
 ERRORS = 2.0
 
 
 def learned(evidence: Evidence, arm: str, kind: str) -> bool | None:
-    """Whether an arm stands clear of the constant answer on a type; None without answers."""
-    rows = evidence.of_type(kind)
-    correct, constant = evidence.answered(arm, "correct", rows), evidence.answered(arm, "correct_constant", rows)
-    if correct is None or constant is None:
+    """Whether an arm stands clear of the constant answer on a type; None where its questions are not known, or are one."""
+    found = against(evidence, arm, "constant", f"held_out:{kind}")
+    if found is None or math.isnan(found.error):
         return None
-    found = difference(correct, constant)
     return found.mean > 0 and (found.error == 0 or found.errors > ERRORS)
 
 
 def unlearned(evidence: Evidence) -> list[str]:
     """The types that no arm learned."""
-    return [k for k in evidence.types() if not any(learned(evidence, a, k) for a in evidence.arms)]
+    found = _judged(evidence)
+    by_kind = {k: [found[a, k] for a in evidence.arms] for k in evidence.types()}
+    return [k for k, of in by_kind.items() if False in of and True not in of]
+
+
+def _judged(evidence: Evidence) -> dict[tuple[str, str], bool | None]:
+    """(arm, type) → whether it was learned. The last evidence's are kept: two sections ask, and joining questions takes seconds."""
+    if not _LAST or _LAST[0][0] is not evidence:
+        _LAST[:] = [(evidence, {(a, k): learned(evidence, a, k) for a in evidence.arms for k in evidence.types()})]
+    return _LAST[0][1]
+
+
+_LAST: list[tuple[Evidence, dict[tuple[str, str], bool | None]]] = []
 
 
 def section(evidence: Evidence) -> Markup | None:
@@ -36,18 +48,18 @@ def section(evidence: Evidence) -> Markup | None:
     kinds = evidence.types()
     if not kinds:
         return None
-    rows = []
+    rows, judged = [], _judged(evidence)
     for arm in evidence.arms:
         cells: list[Markup | str | None] = []
         for kind in kinds:
             value = evidence.mean(arm, "vqa", f"held_out:{kind}")
             shown = percent(value)
-            cells.append(tag("span", shown, class_="weak") if shown is not None and not learned(evidence, arm, kind) else shown)
+            cells.append(tag("span", shown, class_="weak") if shown is not None and not judged[arm, kind] else shown)
         rows.append([arm, *cells])
     controls = {"constant": "constant answer", "shuffled": "images shuffled", "blind": "no image", "attributes": "bag of attributes"}
     for metric, name in controls.items():
         rows.append([tag("em", name), *(percent(_over_arms(evidence, f"vqa.{metric}", f"held_out:{k}")) for k in kinds)])
-    counts = [f"{len(evidence.of_type(k)):,}" for k in kinds]
+    counts = [f"{evidence.asked(k):,}" for k in kinds]
     rows.append([tag("em", "questions"), *counts])
     caption = "Accuracy by question type, %, mean over seeds. Grey: within two standard errors of the constant answer, so not learned at this size."
     note = tag("p", "Types that no arm learned: ", ", ".join(missing), ".") if (missing := unlearned(evidence)) else None

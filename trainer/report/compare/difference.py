@@ -8,6 +8,7 @@ runs over `of` for each arm of `against`: they are one family each, since each i
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from pipelines.format.document import Part
@@ -32,20 +33,24 @@ class Difference(Part):
     def rows(self, evidence: Evidence) -> list[dict[str, Any]]:
         """A row a pair: means, difference, interval, p, p by Holm, p by signs, each seed's difference. Pairs that cannot be made have no row."""
         out = []
-        for base in self._against:
-            pairs = [r for arm in self._of(evidence) if arm != base and (r := self._row(evidence, arm, base)) is not None]
+        for base, family in self.families(evidence.arms).items():
+            pairs = [r for arm in family if (r := self._row(evidence, arm, base)) is not None]
             tested = [r for r in pairs if r["p"] is not None]
             for row, p in zip(tested, holm([r["p"] for r in tested]), strict=True):
                 row |= {"p_holm": p, "holm_over": len(tested), "found": p < LEVEL}
             out += pairs
         return out
 
+    def families(self, arms: Sequence[str]) -> dict[str, list[str]]:
+        """Arm of `against` → the arms that are compared with it, of an ablation's `arms`: what Holm runs over."""
+        return {base: [a for a in self._of(arms) if a != base] for base in self._against}
+
     @property
     def _against(self) -> list[str]:
         return [self.against] if isinstance(self.against, str) else self.against
 
-    def _of(self, evidence: Evidence) -> list[str]:
-        return self.of or [a for a in evidence.arms if a not in self._against]
+    def _of(self, arms: Sequence[str]) -> list[str]:
+        return self.of or [a for a in arms if a not in self._against]
 
     def _row(self, evidence: Evidence, arm: str, base: str) -> dict[str, Any] | None:
         if unlike(evidence, self.metric, [arm, base]) or (found := paired(evidence, [arm, base], self.metric, self.split)) is None:
@@ -59,8 +64,9 @@ class Difference(Part):
         row |= {"p_signs": sign_flip(by_seed), "holm_over": 0, "found": False}
         if found.resampled != NOTHING:
             drawn = contrast(resample(found.arms, found.transform), [1, -1])
-            row["low"], row["high"] = drawn.interval()
-            row["p"] = drawn.p()
+            if drawn.known:  # seeds that all differ by the same, without items, show nothing of how they would vary: the signs are all there is
+                row["low"], row["high"] = drawn.interval()
+                row["p"] = drawn.p()
         return row
 
     def answers(self, evidence: Evidence) -> list[str]:
@@ -71,8 +77,8 @@ class Difference(Part):
     def section(self, evidence: Evidence) -> Markup | None:
         """A table for each arm of `against`."""
         m, rows = measure(self.metric), self.rows(evidence)
-        gone = missing(evidence, [*self._of(evidence), *self._against])
-        barred = unlike(evidence, self.metric, [*self._of(evidence), *self._against])
+        gone = missing(evidence, [*self._of(evidence.arms), *self._against])
+        barred = unlike(evidence, self.metric, [*self._of(evidence.arms), *self._against])
         if not rows and not barred:
             return None
         unit = m.points or m.unit
@@ -88,6 +94,12 @@ class Difference(Part):
         better = {1: " More is better.", -1: " Less is better."}.get(m.sign, "")
         stop = tag("p", barred, class_="bad") if barred else None
         return block(f"Difference: {m.name}{part(self.split)}", [stop, *tables, tag("p", note + better, class_="caption")], gone)
+
+
+def at_once(parts: Iterable[Any], metric: str, arms: Sequence[str]) -> int:
+    """How many arms a document's comparisons hold against one, at the most, on a metric: what the smallest of their p is multiplied by."""
+    asked = [p for p in parts if isinstance(p, Difference) and p.metric == metric]
+    return max((sum(a in arms for a in family) for p in asked for base, family in p.families(arms).items() if base in arms), default=0) or 1
 
 
 def _cells(m: Any, r: dict[str, Any]) -> list[Any]:
@@ -107,10 +119,12 @@ def _sentence(name: str, m: Any, base: str, rows: list[dict[str, Any]]) -> str |
     ups = [say(r) for r in rows if r["found"] and r["mean"] * (m.sign or 1) > 0]
     downs = [say(r) for r in rows if r["found"] and r["mean"] * (m.sign or 1) < 0]
     rest = [say(r) for r in rows if not r["found"] and r["p"] is not None]
-    untested = [say(r) for r in rows if r["p"] is None]
+    untested = [say(r) for r in rows if r["p"] is None and r["resampled"] == NOTHING]
+    alike = [say(r) for r in rows if r["p"] is None and r["resampled"] != NOTHING]
     words = ("better", "worse") if m.sign else ("higher", "lower")
     parts = [f"{words[0]} than {base}: {', '.join(ups)}"] if ups else []
     parts += [f"{words[1]} than {base}: {', '.join(downs)}"] if downs else []
     parts += [f"not told apart from {base}: {', '.join(rest)}"] if rest else []
     parts += [f"not tested against {base}, for want of seeds and shared items: {', '.join(untested)}"] if untested else []
+    parts += [f"not tested against {base}, since all seeds differ by the same and no items were kept: {', '.join(alike)}"] if alike else []
     return f"{name} — " + "; ".join(parts) + "."

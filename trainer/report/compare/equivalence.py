@@ -25,6 +25,8 @@ from trainer.report.measures import measure, part
 from trainer.report.resampling import Contrast, contrast, resample
 
 EQUIVALENT, DIFFERENT, OPEN = "equivalent", "different", "not decided"
+UNKNOWN = ("No interval where some draws leave a score of 0, of which no ratio can be made, or where seeds all differ by the same and no items were "
+           "kept. ")  # fmt: skip
 
 
 class Equivalence(Part):
@@ -53,9 +55,11 @@ class Equivalence(Part):
         if found.resampled == NOTHING:
             return row
         drawn = ratio(found)
+        if not drawn.known:  # what the draws that are left would say is not what all of them would
+            return row
         row["p"], row["verdict"] = verdict(drawn, float(self.margin))
-        (row["low"], row["high"]), (row["low90"], row["high90"]) = drawn.interval(), drawn.interval(0.90)
-        return row
+        bounds = zip(("low", "high", "low90", "high90"), (*drawn.interval(), *drawn.interval(0.90)), strict=True)
+        return row | {name: bound if math.isfinite(bound) else None for name, bound in bounds}
 
     def answers(self, evidence: Evidence) -> list[str]:
         """The verdicts, in sentences."""
@@ -72,10 +76,11 @@ class Equivalence(Part):
         cells = [_cells(r) for r in rows]
         header = [f"arm against {self.against}", "verdict", "difference, %", "90 % interval", "95 % interval", "p, one-sided tests", "seeds", "items"]
         made = table(header, cells, f"{title(evidence, self.metric, self.split)}, relative to {self.against}; margin ± {margin:g} %")
+        unknown = UNKNOWN if any(r["p"] is None and r["resampled"] != NOTHING for r in rows) else ""
         note = (
             f"Equivalent: both one-sided tests reject at 5 %, so the 90 % interval lies inside ± {margin:g} %; p is the larger of the two. "
             "Different: the 95 % interval leaves out 0. "
-            f"Not decided: neither; more seeds or items would be needed. {said_resampled(r['resampled'] for r in rows)}{shared_said(rows)}"
+            f"Not decided: neither; more seeds or items would be needed. {unknown}{said_resampled(r['resampled'] for r in rows)}{shared_said(rows)}"
         )
         gone = missing(evidence, [*self.of, self.against])
         return block(f"Does it do harm? {measure(self.metric).name}{part(self.split)}", [made, tag("p", note, class_="caption")], gone)
@@ -88,13 +93,17 @@ def _cells(r: dict[str, Any]) -> list[Any]:
 
 def ratio(found: Paired) -> Contrast:
     """The first arm's score over the second's, less 1: geometric mean over seeds."""
-    return contrast(resample(found.arms, None if found.logs else np.log), [1, -1], np.expm1)
+    with np.errstate(divide="ignore", invalid="ignore"):  # of few right answers some draws hold none
+        return contrast(resample(found.arms, None if found.logs else np.log), [1, -1], np.expm1)
 
 
 def verdict(drawn: Contrast, margin: float) -> tuple[float, str]:
-    """(p of the two one-sided tests, the verdict in words). The lower bound is symmetric on the log scale: 1 / (1 + margin)."""
+    """(p of the two one-sided tests, the verdict in words). The lower bound is symmetric on the log scale: 1 / (1 + margin). Draws that are not
+    known speak against equivalence, and decide nothing else."""
     p = max(drawn.beyond(-margin / (1 + margin), above=False), drawn.beyond(margin, above=True))
     low, high = drawn.interval()
+    if not drawn.known:
+        return p, OPEN
     return p, EQUIVALENT if p < LEVEL else DIFFERENT if low > 0 or high < 0 else OPEN
 
 

@@ -24,8 +24,9 @@ from trainer.report.evidence import Evidence
 from trainer.report.markup import Markup, table, tag
 from trainer.report.measured import NOTHING, paired, said_resampled
 from trainer.report.measures import measure, part
-from trainer.report.resampling import Floats, resample
+from trainer.report.resampling import Draws, Floats, resample
 
+FILLED = 0.05  # a plan as far as this from its budget is another budget
 OUTSIDE = {1: "beyond the ladder", -1: "below the ladder"}
 
 
@@ -61,7 +62,7 @@ class ExchangeRate(Part):
             row |= {"curve": self.curve, "own": own, "added": added, "seeds": len(found.seeds), "n": found.n, "resampled": found.resampled}
             row["shared"] = found.shared
             row |= _said_bound("stands_at", float(at[0]), own)
-            if found.resampled != NOTHING:
+            if found.resampled != NOTHING and _vary(drawn, k, k + i):
                 low, high = np.quantile(at[1:], [0.025, 0.975], method="inverted_cdf")
                 row |= _said_bound("low", float(low), own) | _said_bound("high", float(high), own)
                 row |= {"share_beyond": float((at[1:] == np.inf).mean()), "share_below": float((at[1:] == -np.inf).mean())}
@@ -82,11 +83,13 @@ class ExchangeRate(Part):
         return max(shared, key=lambda s: sum(h[s] for h in held), default="")
 
     def _holds(self, evidence: Evidence, arm: str, rungs: list[str]) -> tuple[float, dict[str, float]]:
-        """(budget of the ladder's kind that an arm holds itself, source → budget of the rest), in the YAML's units."""
+        """(budget of the ladder's kind that an arm holds itself, source → budget of the rest), in the YAML's units: its own figure where the card
+        has it, else what is planned."""
         kind, top = self._source(evidence, rungs), rungs[-1]
         planned = evidence.budgets.get(top, {}).get(kind, 0)
         unit = self.ladder[top] / planned if planned else 0.0
-        held = {s: _rounded(n * unit) for s, n in evidence.budgets.get(arm, {}).items() if n}
+        said = (evidence.card.get("recipe", {}).get("arms") or {}).get(arm, {}).get("tokens") or {}
+        held = {s: _said(said.get(s), n * unit) for s, n in evidence.budgets.get(arm, {}).items() if n}
         return held.pop(kind, 0.0), held
 
     def answers(self, evidence: Evidence) -> list[str]:
@@ -146,8 +149,15 @@ def size(n: float) -> str:
     return f"{n:.3g}"
 
 
-def _rounded(n: float) -> float:
-    return float(f"{n:.2g}")  # plans fill budgets up to a part of a sequence; the YAML's own figure is round
+def _said(said: Any, planned: float) -> float:
+    """The YAML's figure, which a plan fills up to a part of a sequence; what is planned where that is not what the YAML's figure came to."""
+    return float(said) if isinstance(said, int | float) and math.isclose(said, planned, rel_tol=FILLED) else planned
+
+
+def _vary(drawn: Draws, rungs: int, arm: int) -> bool:
+    """Whether the arm and some rung are known to vary otherwise than together; else each draw stands at the same budget, known or not."""
+    one = np.eye(len(drawn.point))
+    return any(drawn.varies(one[arm] - one[i]) for i in range(rungs))
 
 
 def _said_bound(name: str, at: float, own: float) -> dict[str, Any]:
