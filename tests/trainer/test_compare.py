@@ -244,6 +244,11 @@ def test_an_order_with_ties_in_the_paper_can_be_ours():
     assert all(f"over {p['worse']}" in shown for p in row["pairs"]) and len(row["pairs"]) > len(row["order"])
 
 
+def test_seeds_that_differ_equally_say_nothing_of_the_chance_of_an_order():
+    (row,) = Ordering(metric="vqa").rows(compared(PAPER, seeds=2, items=0, noise=0, recipe={"experiment": "E7"}))
+    assert row["holds"] and row["tau"] == 1 and row["probability"] is None and row["pairs"] == []
+
+
 def test_arms_that_all_score_the_same_have_no_order():
     part = Ordering(metric="vqa")
     (said,) = part.answers(compared(dict.fromkeys(PAPER, 0.4), seeds=1, items=0, noise=0, recipe={"experiment": "E7"}))

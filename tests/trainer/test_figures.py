@@ -244,6 +244,11 @@ def test_one_seed_without_items_claims_no_saturation():
     assert "nothing says from which share" in page and "told apart from the best from" not in page
 
 
+def test_seeds_that_differ_equally_claim_no_saturation():
+    part, evidence, found = shares({"nwm0.1": (0.1,) * 4, "nwm1": (0.0,) * 4, "nwm10": (0.2,) * 4, "nwm25": (0.1,) * 4})
+    assert found.best[1] == "nwm1" and found.first is None and "seeds do not differ" in part.section(evidence)
+
+
 def test_a_sweep_finds_the_key_wherever_it_is_and_arms_without_it_are_baselines():
     page = Lines(metric="text_perplexity", x="experts.count", name="experts a layer").section(sweep())
     said = words(page)

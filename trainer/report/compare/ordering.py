@@ -52,7 +52,8 @@ class Ordering(Part):
         row |= {"luck": luck(theirs), "probability": None, "pairs": [], "seeds": len(found.seeds), "n": found.n, "resampled": found.resampled}
         row["shared"] = found.shared
         row |= {"shown": known.shown}
-        if found.resampled != NOTHING:
+        apart = [np.eye(len(arms))[i] - np.eye(len(arms))[j] for i, j in pairs_hold(theirs, ours)]
+        if found.resampled != NOTHING and all(drawn.varies(c) for c in apart):
             holds = pairs_hold(theirs, sign * drawn.joint())
             row["probability"] = float(np.all(list(holds.values()), axis=0).mean())
             row["pairs"] = [{"better": arms[i], "worse": arms[j], "probability": float(h.mean())} for (i, j), h in holds.items()]

@@ -65,7 +65,7 @@ class Saturation(Figure):
         name = of.name.capitalize() if of.name[1:].islower() else of.name
         at, best = f"{share(enough.best[0])} {self.x}", enough.best[1]
         if enough.first is None:
-            return f"{name} is best at {at}; with one seed and no items nothing says from which share on it is as good."
+            return f"{name} is best at {at}; nothing says from which share on it is as good: there are no items, and seeds do not differ."
         larger = f"; larger shares that are worse: {', '.join(enough.beyond)}" if enough.beyond else ""
         goes_on = any(p[0] > enough.best[0] for p in points)
         if enough.first is enough.best:
@@ -106,6 +106,8 @@ def saturated(evidence: Evidence, metric: str, split: str, points: list[Point]) 
         return Enough(best, None)
     gaps = {p[1]: _gap(evidence, metric, split, p[1], best[1]) for p in some if p is not best}
     known = {arm: gap for arm, gap in gaps.items() if gap is not None}
+    if any(gap.low != gap.low for gap in known.values()):
+        return Enough(best, None)
     adjusted = dict(zip(known, holm([gap.p for gap in known.values()]), strict=True))
     sign = -1 if measure(metric).better == "higher" else 1
     worse = [p for p in some if p is not best and (gaps[p[1]] is None or (adjusted[p[1]] < 0.05 and sign * known[p[1]].mean > 0))]
@@ -125,7 +127,7 @@ class _Gap(NamedTuple):
 
 
 def _gap(evidence: Evidence, metric: str, split: str, arm: str, best: str) -> _Gap | None:
-    """Paired; None where the two share no seed or nothing can be resampled."""
+    """Paired; None where the two share no seed or nothing can be resampled, NaN bounds where seeds differ exactly equally and there are no items."""
     found = paired(evidence, [arm, best], metric, split)
     if found is None or found.resampled == NOTHING:
         return None
