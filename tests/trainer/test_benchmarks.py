@@ -26,7 +26,7 @@ from tests import toys
 from tests.pipelines.test_sources_text import read
 from tests.toys import jpeg
 from tests.trainer.asked import SPECIALS, HeldOut, ids, subject, tokenizer
-from tests.trainer.published import FILES, PROMPT, N
+from tests.trainer.published import FILES, MMMU, PROMPT, N, parquet
 from tests.trainer.test_evaluate import values
 from trainer.evaluate._benchmarks import SETS, Kind, chosen, pieces, units_of
 from trainer.evaluate._benchmarks import values as weighed
@@ -187,6 +187,18 @@ def test_how_a_question_is_put_does_not_tell_how_long_its_answer_is(name):
         (out,) = template.apply(Record.make("toy", "x", "vqa", said, fields={"questions": [q]}))
         put.add("".join(s.text for s in out.segments if s.role == "context"))
     assert len(put) == 1
+
+
+def test_an_open_question_of_mmmu_is_right_by_any_of_the_answers_that_its_one_text_lists(plan, tmp_path):
+    row = {**MMMU[0], "options": "[]", "answer": "['24/7', '3.429']", "question_type": "open"}
+    parquet("v.parquet", [row, *MMMU[1:]])(tmp_path)
+    recipe = load(Recipe, "benchmark_mmmu", [f"source.vqa_table.path={tmp_path}"], packaged=[RECIPES])
+    (template,) = (t for t in recipe.transforms if type(t).__name__ == "Template")
+    records = [out for r in read(recipe.source)[0] for out in template.apply(r)]
+    knows = Knows(records)
+    knows.known[0, "Q0?"] = (" 3.429", "3.429")
+    rows = Benchmark(sets={"mmmu": encoded(tmp_path, "mmmu", records)}).run(subject(plan, knows), str(tmp_path))
+    assert values(rows, "benchmark")["mmmu"] == 1
 
 
 class Rambles(Knows):
