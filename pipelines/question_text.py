@@ -79,6 +79,8 @@ class Columns:
             raise Reject("empty", "an answer without a question")
         choices, places = self._offered(row, limits)
         further = _list(cell(row, self.answers)) if self.answers else []
+        if not choices:
+            first = _accepted(first)
         chosen, given = None, first if isinstance(first, list) else [first]
         if self.answer_is != "text" and choices:
             named = _place(first, self.answer_is, row, self.choices)
@@ -157,6 +159,13 @@ def _list(value: Any) -> list[Any]:
             if isinstance(found, list):
                 return found
     return value if isinstance(value, list) else [value] if _there(value) else []
+
+
+def _accepted(answer: Any) -> Any:
+    """Several accepted answers that a table of strings holds as one text (`['24/7', '3.429']`, as MMMU has them), as a list. A list of anything but
+    words is an answer that looks so (`[0, 1]`, an interval) and stays as it is."""
+    found = _list(answer) if isinstance(answer, str) else []
+    return found if found and found != [answer] and all(isinstance(a, str) and a.strip() for a in found) else answer
 
 
 def _there(value: Any) -> bool:

@@ -116,7 +116,10 @@ def template(pattern: str, row: Any) -> str:
 
 
 def cell(row: Any, name: str) -> Any:
-    """A column by name, or a list's element by position; `types.structural` is a column's member. `Reject` when there is none."""
+    """A column by name, or a list's element by position; `types.structural` is a column's member, and `Index|lndex` the first of these columns that
+    there is. `Reject` when there is none."""
+    if isinstance(row, dict) and "|" in name and name not in row:
+        name = next((one for one in name.split("|") if one in row), name)
     if isinstance(row, dict) and name in row:
         return row[name]
     if isinstance(row, dict) and "." in name and isinstance(row.get(name.partition(".")[0]), dict):

@@ -65,6 +65,24 @@ def test_words_are_cleaned_and_numbers_are_words_but_lists_and_half_characters_a
     assert question({"answer": voted})["answers"] == ["red", "blue"]
 
 
+def test_several_accepted_answers_may_be_written_as_one_text_and_what_only_looks_so_stays():
+    said = lambda answer, **keys: question({"answer": answer, **keys}, **({"choices": "o"} if keys else {}))["answers"]
+    assert said("['24/7', '3.429']") == ["24/7", "3.429"] and said('["a", "b"]') == ["a", "b"]
+    for plain in ("[0, 1]", "[[1, 2], [3, 4]]", "[x, y)", "[]", "['']", "['a', 2]", "[a]"):
+        assert said(plain) == [plain]
+    assert said("['a']", o=["['a']", "b"]) == ["['a']"]  # where choices are offered the answer is one of them
+    mmmu = {"answer": "['24/7', '3.429']", "options": "[]"}
+    assert question(mmmu, choices="options", answer_is="letter")["answers"] == ["24/7", "3.429"]
+    assert question({"answer": "B", "options": "['x', 'y']"}, choices="options", answer_is="letter")["answers"] == ["y"]
+
+
+def test_a_column_of_two_spellings_is_the_one_that_is_there():
+    for spelled in ("Index", "lndex"):
+        assert question({"answer": "x", spelled: "7"}, type="Index|lndex")["type"] == "7"
+    assert question({"answer": "x", "a|b": "1", "a": "2"}, type="a|b")["type"] == "1"
+    assert question({"answer": "x"}, type="Index|lndex") == "unreadable"
+
+
 def test_hints_and_types_are_kept_where_there_are_any():
     found = question({"answer": "x", "h": "look &lt;up&gt;", "t": {"kind": "how"}}, hint="h", type="t.kind")
     assert (found["hint"], found["type"]) == ("look <up>", "how")

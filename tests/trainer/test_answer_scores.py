@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -15,9 +16,10 @@ from pipelines.turns import turn_segments
 from pipelines.wording import Wording
 from tests.trainer.asked import COLOURS, SPECIALS, HeldOut, subject, tokenizer
 from tests.trainer.test_evaluate import Stub, question, seeing, values
+from trainer.evaluate._answering import greedy
 from trainer.evaluate._rotating import rotations
-from trainer.evaluate._scores import distance, score
-from trainer.evaluate._vqav2 import normalised, soft_accuracy
+from trainer.evaluate._scores import distance, hopeless, normal, score
+from trainer.evaluate._vqav2 import normalised, soft_accuracy, text_accuracy
 from trainer.evaluate.vqa import Vqa
 from trainer.models.transfusion import Output
 
@@ -56,6 +58,26 @@ def test_people_who_agree_to_the_letter_are_taken_at_their_word():
     assert soft_accuracy("The dog!", ["dog"] * 9 + ["cat"]) == 1
 
 
+@pytest.mark.parametrize(
+    ("said", "given", "points"),
+    [
+        ("Nokia", ["nokia"] * 10, 1),  # normalised also where all agree
+        ("nokia.", ["nokia"] * 10, 1),
+        ("the dog", ["dog"] * 10, 1),
+        ("Nokia", ["nokia"] * 3 + ["phone"] * 7, 0.9),
+        ("1,000", ["1000"] * 10, 1),
+        ("stop, sign / x-ray", ["stop sign x ray"] * 10, 1),  # commas go first, so the marks that are left become spaces, or nothing beside one
+        ("dunkin's", ["dunkin 's"] * 10, 1),
+        ("two", ["2"] * 10, 1),
+        ("phone", ["nokia"] * 10, 0),
+        ("", ["nokia"] * 10, 0),
+    ],
+)
+def test_textvqa_normalises_both_sides_always_as_its_evaluator_does(said, given, points):
+    assert text_accuracy(said, given) == pytest.approx(points)
+    assert score("textvqa", said, replace(question("g", tuple(dict.fromkeys(given))), votes=tuple(Counter(given).values()))) == pytest.approx(points)
+
+
 def test_votes_that_were_not_kept_are_said_and_not_guessed():
     q = question("g", ("red", "crimson"))
     with pytest.raises(InputError, match="how many people"):
@@ -87,10 +109,33 @@ def test_votes_that_were_not_kept_are_said_and_not_guessed():
         ("number", "7.0", ("7",), 1),
         ("number", "seven", ("7",), 0),
         ("exact", "A dog!", ("a dog",), 1),
+        ("exact", ".5", ("5",), 0),  # a full stop before a digit is no punctuation
+        ("exact", ".5", (".5",), 1),
+        ("exact", "...5.", (".5",), 1),
+        ("exact", '". five."', ("five",), 1),
+        ("number", ".5", ("5",), 0),
+        ("number", "0.5", (".5",), 1),
     ],
 )
 def test_each_rule_scores_as_its_set_does(rule, said, answers, points):
     assert score(rule, said, question("g", answers)) == pytest.approx(points)
+
+
+def test_an_option_that_is_a_number_is_not_the_one_ten_times_as_large():
+    q = question("g", ("A",), choices=("A", "B"), bare=("5", ".5"))
+    assert score("number", "5", q) == 1 and score("number", ".5", q) == 0 and normal(" .5!") == ".5"
+    assert question("g", (".5",)).open(".") and question("g", ("5",)).open(".") and not question("g", ("5",)).open(".5")
+
+
+@pytest.mark.parametrize("answers", [("letter", "note"), ("a",), ("institute of health",)])
+def test_what_is_given_up_scores_nothing_however_it_goes_on_and_nothing_else_is_given_up(answers):
+    said = " ".join((*answers, "and so on it goes and never stops saying more"))
+    for n in range(len(said) + 1):
+        if hopeless(said[:n], answers):
+            assert all(score("anls", said[:k], question("g", answers)) == 0 for k in range(n, len(said) + 1))
+    right = max(answers, key=len)
+    longer = [right + "x" * (len(right) + k) for k in (0, 1)]
+    assert [hopeless(said, answers) for said in (f" {right}  ", *longer)] == [False, False, True]
 
 
 def test_formulas_are_compared_without_spaces_and_with_case():
@@ -183,6 +228,16 @@ class Reads(torch.nn.Module):
             rest = BYTES.encode(answer).ids[len(said) :] if answer.startswith(said) else []
             logits[k, rest[0] if rest else SPECIALS.eos] = 9.0
         return Output(logits, at, z)
+
+
+@pytest.mark.parametrize("draft", ["", "red", " red", " red and red", " red" * 50])
+def test_an_answer_under_a_budget_is_what_the_model_says_whatever_the_true_one(tmp_path, draft):
+    said = " red and red" + " and on" * 40
+    judged = subject(HeldOut(str(tmp_path / "held"), 2), Reads(lambda q, s: said))
+    q = replace(question("g", ("red",)), ids=np.array(BYTES.encode("which? Answer:").ids), answer_ids=np.array(BYTES.encode(draft).ids, np.int32))
+    assert BYTES.decode(greedy(judged, [q], [()], budget=20)[0].tolist()) == said[:20]
+    short = subject(judged.plan, Reads(lambda q, s: " red"))
+    assert BYTES.decode(greedy(short, [q], [()], budget=20)[0].tolist()) == " red"
 
 
 def lettered_plan(tmp_path, n: int = 12) -> HeldOut:

@@ -19,16 +19,16 @@ from pipelines.format.dataset import Dataset
 from pipelines.format.document import fingerprint, load
 from pipelines.format.errors import InputError
 from pipelines.format.part import PartWriter
-from pipelines.format.record import Record, Segment
+from pipelines.format.record import Record, Segment, Text
 from pipelines.recipe import Recipe
 from pipelines.tombstones import add
 from tests import toys
 from tests.pipelines.test_sources_text import read
 from tests.toys import jpeg
 from tests.trainer.asked import SPECIALS, HeldOut, ids, subject, tokenizer
-from tests.trainer.published import FILES, PROMPT, N
+from tests.trainer.published import FILES, MMMU, PROMPT, N, parquet
 from tests.trainer.test_evaluate import values
-from trainer.evaluate._benchmarks import SETS, Kind, chosen, units_of
+from trainer.evaluate._benchmarks import SETS, Kind, chosen, pieces, units_of
 from trainer.evaluate._benchmarks import values as weighed
 from trainer.evaluate.benchmark import Benchmark
 from trainer.models.transfusion import Output
@@ -149,6 +149,83 @@ def test_a_blind_model_scores_at_most_what_a_constant_answer_does(plan, tmp_path
     records = curated(name, tmp_path / name)
     rows = Benchmark(sets={name: encoded(tmp_path, name, records)}).run(subject(plan, Knows(records, blind)), str(tmp_path))
     assert 0 < values(rows, "benchmark.blind")[name] <= values(rows, "benchmark.constant")[name] + 1e-12
+
+
+def test_the_constant_of_mmvp_is_one_answer_and_never_a_whole_pair(plan, tmp_path):
+    records = curated("mmvp", tmp_path / "mmvp")
+    path = encoded(tmp_path, "mmvp", records)
+    rows = Benchmark(sets={"mmvp": path}).run(subject(plan, Knows(records, " (a)")), str(tmp_path))
+    assert values(rows, "benchmark.constant")["mmvp"] == values(rows, "benchmark.blind")["mmvp"] == 0
+    said = pq.read_table(tmp_path / "answers-mmvp.parquet").to_pandas()
+    assert set(said.constant) == {"a)"} or set(said.constant) == {"(a)"}
+    assert set(said.type) == {str(i + 1) for i in range(N)}  # by which pairs are found
+
+
+def test_mmvps_file_is_read_with_the_header_it_was_published_with(tmp_path):
+    spelled = {}
+    for header in ("Index", "lndex"):
+        root = tmp_path / header
+        root.mkdir()
+        FILES["mmvp"](root)
+        (root / "MMVP Images/0.jpg").rename(root / f"MMVP Images/{N}.jpg")
+        table = root / "Questions.csv"
+        table.write_text(table.read_text().replace("Index", header, 1))
+        records, rejects = read(load(Recipe, "benchmark_mmvp", [f"source.vqa_table.path={root}"], packaged=[RECIPES]).source)
+        spelled[header] = [(r.fields["questions"], r.group) for r in records]
+        assert len(records) == N and not rejects
+    assert spelled["Index"] == spelled["lndex"]
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_how_a_question_is_put_does_not_tell_how_long_its_answer_is(name):
+    recipe = load(Recipe, f"benchmark_{name}", packaged=[RECIPES])
+    template = next(t for t in recipe.transforms if type(t).__name__ == "Template")
+    put = set()
+    for answer in ("one", "one of the many words that an answer may have"):
+        q = {"turn": 0, "question": "Q?", "answers": [answer], "type": "x"}
+        said = (Text("Q?", role="context", atom=0, turn=0), Text(answer, role="target", atom=0, turn=0))
+        (out,) = template.apply(Record.make("toy", "x", "vqa", said, fields={"questions": [q]}))
+        put.add("".join(s.text for s in out.segments if s.role == "context"))
+    assert len(put) == 1
+
+
+def test_an_open_question_of_mmmu_is_right_by_any_of_the_answers_that_its_one_text_lists(plan, tmp_path):
+    row = {**MMMU[0], "options": "[]", "answer": "['24/7', '3.429']", "question_type": "open"}
+    parquet("v.parquet", [row, *MMMU[1:]])(tmp_path)
+    recipe = load(Recipe, "benchmark_mmmu", [f"source.vqa_table.path={tmp_path}"], packaged=[RECIPES])
+    (template,) = (t for t in recipe.transforms if type(t).__name__ == "Template")
+    records = [out for r in read(recipe.source)[0] for out in template.apply(r)]
+    knows = Knows(records)
+    knows.known[0, "Q0?"] = (" 3.429", "3.429")
+    rows = Benchmark(sets={"mmmu": encoded(tmp_path, "mmmu", records)}).run(subject(plan, knows), str(tmp_path))
+    assert values(rows, "benchmark")["mmmu"] == 1
+
+
+class Rambles(Knows):
+    """Knows the answers and goes on after them."""
+
+    def says(self, prompt: str, slots: torch.Tensor) -> str:
+        return super().says(prompt, slots) + " and so on" * 30
+
+
+def test_an_answer_that_never_ends_has_no_anls_however_it_begins(plan, tmp_path):
+    records = curated("docvqa", tmp_path / "docvqa")
+    rows = Benchmark(sets={"docvqa": encoded(tmp_path, "docvqa", records)}).run(subject(plan, Rambles(records)), str(tmp_path))
+    assert values(rows, "benchmark")["docvqa"] == values(rows, "benchmark.blind")["docvqa"] == 0
+
+
+@pytest.mark.parametrize("total", [0, 1, 2, 999, 1000, 1001, 2001, 2999, 30000])
+def test_pieces_are_even_so_that_nobody_is_shown_their_own_picture(total):
+    made = list(pieces(iter(range(total)), total, 1000))
+    assert [q for piece in made for q in piece] == list(range(total)) and all(len(p) <= 1000 for p in made)
+    assert max(map(len, made)) - min(map(len, made)) <= 1
+
+
+def test_the_shuffled_control_of_more_than_fits_shows_nobody_their_own_picture(plan, tmp_path, monkeypatch):
+    monkeypatch.setattr("trainer.evaluate.benchmark.AT_ONCE", N - 1)
+    records = curated("gqa", tmp_path / "gqa")
+    rows = Benchmark(sets={"gqa": encoded(tmp_path, "gqa", records)}).run(subject(plan, Knows(records)), str(tmp_path))
+    assert values(rows, "benchmark.shuffled")["gqa"] == 0 and {r["n"] for r in rows if r["split"] == "gqa"} == {N}
 
 
 def test_means_are_over_sets_that_weigh_alike_and_over_groups(plan, tmp_path):

@@ -160,6 +160,21 @@ def test_shuffling_gives_nobody_their_own_image():
     assert all(given[0] != q.images[0] for q, given in zip(questions, shuffled_images(questions), strict=True))
 
 
+def test_who_has_nobody_to_exchange_pictures_with_is_shown_none_of_their_own():
+    groups = "aaaaabc"  # one group is more than half: three of its five find another's
+    questions = [question(g) for g in groups]
+    given = shuffled_images(questions)
+    assert [g is None for g in given].count(True) == 3 and all(g is None or g[0] != q.images[0] for q, g in zip(questions, given, strict=True))
+    assert shuffled_images([question("a")]) == [None] and shuffled_images([question("a"), question("a")]) == [None, None]
+
+
+def test_a_lone_question_has_no_shuffled_rows(plan, tmp_path):
+    rows = Vqa(questions=1).run(subject(plan, Stub(seeing)), str(tmp_path))
+    assert {r["metric"] for r in rows} >= {"vqa", "vqa.blind"} and not [r for r in rows if ".shuffled" in r["metric"]]
+    table = pq.read_table(tmp_path / "answers.parquet")
+    assert table["correct_shuffled"].to_pylist() == table["choice_correct_shuffled"].to_pylist() == [None]
+
+
 def test_exact_match_forgives_case_space_and_outer_punctuation_only():
     q = question("g", ("Dark red",))
     assert q.right(" dark  RED. ") and not q.right("darkred") and not q.right("red")

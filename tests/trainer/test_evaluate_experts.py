@@ -10,6 +10,8 @@ import pytest
 import torch
 import toyplan
 
+from mixtures.mixture import Mixture
+from mixtures.plan import Plan, make_plan
 from pipelines.format.errors import InputError
 from tests.trainer.asked import HeldOut, Ran, subject
 from trainer.evaluate import _routing as routing
@@ -162,6 +164,25 @@ def test_a_pair_is_looked_at_before_its_caption_and_made_behind_it(plan):
 
 
 # ---- arithmetic ----------------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_limit_takes_the_same_records_however_they_are_packed(tmp_path, monkeypatch):
+    HeldOut(str(tmp_path), 60)
+    asked = []
+
+    def stops(self, subject, spans, null=False):
+        asked.append({subject.plan.record(s).id for s in spans})
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Experts, "_facts", stops)
+    for length in (96, 160):
+        sources = {"vqa": {"dataset": str(tmp_path / "vqa"), "tokens": 600, "turns": "isolated"}}
+        sources["text"] = {"dataset": str(tmp_path / "text"), "tokens": 400}
+        mixture = {"sequence_length": length, "held_out": {"fraction": 0.4}, "sources": sources}
+        plan = Plan.open(make_plan(Mixture.model_validate(mixture), str(tmp_path / f"plan{length}")))
+        with pytest.raises(KeyboardInterrupt):
+            Experts(max_tokens=150, sources=["vqa"]).run(judged(plan, moe()), str(tmp_path))
+    assert asked[0] == asked[1] and 0 < len(asked[0]) < 24
 
 
 def test_scores_and_classes_by_hand():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from pipelines.format.document import parse
+from pipelines.format.errors import InputError
 from tests.trainer import scenes
 from trainer.evaluate import Evaluations
 from trainer.evaluate.frechet import Frechet, distance, extrapolated, small
@@ -72,6 +73,21 @@ def test_true_pictures_are_at_distance_nothing_and_noise_moves_them_away_ever_fu
     values = [f["frechet"] for f in found]
     assert values[0] < 0.01 * found[0]["frechet.held_out"] and values == sorted(values) and values[-1] > values[1]
     assert len({f["frechet.held_out"] for f in found}) == 1, "the floor belongs to the held-out pictures alone"
+
+
+@pytest.mark.parametrize("n", [2, 3])
+def test_too_few_pictures_are_said_before_any_is_painted(tmp_path, monkeypatch, n):
+    few = scenes.Pairs(str(tmp_path / "data"), n=n)
+    monkeypatch.setattr("trainer.evaluate.frechet.painted", lambda *a, **k: pytest.fail("painted"))
+    with pytest.raises(InputError, match="too few held-out pictures"):
+        run(few, tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore:frechet")
+def test_four_pictures_have_a_distance_and_halves(tmp_path, monkeypatch):
+    few = scenes.Pairs(str(tmp_path / "data"), n=4)
+    scenes.paints(monkeypatch, few)
+    assert set(run(few, tmp_path)) == {"frechet", "frechet.held_out"}
 
 
 @pytest.mark.filterwarnings("ignore:frechet")

@@ -89,6 +89,25 @@ def test_wise_is_one_picture_a_prompt_by_its_number_from_a_file_or_a_folder(plan
     assert [a.id for a in _prompt_sets.read("wise", str(folder))] == ["401", "402", "403"]
 
 
+def test_both_published_folders_of_wise_are_read_each_prompt_once(tmp_path):
+    parts = ("cultural_common_sense", "natural_science", "spatio-temporal_reasoning")
+    for k, name in enumerate(parts):
+        (tmp_path / "legacy").mkdir(exist_ok=True)
+        (tmp_path / "legacy" / f"{name}.json").write_text(json.dumps([WISE[k]]))
+        (tmp_path / "legacy" / f"{name}_rewrite.json").write_text(json.dumps([{**WISE[k], "Prompt": "plainly"}]))
+        (tmp_path / "verified").mkdir(exist_ok=True)
+        (tmp_path / "verified" / f"{name}_verified.json").write_text(json.dumps([WISE[k]]))
+    (tmp_path / "verified/merge.json").write_text(json.dumps(WISE))
+    for folder in ("legacy", "verified"):
+        found = _prompt_sets.read("wise", str(tmp_path / folder))
+        assert sorted(a.id for a in found) == ["401", "402", "403"] and "plainly" not in {a.text for a in found}
+    assert len(_prompt_sets.read("wise", str(tmp_path / "verified/merge.json"))) == 3
+    assert _prompt_sets.read("wise", str(tmp_path / "legacy/natural_science_rewrite.json"))[0].text == "plainly"
+    (tmp_path / "alone").mkdir()
+    (tmp_path / "alone/merge.json").write_text(json.dumps(WISE))
+    assert len(_prompt_sets.read("wise", str(tmp_path / "alone"))) == 3
+
+
 @pytest.mark.parametrize("where", [1, 2, 3])
 def test_painting_that_is_stopped_goes_on_to_the_same_bytes(plan, sets, tmp_path, monkeypatch, where):
     monkeypatch.setattr("trainer.evaluate.prompts.CHUNK", 4)
@@ -177,6 +196,26 @@ def test_dpg_and_wise_results_are_read_as_their_scorers_write_them(plan, sets, t
     (tmp_path / "b.jsonl").write_text("\n".join(json.dumps({**x, "realism": 999}) for x in lines[1:]))
     with pytest.raises(InputError, match="no answer"):
         part.run(scenes.subject(plan), str(tmp_path))
+
+
+def test_the_binary_judge_of_wise_is_read_and_not_mixed_with_the_older_one(plan, sets, tmp_path, monkeypatch):
+    scenes.paints(monkeypatch, plan)
+    lines = [{"prompt_id": 401 + k, "Subcategory": "x", "score": s} for k, s in enumerate((1.0, 0, 1))]
+    (tmp_path / "a.jsonl").write_text(json.dumps(lines[0]))
+    part = Prompts(set="wise", path=sets["wise"], results=["a.jsonl", "b.jsonl"])
+
+    def rows(*last):
+        (tmp_path / "b.jsonl").write_text("\n".join(map(json.dumps, last)))
+        return {r["split"]: r["value"] for r in part.run(scenes.subject(plan), str(tmp_path))}
+
+    assert rows(*lines[1:]) == {"all": pytest.approx(2 / 3), "BIOLOGY": 1.0, "TIME": 0.5}
+    with pytest.raises(InputError, match="outside its range"):
+        rows(lines[1], {**lines[2], "score": 0.5})
+    with pytest.raises(InputError, match="two judges"):
+        rows(lines[1], {"prompt_id": 403, "consistency": 2, "realism": 2, "aesthetic_quality": 2})
+    (tmp_path / "a.jsonl").write_text(json.dumps({"prompt_id": 401, "consistency": 1}))
+    with pytest.raises(InputError, match="not a result"):
+        rows({"prompt_id": 402, "consistency": 1})
 
 
 @pytest.mark.parametrize(("set", "text", "said"), [

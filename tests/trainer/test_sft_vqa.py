@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +14,15 @@ from pydantic import ValidationError
 from mixtures.mixture import Mixture
 from mixtures.plan import Plan, make_plan
 from pipelines.format import storage
+from pipelines.format.dataset import Dataset
 from pipelines.format.errors import InputError
 from pipelines.format.manifest import read_card
 from tests.trainer.asked import HeldOut
 from tests.trainer.test_ablation import MODEL
 from tests.trainer.test_evaluate import values
 from trainer import loop
-from trainer.evaluate import Evaluations, evaluate_run
+from trainer.evaluate import Evaluations, evaluate_run, versions
+from trainer.evaluate._trained import Trained
 from trainer.run import Run
 
 
@@ -73,6 +76,80 @@ def test_what_the_runs_plan_holds_out_is_not_trained_on(ran):
     assert held and trained and not held & trained
     assert held | trained == {r.group for d in before.datasets if d.data == "vqa" for r in d.records(0)}  # one epoch of all the rest
     assert np.allclose(before.latent_stats()[1], after.latent_stats()[1]) and np.allclose(before.latent_stats()[2], after.latent_stats()[2])
+
+
+def benchmark(ran: Path, path: str, **keys) -> list:
+    asked = [{"benchmark": {"sets": {"mine": {"dataset": path, "score": "exact"}}}}]
+    return parts(ran, evaluate=asked, **keys)[1:]
+
+
+@pytest.fixture
+def fresh(ran):
+    """Nothing fine-tuned before, nothing after."""
+    shutil.rmtree(ran / "run/sft", ignore_errors=True)
+    yield
+    shutil.rmtree(ran / "run/sft", ignore_errors=True)
+
+
+def test_a_set_that_was_just_fine_tuned_on_is_refused_and_so_is_what_was_made_of_it(ran, tmp_path, fresh):
+    HeldOut(str(tmp_path), 30)
+    own = str(tmp_path / "vqa")  # the run's plan does not know it, the epoch does
+    with pytest.raises(InputError, match="fine-tuned on this set"):
+        evaluate_run(str(ran / "run"), benchmark(ran, own, dataset=own))
+    other = tmp_path / "other"
+    HeldOut(str(other), 50)
+    card = json.loads((other / "vqa/manifest.json").read_text())
+    between = tmp_path / "filtered"
+    between.mkdir()
+    parent = {"path": "../vqa", "fingerprint": read_card(own)["fingerprint"]}
+    (between / "manifest.json").write_text(json.dumps({**card, "fingerprint": "e" * 64, "parents": [parent]}))
+    (other / "vqa/manifest.json").write_text(json.dumps({**card, "parents": [{"path": "../../filtered", "fingerprint": "e" * 64}]}))
+    with pytest.raises(InputError, match="fine-tuned on this set"):
+        evaluate_run(str(ran / "run"), benchmark(ran, str(other / "vqa"), dataset=own))
+    assert not (ran / "run/sft").exists()  # it is said before anything is trained
+
+
+def test_two_encodings_of_one_curated_set_are_one_set():
+    made = lambda own, parent: type("D", (), {"fingerprint": own, "encoding": {}, "path": own, "card": {
+        "fingerprint": own, "path": "/nowhere", "parents": [{"path": "gone", "fingerprint": parent}]}})  # fmt: skip
+    one, two, other = made("1", "curated"), made("2", "curated"), made("3", "another")
+    one.encoding = two.encoding = {"text": {}}
+    with pytest.raises(InputError, match="fine-tuned on this set"):
+        Trained(one, None).refuse(two)
+    Trained(one, None).refuse(other)
+
+
+def test_questions_about_pictures_of_the_instruction_data_are_not_asked(ran, tmp_path, fresh):
+    HeldOut(str(tmp_path), 60)  # the first 40 pictures are the instruction data's, of which the plan holds some out
+    with pytest.warns(UserWarning, match="are not asked"):
+        rows = evaluate_run(str(ran / "run"), benchmark(ran, str(tmp_path / "vqa")))
+    plan = Plan.open(str(ran / "run/sft/plan"))
+    trained = {plan.record(s).group for i in range(plan.sequences()) for s in plan.row(i, "train").spans}
+    records = {r.id: r.group for r in Dataset.open(str(tmp_path / "vqa")).records(0)}
+    asked = set(pq.read_table(ran / "run/sft/answers-mine.parquet")["id"].to_pylist())
+    assert {records[i] for i in asked} == set(records.values()) - trained and 20 < len(asked) < 40
+    assert {r["n"] for r in rows if r["metric"] == "sft_vqa"} == {2 * len(asked)}
+    whole = [r.id for r in Dataset.open(str(ran / "vqa")).records(0)]
+    assert asked & set(whole) and len(set(whole) - asked) == len(trained)
+
+
+def test_a_set_of_which_nothing_is_left_is_refused(ran, tmp_path, fresh):
+    HeldOut(str(tmp_path), 30)
+    with pytest.raises(InputError, match="every picture of this set"), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trained, "has", lambda self, groups: np.ones(len(groups), bool))
+        evaluate_run(str(ran / "run"), benchmark(ran, str(tmp_path / "vqa")))
+
+
+def test_a_part_whose_numbers_changed_is_asked_again_and_no_other(ran, monkeypatch):
+    from trainer.evaluate.benchmark import Benchmark
+
+    nested, alone = benchmark(ran, "x"), parts(ran)[:1]
+    before = versions(nested), versions(alone)
+    assert ["benchmark", Benchmark.version] in before[0]
+    monkeypatch.setattr(Benchmark, "version", Benchmark.version + 1)
+    assert versions(nested) != before[0] and versions(alone) == before[1]
+    asked = lambda **keys: Evaluations.model_validate({"evaluate": [{"experts": keys}]}).evaluate
+    assert versions(asked()) == [] and versions(asked(max_tokens=5)) == [["experts", 2]]
 
 
 def test_a_killed_fine_tuning_goes_on_to_the_same_bytes(ran, monkeypatch):

@@ -3,8 +3,8 @@
     evaluate_run("out/runs/base", parts)  →  eval.json {run, fingerprint, computed, rows: [{metric, split, value, n, chance}]}, answers.parquet
 
 Adding an evaluation is adding a file with a Part whose `run(subject, out)` returns such rows; files that begin with _ are what they share. A
-run that has been evaluated in the same way is not evaluated again. A part may have a key `weights: last | ema` (which weights it judges) and a method
-`reads()`: datasets beside the plan's whose content decides its rows.
+run that has been evaluated in the same way is not evaluated again. A part may have a key `weights: last | ema` (which weights it judges), a method
+`reads()`: datasets beside the plan's whose content decides its rows, and a `version`, raised when its numbers change for the same run.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from collections import Counter
 from typing import Annotated, Any
 
 from pipelines.format import storage
-from pipelines.format.document import Document, Part, PartOf, dump, fingerprint
+from pipelines.format.document import Document, Part, PartOf, dump, fingerprint, part_name
 from pipelines.format.errors import InputError
 from pipelines.format.manifest import read_card
 
-VERSION = 2  # raise it when a number changes for the same run
+VERSION = 2  # of all; a part whose numbers change for the same run raises a `version` of its own, and it alone is asked again
 Evaluation = Annotated[Any, PartOf("trainer.evaluate")]
 
 
@@ -70,7 +70,18 @@ def _mark(run_dir: str, parts: list[Part], ema: bool) -> tuple[str, list[Any], s
     read = {path: read_card(path)["fingerprint"] for part in parts if hasattr(part, "reads") for path in part.reads()}
     outside = [part.outside(run_dir) for part in parts if hasattr(part, "outside")]  # files that a part reads beside the run
     more = {**({"ema": True} if ema else {}), **({"reads": read} if read else {}), **({"outside": outside} if outside else {})}
+    more |= {"versions": found} if (found := versions(parts)) else {}
     return run, asked, fingerprint({"run": run, "evaluate": asked, "version": VERSION, **more})
+
+
+def versions(parts: list[Part]) -> list[list[Any]]:
+    """[name, version] of parts whose numbers are others than they once were, and of those that they ask in turn."""
+    found = []
+    for part in parts:
+        version = getattr(part, "version", 1)
+        found += [] if version == 1 else [[part_name(part), version]]
+        found += versions(getattr(part, "evaluate", []))
+    return found
 
 
 def _json(value: Any) -> bytes:

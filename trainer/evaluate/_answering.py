@@ -20,14 +20,17 @@ Images = Sequence[tuple[np.ndarray, ...]]
 Open = Callable[[Question, list[int]], bool]
 
 
-def greedy(subject: Subject, questions: Sequence[Question], images: Images, open_: Open | None = None, margin: int = MARGIN) -> list[np.ndarray]:
-    """Each question's answer ids up to EOS (left out), or up to `margin` past the true answer's length.
+def greedy(
+    subject: Subject, questions: Sequence[Question], images: Images, open_: Open | None = None, margin: int = MARGIN, budget: int | None = None
+) -> list[np.ndarray]:
+    """Each question's answer ids up to EOS (left out); without one, up to `margin` past the true answer's length, or the first `budget`, where the
+    score is of how much was said and so the true answer must not decide where it ends.
 
-    With `open_(question, ids so far)`, an answer is left as soon as it says False: for controls, whose score is wanted and not their words.
+    With `open_(question, ids so far)`, an answer is left as soon as it says False: where the score is wanted and not the words.
     """
     specials = subject.specials
     answers: list[list[int]] = [[] for _ in questions]
-    limit = [len(q.answer_ids) + margin for q in questions]
+    limit = [len(q.answer_ids) + margin if budget is None else budget for q in questions]
     going = list(range(len(questions)))
     first = True
     while going:
@@ -41,7 +44,7 @@ def greedy(subject: Subject, questions: Sequence[Question], images: Images, open
             if not ended and len(answers[i]) < limit[i] and (open_ is None or open_(questions[i], answers[i])):
                 still.append(i)
         going, first = sorted(still), False
-    return [np.array(a, np.int32) for a in answers]
+    return [np.array(a if budget is None else a[:budget], np.int32) for a in answers]  # a draft may be longer than the budget
 
 
 def _accept(answer: list[int], branch: np.ndarray, said: np.ndarray, start: int, specials: tuple[int, ...]) -> bool:

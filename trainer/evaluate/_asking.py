@@ -6,19 +6,21 @@ right."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from trainer.evaluate._questions import Question, attribute_scores, constant_answers, guessing_scores, shuffled_images
-from trainer.evaluate._scores import Rule, score
+from trainer.evaluate._scores import Rule, hopeless, score
 
 if TYPE_CHECKING:
     from trainer.evaluate._subject import Subject
 
 Columns = dict[str, list[Any]]
+Images = tuple[np.ndarray, ...]
 CONTROLS = ("_shuffled", "_blind")
+BUDGET = 128  # tokens of an answer under `anls`, whatever the true one: what the evaluation of Cambrian's sets lets models say
 
 
 def asked_of(subject: Subject, tokenizer: Any, asked: Sequence[Question], rule: Rule, margin: int | None = None) -> Columns:
@@ -27,20 +29,30 @@ def asked_of(subject: Subject, tokenizer: Any, asked: Sequence[Question], rule: 
 
 
 def answered(subject: Subject, tokenizer: Any, asked: Sequence[Question], rule: Rule, margin: int | None = None) -> Columns:
-    """What the model makes of the questions. `margin`: tokens that an answer may be longer than the true one (default: as `greedy`'s)."""
+    """What the model makes of the questions; None where a control has nothing to show. `margin`: tokens that an answer may be longer than the true
+    one (default: as `greedy`'s); under `anls` every answer may be BUDGET long."""
     from trainer.evaluate._answering import MARGIN, greedy
 
     views = views_of(asked)
     columns: Columns = described(asked)
+    length: dict[str, int] = {"budget": BUDGET} if rule == "anls" else {"margin": MARGIN if margin is None else margin}
     for suffix, images in views:
-        # Of the controls only the score is kept, so an answer that has gone wrong is not followed to its end.
-        follow = (lambda q, ids: q.open(tokenizer.decode(ids))) if suffix and rule == "exact" else None
-        said = [tokenizer.decode(ids.tolist()).strip() for ids in greedy(subject, asked, images, follow, MARGIN if margin is None else margin)]
-        columns[f"correct{suffix}"] = [graded(rule, a, q) for q, a in zip(asked, said, strict=True)]
+        here = [(i, q, shown) for i, (q, shown) in enumerate(zip(asked, images, strict=True)) if shown is not None]
+        found = greedy(subject, [q for _, q, _ in here], [shown for *_, shown in here], _follow(rule, tokenizer, bool(suffix)), **length)
+        said = {i: tokenizer.decode(ids.tolist()).strip() for (i, *_), ids in zip(here, found, strict=True)}
+        columns[f"correct{suffix}"] = [graded(rule, said[i], q) if i in said else None for i, q in enumerate(asked)]
         if not suffix:
-            columns["prediction"] = said
+            columns["prediction"] = [said[i] for i in range(len(asked))]
     choose(subject, tokenizer, asked, views, columns)
     return columns
+
+
+def _follow(rule: Rule, tokenizer: Any, control: bool) -> Callable[[Question, list[int]], bool] | None:
+    """Whether an answer is worth following to its end. Of controls only the score is kept; one that ANLS gives nothing however it goes on is left in
+    any case, since without a cache each token costs a reading of the picture."""
+    if rule == "anls":
+        return lambda q, ids: not hopeless(tokenizer.decode(ids).rstrip("\ufffd"), q.answers)
+    return (lambda q, ids: q.open(tokenizer.decode(ids))) if control and rule == "exact" else None
 
 
 def guessed(asked: Sequence[Question], rule: Rule) -> Columns:
@@ -56,8 +68,8 @@ def guessed(asked: Sequence[Question], rule: Rule) -> Columns:
     return columns
 
 
-def views_of(asked: Sequence[Question]) -> list[tuple[str, list[tuple[np.ndarray, ...]]]]:
-    """What the model is shown: its own images, another question's, none."""
+def views_of(asked: Sequence[Question]) -> list[tuple[str, Sequence[Images | None]]]:
+    """What the model is shown: its own images, another question's (None where no other has any to give), none."""
     return [("", [q.images for q in asked]), ("_shuffled", shuffled_images(asked)), ("_blind", [()] * len(asked))]
 
 
@@ -74,7 +86,7 @@ def described(asked: Sequence[Question]) -> Columns:
     return out | {"answers": [list(q.answers) for q in asked], "n_choices": [len(q.choices) for q in asked]}
 
 
-def choose(subject: Subject, tokenizer: Any, asked: Sequence[Question], views: Any, columns: Columns) -> None:
+def choose(subject: Subject, tokenizer: Any, asked: Sequence[Question], views: list[tuple[str, Sequence[Images | None]]], columns: Columns) -> None:
     """Columns choice_correct, choice_correct_shuffled, choice_correct_blind: the share of rotations in which the choice with the highest mean
     log-likelihood per token is the right one; None where a question offers no choices. `rotations`: in how many ways it was asked."""
     from trainer.evaluate._answering import choice_likelihoods
@@ -90,9 +102,10 @@ def choose(subject: Subject, tokenizer: Any, asked: Sequence[Question], views: A
     for i, _ in ways:
         columns["rotations"][i] += 1
     for suffix, images in views:
-        scores = choice_likelihoods(subject, [way.question for _, way in ways], [images[i] for i, _ in ways], ids)
+        here = [(i, way, shown, spelled) for (i, way), spelled in zip(ways, ids, strict=True) if (shown := images[i]) is not None]
+        scores = choice_likelihoods(subject, [way.question for _, way, *_ in here], [shown for *_, shown, _ in here], [s for *_, s in here])
         found: list[float | None] = [None] * len(asked)
-        for (i, way), s in zip(ways, scores, strict=True):
+        for (i, way, *_), s in zip(here, scores, strict=True):
             right = asked[i].right(asked[i].choices[way.order[int(s.argmax())]])
             found[i] = (found[i] or 0.0) + right / columns["rotations"][i]
         columns[f"choice_correct{suffix}"] = found

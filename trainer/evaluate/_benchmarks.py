@@ -15,7 +15,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import islice
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -50,7 +52,7 @@ SETS: dict[str, Kind] = {
     "ai2d": Kind("letter", "knowledge"),
     "chartqa": Kind("relaxed", "ocr_chart"),
     "ocrbench": Kind("contains", "ocr_chart"),
-    "textvqa": Kind("vqav2", "ocr_chart"),
+    "textvqa": Kind("textvqa", "ocr_chart"),
     "docvqa": Kind("anls", "ocr_chart"),
     "mmvp": Kind("letter", "vision", "pair"),
     "realworldqa": Kind("letter", "vision"),
@@ -114,6 +116,19 @@ def values(kind: Kind, units: Sequence[Unit], scores: Sequence[float | None]) ->
     many = Counter(u.type for u in units)
     alike = kind.units in ("type", "image")
     return found, np.array([1 / many[u.type] if alike else 1.0 for u in units])
+
+
+def guessed_by(kind: Kind, questions: Sequence[Question]) -> list[Question]:
+    """The questions under the types that constant answers are chosen by: a number that pairs are found by is none, or each question would have its
+    own answer as its constant."""
+    return [replace(q, type="all") for q in questions] if kind.units == "pair" else list(questions)
+
+
+def pieces(questions: Iterable[Question], total: int, most: int) -> Iterator[list[Question]]:
+    """All questions in order in even pieces of at most `most`: a last one of one question would have nobody to exchange pictures with."""
+    left, count = iter(questions), max(1, -(-total // most))
+    for k in range(count):
+        yield list(islice(left, total * (k + 1) // count - total * k // count))
 
 
 def luck(kind: Kind, q: Question) -> float:

@@ -23,7 +23,7 @@ from pydantic import Field
 from pipelines.format import chance, codec, storage
 from pipelines.format.document import Part, fingerprint
 from pipelines.format.errors import InputError
-from trainer.evaluate._tokenizers import source_dataset
+from trainer.evaluate._tokenizers import source_dataset, tokenizer_at
 from trainer.two_encoders import made_in, shown_by
 
 if TYPE_CHECKING:
@@ -103,13 +103,11 @@ def captions(subject: Subject, asked: OfCaptions) -> list[Pair]:
 
 def words_of(subject: Subject, source: str | None = None) -> Any:
     """The tokenizer of a source; of the first dataset that carries one, when none is named."""
-    from tokenizers import Tokenizer
-
     datasets = subject.plan.datasets if source is None else [source_dataset(subject.plan, source)]
     place = next((p for d in datasets if storage.exists(p := storage.join(d.path, "tokenizer.json"))), None)
     if place is None:
         raise InputError("no dataset of the plan carries a tokenizer.json", where=subject.plan.path)
-    return Tokenizer.from_str(storage.read(place).decode())
+    return tokenizer_at(place)
 
 
 def pictured(subject: Subject) -> Any:

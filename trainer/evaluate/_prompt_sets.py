@@ -2,10 +2,12 @@
 
     geneval   evaluation_metadata.jsonl, a line a prompt                    <00000>/metadata.jsonl, samples/0000.png …, grid.png
     dpg       a folder of <id>.txt, the .csv of questions, or lines of JSON  <id>.png, 2 × 2 pictures
-    wise      a .json list, or a folder of them                              <prompt_id>.png
+    wise      a .json list, or a published folder of them                    <prompt_id>.png
 
 In: a path. Out: `Asked`, in the order in which they are written. Ids become names of files, so only letters, digits, - and _ are taken; DPG's scorer
-ends an id at the first dot. Layouts are those of djghosh13/geneval, TencentQQGYLab/ELLA and PKU-YuanGroup/WISE as of 2025.
+ends an id at the first dot. Layouts are those of djghosh13/geneval and TencentQQGYLab/ELLA as of 2025, and PKU-YuanGroup/WISE as of April 2026
+(eb51174), which has two folders of three parts: beside them data_verified has merge.json, all prompts once more, and WISE_legacy/data has
+*_rewrite.json, the same ids in plainer words. In a folder both are passed over; by their own path they are read.
 """
 
 from __future__ import annotations
@@ -133,7 +135,9 @@ def _dpg(path: str) -> list[tuple[str, Asked]]:
 
 def _wise(path: str) -> list[tuple[str, Asked]]:
     out = []
-    for _, file in _files(path, (".json",)):
+    files = _files(path, (".json",))
+    parts = [(name, file) for name, file in files if name != "merge.json" and not name.endswith("_rewrite.json")]
+    for _, file in parts if len(files) > 1 else files:
         try:
             entries = json.loads(storage.read(file))
         except ValueError as e:

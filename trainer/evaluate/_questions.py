@@ -7,7 +7,6 @@ of attributes, somebody who knows what is in the picture and guesses what belong
 
 from __future__ import annotations
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ from pipelines.format.dataset import Dataset
 from pipelines.format.errors import InputError
 from pipelines.format.forgotten import NAMED_BY, forgotten, tombstones
 from pipelines.format.record import Record
-from trainer.evaluate._scores import EDGES, Rule, normal, score
+from trainer.evaluate._scores import EDGES, Rule, begun, normal, score
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +59,9 @@ class Question:
                              allowed="fields.questions[].votes", next="curate the dataset again, or score by exact match")  # fmt: skip
         return list(self.answers) * 10
 
-    def open(self, begun: str) -> bool:
+    def open(self, words: str) -> bool:
         """Whether an answer that begins so can still become right."""
-        said = re.sub(r"\s+", " ", begun.lower()).lstrip(EDGES).rstrip("\ufffd")  # U+FFFD: bytes of a character that is not whole yet
+        said = begun(words).rstrip("\ufffd")  # U+FFFD: bytes of a character that is not whole yet
         wanted = [normal(a) for a in self.answers]
         return any(w.startswith(said) or (said.startswith(w) and not said[len(w) :].strip(EDGES)) for w in wanted)
 
@@ -144,18 +143,19 @@ def question_of(dataset: Dataset, shard: int, record: Record, turn: int, chained
     )
 
 
-def shuffled_images(questions: Sequence[Question]) -> list[tuple[np.ndarray, ...]]:
+def shuffled_images(questions: Sequence[Question]) -> list[tuple[np.ndarray, ...] | None]:
     """For each question the images of another, never its own: a rotation of the questions in order of group, by the size of the largest group.
 
-    When one group holds more than half of the questions some keep their own images; there is then nothing to shuffle with.
+    None where there is nothing to exchange: when one group holds more than half of the questions, some would be given their own.
     """
     if not questions:
         return []
     order = sorted(range(len(questions)), key=lambda i: (draw(group_hash(questions[i].group), 0, "shuffled"), questions[i].group, i))
     step = max(Counter(q.group for q in questions).values())
-    given: list[tuple[np.ndarray, ...]] = [()] * len(questions)
+    given: list[tuple[np.ndarray, ...] | None] = [None] * len(questions)
     for place, i in enumerate(order):
-        given[i] = questions[order[(place + step) % len(order)]].images
+        other = questions[order[(place + step) % len(order)]]
+        given[i] = other.images if other.group != questions[i].group else None
     return given
 
 

@@ -2,7 +2,8 @@
 
     geneval   results.jsonl, a line a picture                          mean over tags of the share of correct pictures
     dpg       the text file of --res-path                              mean over prompts of the mean over pictures, 0 to 1
-    wise      the *_scores lines of one or all three parts             mean over prompts of (0.7 consistency + 0.2 realism + 0.1 aesthetic) / 2
+    wise      the *_scores lines of one or all three parts             mean over prompts of the judge's `score`, 0 or 1 (vllm_eval.py), or of
+                                                                       (0.7 consistency + 0.2 realism + 0.1 aesthetic) / 2 (WISE_legacy/gpt_eval.py)
 
 Nothing here judges a picture. Results of another number of pictures or prompts than were painted are refused: a part of a set is not the set.
 """
@@ -19,6 +20,7 @@ from pipelines.format import storage
 from pipelines.format.errors import InputError
 from trainer.evaluate._prompt_sets import Asked, Set
 
+WISE = ("consistency", "realism", "aesthetic_quality")  # what the older judge says; the newer one says `score`
 FAILED = 999  # what WISE's scorer writes where its judge gave no answer
 SUMMARY = ("Model:", "L1 category", "L2 category", "Image path:", "Save results", "DPG-Bench")
 
@@ -33,6 +35,8 @@ class Found(NamedTuple):
 
 def read(set: Set, paths: list[str], asked: list[Asked], images: int) -> list[Found]:
     """Of every picture (geneval) or prompt (dpg, wise). InputError for what is no result, or not of what was painted."""
+    if set == "wise" and len({"score" in said for path in paths for _, said in _json(path, ("prompt_id",))}) > 1:
+        raise InputError("results of two judges, which score otherwise", where=", ".join(paths), allowed=f"`score`, or {', '.join(WISE)}, in all")
     found = [f for path in paths for f in {"geneval": _geneval, "dpg": _dpg, "wise": _wise}[set](path, {a.id: a for a in asked})]
     expected = len(asked) * (images if set == "geneval" else 1)
     if len({f.item for f in found}) != len(found) or len(found) != expected:
@@ -109,10 +113,17 @@ def _dpg(path: str, asked: dict[str, Asked]) -> list[Found]:
 
 
 def _wise(path: str, asked: dict[str, Asked]) -> list[Found]:
-    parts = ("consistency", "realism", "aesthetic_quality")
     out = []
-    for where, said in _json(path, ("prompt_id", *parts)):
-        one, scores = _named(asked, str(said["prompt_id"]), where), [said[p] for p in parts]
+    for where, said in _json(path, ("prompt_id",)):
+        one = _named(asked, str(said["prompt_id"]), where)
+        if "score" in said:
+            if said["score"] not in (0, 1):
+                raise InputError("a score outside its range", where=where, found=said["score"], allowed="0 or 1")
+            out.append(Found(one.id, one.kind, float(said["score"])))
+            continue
+        if not {*WISE} <= said.keys():
+            raise InputError("not a result", where=where, found=sorted(said), allowed=f"prompt_id, and `score` or {', '.join(WISE)}")
+        scores = [said[p] for p in WISE]
         if FAILED in scores:
             raise InputError("the judge gave no answer here", where=where, found=scores, next="score this prompt again")
         value = sum(w * _share(s / 2, where) for w, s in zip((0.7, 0.2, 0.1), scores, strict=True))

@@ -2,7 +2,9 @@
 
     exact     equal to one of the answers: lower case, single spaces, outer punctuation off
     vqav2     VQA v2's soft accuracy over what ten people said (_vqav2.py)
-    anls      DocVQA: 1 - normalised edit distance to the nearest answer, below 0.5 nothing (Biten et al., ICCV 2019)
+    textvqa   the same accuracy, answers normalised as TextVQA's evaluator does, always (_vqav2.py)
+    anls      DocVQA: 1 - normalised edit distance to the nearest answer, below 0.5 nothing (Biten et al., ICCV 2019): of the whole answer, so where
+              it is cut must not depend on the true one
     relaxed   ChartQA: a number within 5 % of the right one, else the same words (Masry et al., ACL Findings 2022)
     contains  OCRBench: one of the answers stands in what was said; of formulas without regard to spaces (Liu et al., 2023)
     letter    multiple choice: the right letter, or the right option's words
@@ -14,22 +16,29 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
-from trainer.evaluate._vqav2 import soft_accuracy
+from trainer.evaluate._vqav2 import soft_accuracy, text_accuracy
 
 if TYPE_CHECKING:
     from trainer.evaluate._questions import Question
 
-Rule = Literal["exact", "vqav2", "anls", "relaxed", "contains", "letter", "yes_no", "number"]
+Rule = Literal["exact", "vqav2", "textvqa", "anls", "relaxed", "contains", "letter", "yes_no", "number"]
 EDGES = " .,;:!?\"'"
+_FRONT = re.compile(rf"^(?:(?!\.\d)[{re.escape(EDGES)}])+")
 FORMULAS = "handwritten mathematical expression recognition"
 _LETTER = re.compile(r"\W{0,3}([A-Za-z])(?:[.:),].*|)", re.S)  # `B`, `(B)`, `B. blue`; not `a dog`
 
 
 def normal(answer: str) -> str:
-    """Lower case, single spaces, no punctuation at either end: what exact match compares."""
-    return re.sub(r"\s+", " ", answer.lower()).strip(EDGES)
+    """Lower case, single spaces, no punctuation at either end: what exact match compares. The full stop of `.5` is none."""
+    return begun(answer).rstrip(EDGES)
+
+
+def begun(answer: str) -> str:
+    """`normal` of an answer that may go on: its end is left as it is."""
+    return _FRONT.sub("", re.sub(r"\s+", " ", answer.lower()))
 
 
 def score(rule: Rule, said: str, q: Question) -> float:
@@ -39,6 +48,8 @@ def score(rule: Rule, said: str, q: Question) -> float:
             return float(normal(said) in {normal(a) for a in q.answers})
         case "vqav2":
             return soft_accuracy(said, q.given)
+        case "textvqa":
+            return text_accuracy(said, q.given)
         case "anls":
             return max((_anls(said, a) for a in q.answers), default=0.0)
         case "relaxed":
@@ -72,8 +83,18 @@ def _lettered(q: Question) -> bool:
     return all(_LETTER.fullmatch(text.strip()) for text in (q.choices or q.answers))
 
 
+def hopeless(said: str, answers: Sequence[str]) -> bool:
+    """Whether an answer that begins so scores nothing by ANLS however it goes on: it is more than twice as long as any right one, and each character
+    too many is one to delete."""
+    return len(_plain(said)) > 2 * max((len(_plain(a)) for a in answers), default=0)
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.strip().lower().split())
+
+
 def _anls(said: str, answer: str) -> float:
-    a, b = (" ".join(t.strip().lower().split()) for t in (said, answer))
+    a, b = _plain(said), _plain(answer)
     longest = max(len(a), len(b))
     found = 1 - distance(a, b) / longest if longest else 0.0
     return found if found >= 0.5 else 0.0

@@ -18,6 +18,7 @@ from mixtures.span import Span, Specials
 from pipelines.format import chance
 from trainer.batch import Batch, Document
 from trainer.evaluate._encoded import Encoded
+from trainer.evaluate._trained import Trained
 from trainer.flow import Noised, clean
 from trainer.pictures import encoding_of
 from trainer.stream import Reader, Reading
@@ -27,13 +28,14 @@ BATCH_POSITIONS = 6144  # positions a forward pass: large enough to fill one cor
 
 @dataclass(slots=True)
 class Subject:
-    """A model in evaluation mode, its run, and a reader of its plan."""
+    """A model in evaluation mode, its run, and a reader of its plan; where it was fine-tuned since, what on."""
 
     model: Any
     run: Any
     reader: Reader
     device: str = "cpu"
     precision: str = "fp32"
+    tuned: Trained | None = None
 
     @classmethod
     def load(cls, run_dir: str, device: str = "cpu", ema: bool = False, precision: Literal["auto", "bf16", "fp32"] = "auto") -> Subject:

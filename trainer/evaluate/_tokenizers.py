@@ -1,4 +1,6 @@
-"""The tokenizer of a source, and how many bytes of text a token stands for: what turns nats a token into bits a byte."""
+"""The tokenizer of a source, and how many bytes of text a token stands for: what turns nats a token into bits a byte.
+
+Tokenizers are read here alone for evaluations, so that all of them take a text that spells a structure token for ordinary text, as encoding does."""
 
 from __future__ import annotations
 
@@ -29,22 +31,33 @@ def tokenizer_of(plan: Any, source: str) -> Any:
 
 def dataset_tokenizer(dataset: Any) -> Any:
     """The tokenizer that an encoded dataset carries."""
+    return tokenizer_at(storage.join(dataset.path, "tokenizer.json"))
+
+
+def tokenizer_at(path: str) -> Any:
+    """A tokenizer.json, set as the encode stage sets it: no truncation, no padding, and no text becomes a special token by spelling it."""
     from tokenizers import Tokenizer
 
-    return Tokenizer.from_str(storage.read(storage.join(dataset.path, "tokenizer.json")).decode())
+    found = Tokenizer.from_str(storage.read(path).decode())
+    found.no_truncation()
+    found.no_padding()
+    found.encode_special_tokens = True  # is no part of the file
+    return found
 
 
 class ByteCounter:
-    """Bytes of UTF-8 text behind token ids: by table for byte-level tokenizers (one character of a token is one byte), by decoding otherwise."""
+    """Bytes of UTF-8 text behind token ids: by table for byte-level tokenizers (one character of a token is one byte; a token that was added stands
+    as it is written), by decoding otherwise."""
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
         self.table: np.ndarray | None = None
         if type(tokenizer.decoder).__name__ == "ByteLevel":
             vocabulary = tokenizer.get_vocab(with_added_tokens=False)
-            self.table = np.zeros(max(vocabulary.values(), default=-1) + 1, np.int64)
-            for token, i in vocabulary.items():
-                self.table[i] = len(token)
+            sizes = {i: len(token) for token, i in vocabulary.items()}
+            sizes |= {i: len(token.content.encode()) for i, token in tokenizer.get_added_tokens_decoder().items()}
+            self.table = np.zeros(max(sizes, default=-1) + 1, np.int64)
+            self.table[list(sizes)] = list(sizes.values())
 
     def count(self, ids: Sequence[int] | np.ndarray) -> int:
         """Bytes that these ids of one document decode to."""

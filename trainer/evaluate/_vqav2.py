@@ -1,9 +1,14 @@
-"""The answer normalisation and the soft accuracy of VQA v2 (Goyal et al., CVPR 2017), as the official evaluator of GT-Vision-Lab/VQA computes them.
+"""The answer normalisation and the soft accuracy of VQA v2 (Goyal et al., CVPR 2017), as the official evaluator of GT-Vision-Lab/VQA computes them,
+and of TextVQA.
 
 In: an answer and what people answered, each as often as it was given. Out: a number in [0, 1]: for every person who answered, min(n / 3, 1) with n
 the number of *other* people who gave this answer, averaged over the people. Its oddities are kept, since scores are compared with scores that have
 them: nothing is normalised where all people agree to the letter; `none` is 0; a comma between digits anywhere turns all punctuation into nothing
-instead of spaces; at most 32 full stops go."""
+instead of spaces; at most 32 full stops go.
+
+`text_accuracy` is the same score as TextVQA's evaluator computes it (facebookresearch/mmf at c46b3b3, pythia/tasks/processors.py,
+`EvalAIAnswerProcessor`; Cambrian's textvqa_test.py runs a copy of it): commas and question marks go first, `'s` becomes a word, and then both sides
+are normalised, also where all people agree."""
 
 from __future__ import annotations
 
@@ -59,11 +64,22 @@ def soft_accuracy(answer: str, given: Sequence[str]) -> float:
     said, people = _tidy(answer), [_tidy(g) for g in given]
     if len(set(people)) > 1:
         said, people = normalised(said), [normalised(p) for p in people]
+    return _agreed(said, people)
+
+
+def text_accuracy(answer: str, given: Sequence[str]) -> float:
+    """TextVQA's score of `answer` beside what people gave, one entry a person."""
+    return _agreed(_spoken(answer), [_spoken(g) for g in given])
+
+
+def _spoken(answer: str) -> str:
+    return normalised(_tidy(answer.lower().replace(",", "").replace("?", "").replace("'s", " 's").strip()))
+
+
+def _agreed(said: str, people: list[str]) -> float:
+    """Of those who agree, each has n - 1 others who do; of the rest, each has n."""
     n = Counter(people)[said]
-    if not people or not n:
-        return 0.0
-    # Of those who agree, each has n - 1 others who do; of the rest, each has n.
-    return (n * min(1.0, (n - 1) / 3) + (len(people) - n) * min(1.0, n / 3)) / len(people)
+    return (n * min(1.0, (n - 1) / 3) + (len(people) - n) * min(1.0, n / 3)) / len(people) if n else 0.0
 
 
 def _tidy(text: str) -> str:

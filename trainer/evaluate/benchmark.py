@@ -15,11 +15,11 @@ metric."""
 
 from __future__ import annotations
 
+import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from itertools import islice
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from trainer.evaluate._benchmarks import Kind, Unit
     from trainer.evaluate._questions import Question
     from trainer.evaluate._subject import Subject
+    from trainer.evaluate._trained import Trained
 
 SCORES = {
     "benchmark": "correct",
@@ -45,7 +46,7 @@ SCORES = {
     "benchmark.choice.blind": "choice_correct_blind",
 }
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
-LONGER: dict[Rule, int] = {"contains": 16, "anls": 8, "vqav2": 8}
+LONGER: dict[Rule, int] = {"contains": 16, "vqav2": 8, "textvqa": 8}
 AT_ONCE = 1000  # questions with their pictures in memory: 1.2 GB of 256 x 1152
 RESERVED = ("all", "held_out", "general", "knowledge", "ocr_chart", "vision")
 
@@ -59,8 +60,11 @@ class Own(Document):
 
 class Benchmark(Part):
     """Asks up to `questions` questions of each set (null: all). longer: tokens that an answer may be longer than the true one (null: 16 where the
-    answer need only stand in what was said, 8 where its words or letters are counted, else 4: what is longer is wrong). weights: the run's last, or
-    their moving average."""
+    answer need only stand in what was said, 8 where people's words are compared, else 4: what is longer is wrong). ANLS is of the whole answer, so
+    there each may have 128 tokens, whatever the true one. weights: the run's last, or their moving average."""
+
+    # 2: TextVQA's own normalisation; ANLS of whole answers; the constant answer of MMVP is one; nobody is shown their own picture; `.5` is not `5`.
+    version: ClassVar[int] = 2
 
     sets: Annotated[dict[Name, str | Own], Field(min_length=1)]
     questions: int | None = Field(None, ge=1)
@@ -114,8 +118,8 @@ class Benchmark(Part):
 
         kind, path = self._kind(name, one), one if isinstance(one, str) else one.dataset
         dataset = opened(subject, path)
-        units, questions = _units(kind, dataset, self.questions)
-        columns, bare = self._columns(subject, kind.rule, dataset_tokenizer(dataset), questions)
+        units, questions = _units(kind, dataset, self.questions, subject.tuned)
+        columns, bare = self._columns(subject, kind, dataset_tokenizer(dataset), questions, sum(len(u.questions) for u in units))
         write_answers(out, f"answers-{name}.parquet", columns)
         made = []
         guess, weight = sets.values(kind, units, [sets.luck(kind, q) for q in bare])
@@ -128,18 +132,18 @@ class Benchmark(Part):
                 made.append((metric, [u for u, k in zip(units, there, strict=True) if k], found[there], weight[there], chance))
         return made
 
-    def _columns(self, subject: Subject, rule: Rule, tokenizer: Any, asked: Iterable[Question]) -> tuple[Columns, list[Question]]:
+    def _columns(self, subject: Subject, kind: Kind, tokenizer: Any, asked: Iterable[Question], total: int) -> tuple[Columns, list[Question]]:
         """Every column, and the questions without their pictures, of which AT_ONCE are in memory together."""
         from trainer.evaluate._asking import answered, guessed
+        from trainer.evaluate._benchmarks import guessed_by, pieces
 
         columns: Columns = {}
         bare: list[Question] = []
-        left = iter(asked)
-        while some := list(islice(left, AT_ONCE)):
-            for name, column in answered(subject, tokenizer, some, rule, self.longer or LONGER.get(rule)).items():
+        for some in pieces(asked, total, AT_ONCE):
+            for name, column in answered(subject, tokenizer, some, kind.rule, self.longer or LONGER.get(kind.rule)).items():
                 columns.setdefault(name, []).extend(column)
             bare += [replace(q, images=()) for q in some]
-        return columns | guessed(bare, rule), bare
+        return columns | guessed(guessed_by(kind, bare), kind.rule), bare
 
     def _means(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Means over sets that weigh alike: all of them, and each group that has one."""
@@ -163,12 +167,15 @@ class Benchmark(Part):
 
 
 def opened(subject: Subject, path: str) -> Dataset:
-    """An encoded dataset of questions whose ids and latents are those the run was trained on; InputError for any other."""
+    """An encoded dataset of questions whose ids and latents are those the run was trained on; InputError for any other, and for one that the run, or
+    a fine-tuning since, has seen."""
     from trainer.evaluate._encoded import Encoded
 
     dataset = Dataset.open(path)
     if dataset.fingerprint in {d["fingerprint"] for d in subject.plan.card.get("datasets") or []}:
         raise InputError("the run's plan reads this dataset: its questions were trained on", where=path, next="`vqa` asks what is held out")
+    if subject.tuned is not None:
+        subject.tuned.refuse(dataset)
     ours, theirs = subject.plan.card["encoding"], dataset.encoding or {}
     if dataset.data != "vqa" or not theirs.get("text"):
         raise InputError("a benchmark is an encoded dataset of questions", where=path, found=dataset.data, next="pipelines run vqa, then encode")
@@ -183,8 +190,9 @@ def opened(subject: Subject, path: str) -> Dataset:
     return dataset if subject.reader.pictures is None else Encoded(dataset, subject.reader.pictures)
 
 
-def _units(kind: Kind, dataset: Dataset, limit: int | None) -> tuple[list[Unit], Iterator[Question]]:
-    """The units to ask for, and their questions in order, by whose place units know them; each is read when it is asked for."""
+def _units(kind: Kind, dataset: Dataset, limit: int | None, tuned: Trained | None = None) -> tuple[list[Unit], Iterator[Question]]:
+    """The units to ask for, and their questions in order, by whose place units know them; each is read when it is asked for. Units about pictures
+    that were `tuned` on are passed over."""
     from trainer.evaluate import _benchmarks as sets
     from trainer.evaluate._questions import dataset_records, question_of
 
@@ -200,8 +208,23 @@ def _units(kind: Kind, dataset: Dataset, limit: int | None) -> tuple[list[Unit],
         raise InputError("this set has no question to ask", where=dataset.path, allowed=", ".join(sorted(kind.types)) or "any type")
     units: list[Unit] = []
     order: list[int] = []
-    for unit in sets.chosen(sets.units_of(kind, keys, dataset.path), limit):
+    for unit in sets.chosen(_fresh(sets.units_of(kind, keys, dataset.path), [group for _, group, *_ in keys], dataset.path, tuned), limit):
         units.append(unit._replace(questions=tuple(range(len(order), len(order) + len(unit.questions)))))
         order += list(unit.questions)
     chained = lambda i: bool(places[i][0][2].fields.get("dialogue"))
     return units, (question_of(*places[i][0], places[i][1], chained(i)) for i in order)
+
+
+def _fresh(units: list[Unit], groups: list[str], where: str, tuned: Trained | None) -> list[Unit]:
+    """The units of which no question is about a picture that was trained on; a warning says how many are left out."""
+    if tuned is None:
+        return units
+    seen = tuned.has(groups)
+    fresh = [u for u in units if not seen[list(u.questions)].any()]
+    if not fresh:
+        raise InputError("every picture of this set stands in the instruction data that the run was fine-tuned on", where=where,
+                         found=tuned.dataset.path, next="`vqa` asks what is held out")  # fmt: skip
+    if len(fresh) < len(units):
+        said = f"{where}: {int(seen.sum())} of {len(groups)} questions are about pictures of the instruction data, and are not asked"
+        warnings.warn(said, stacklevel=2)
+    return fresh

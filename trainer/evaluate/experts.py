@@ -47,7 +47,8 @@ class Looked:
 
 
 class Experts(Part):
-    """Routing on the held-out records of `sources` (default: all), each up to `max_tokens` payload tokens.
+    """Routing on the held-out records of `sources` (default: all), each up to `max_tokens` payload tokens: whole records, the same ones for arms that
+    pack them otherwise.
 
     threshold: |S| from which an expert belongs to one modality; 0.5 is three choices of the one for one of the other. sensitivity: other thresholds,
     whose shares stand beside. idle_below: under this share of an even router's rate in both modalities an expert has no class. bins: of time, equally
@@ -63,6 +64,11 @@ class Experts(Part):
     images: Size = Field(2048, ge=2)
     required: bool = False
 
+    @property
+    def version(self) -> int:
+        """2: a limit takes whole records by a draw on each."""
+        return 1 if self.max_tokens is None else 2
+
     def run(self, subject: Subject, out: str) -> list[dict[str, Any]]:
         """Rows experts.<fact> for layer:<l>, from 0, and layer:all, their mean; <out>/experts.parquet, a row an expert."""
         from trainer.models.experts import layers_of
@@ -71,7 +77,7 @@ class Experts(Part):
             if self.required:
                 raise InputError("this model has no routed experts", where=out, allowed="ffn: moe", next="leave `required` out")
             return []
-        spans = self._spans(subject)
+        spans = list(subject.spans(self.sources if self.sources is not None else subject.plan.sources, self.max_tokens))
         facts, table = self._facts(subject, spans)
         with _untrained(subject):
             untrained, _ = self._facts(subject, spans, null=True)
@@ -83,17 +89,6 @@ class Experts(Part):
             shares = _shares(routing.classes(table["rate_text"], table["rate_image"], threshold, self.idle_below))
             rows += [_row(name, f"threshold:{threshold:g}", float(values.mean()), n) for name, values in shares.items()]
         return rows
-
-    def _spans(self, subject: Subject) -> list[Span]:
-        out = []
-        for source in self.sources if self.sources is not None else subject.plan.sources:
-            taken = 0
-            for i in subject.plan.held_out(source):
-                for span in subject.plan.row(i, "heldout").spans:
-                    if self.max_tokens is None or taken < self.max_tokens:
-                        taken += span.payload
-                        out.append(span)
-        return out
 
     def _facts(self, subject: Subject, spans: list[Span], null: bool = False) -> tuple[Facts, dict[str, np.ndarray]]:
         """Facts by layer, and columns [L, E] or [L, E, bins]. A `null` has those facts alone that are a control of something."""

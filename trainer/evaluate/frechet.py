@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
 from pipelines.format import chance
+from pipelines.format.errors import InputError
 from trainer.evaluate._painting import CHUNK, OfCaptions, captions, of_captions, painted, pixels, service
 
 if TYPE_CHECKING:
@@ -33,13 +34,14 @@ Floats = NDArray[np.float64]
 SPACES = ("latents", "pixels")
 SIDE = 4  # of a picture in the space `pixels`: 48 dimensions, so that a hundred pictures say something
 SIZES = 15  # of smaller sets that the extrapolation looks at
+FEWEST = 4  # pictures: the control takes half of them, and a covariance needs two
 LEAST = 2  # pictures a dimension below which a covariance is mostly chance
 
 
 class Frechet(OfCaptions):
     """In one `space`; say the part again for another."""
 
-    images: int = Field(1000, ge=4)
+    images: int = Field(1000, ge=FEWEST)
     space: str | dict[str, Any] = "latents"
 
     @field_validator("space")
@@ -62,6 +64,9 @@ class Frechet(OfCaptions):
         if self.passes(subject):
             return []
         pairs = captions(subject, self)
+        if len(pairs) < FEWEST:
+            raise InputError("too few held-out pictures for a distance and for its half sets", where=self.source, found=len(pairs),
+                             allowed=f"{FEWEST} or more", next="raise held_out.fraction")  # fmt: skip
         made, true = [], []
         for first, latents in painted(subject, out, self, of_captions(pairs)):
             some = pairs[first : first + CHUNK]

@@ -110,10 +110,11 @@ class Samples(Part):
         """pictures.parquet: the first few captions with their held-out picture and the sampled one."""
         import pyarrow as pa
         import pyarrow.parquet as pq
-        from tokenizers import Tokenizer
+
+        from trainer.evaluate._tokenizers import dataset_tokenizer
 
         data = made_in(subject.plan, spans[0])
-        words = Tokenizer.from_str(storage.read(storage.join(data.path, "tokenizer.json")).decode())
+        words = dataset_tokenizer(data)
         some = list(zip(spans, records, strict=True))[: self.pictures]
         painted, captions = zip(*(r.segments for _, r in some), strict=True)
         made = np.stack([codec.decode_latents(s.payload or b"", "bf16", *s.shape) for s in painted])

@@ -7,12 +7,14 @@
     <run>/sft/eval.json what `evaluate` said of it; made once
 
 Rows of the evaluations, with `sft_vqa` where they say `vqa` or `benchmark`: `sft_vqa`, `sft_vqa.blind`, `sft_vqa.choice`, …, splits held_out… of the
-run's own plan, and the benchmarks' sets, `all` and groups. Items go the same way. Everything else of the run (its loss, its precision, its seed) is
-kept. lr 1e-5 and batch 128 are those of the paper's sibling; the set there is Cambrian-7M.
+run's own plan, and the benchmarks' sets, `all` and groups. Items go the same way. A set that is the instruction data, or comes of it, is refused, and
+questions about its pictures are not asked. Everything else of the run (its loss, its precision, its seed) is kept. lr 1e-5 and batch 128 are those of
+the paper's sibling; the set there is Cambrian-7M.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import pyarrow as pa
@@ -23,7 +25,8 @@ from pipelines.format.dataset import Dataset
 from pipelines.format.document import Part, Percent, Size, dump, fingerprint, part_name
 from pipelines.format.errors import InputError
 from pipelines.format.manifest import read_card
-from trainer.evaluate import VERSION, Evaluation, Evaluations
+from trainer.evaluate import VERSION, Evaluation, Evaluations, versions
+from trainer.evaluate._trained import Trained
 
 if TYPE_CHECKING:
     from trainer.evaluate._subject import Subject
@@ -61,16 +64,21 @@ class SftVqa(Part):
 
     def run(self, subject: Subject, out: str) -> list[dict[str, Any]]:
         """Rows sft_vqa…; the plan, the run and its answers lie in `<out>/sft`."""
+        from trainer.evaluate.benchmark import opened
         from trainer.loop import train
         from trainer.models.load import load_model
 
+        trained = Trained(Dataset.open(self.dataset), self._rule(subject))
+        for path in self.reads()[1:]:
+            opened(replace(subject, tuned=trained), path)  # what will be refused is refused before an epoch is spent
         place = storage.join(out, FOLDER)
         plan = self._plan(subject, storage.join(place, "plan"))
         card = train(self._run(subject, out, plan, place))
         rows = _before(place, mark := self._mark(card))
         if rows is None:
             model, _, _ = load_model(place)
-            tuned = subject.judging(model)  # on this run's plan: the fine-tuned run's own holds no questions that all arms are asked
+            # On this run's plan: the fine-tuned run's own holds no questions that all arms are asked.
+            tuned = replace(subject.judging(model), tuned=trained)
             rows = [row for part in self.evaluate for row in part.run(tuned, place)]
             storage.replace(storage.join(place, "eval.json"), _json({"fingerprint": mark, "rows": rows}), scratch=place)
         _items(place, out, sorted({row["metric"] for row in rows}))
@@ -87,15 +95,19 @@ class SftVqa(Part):
             told = [f"{data}, {str((e or {}).get('fingerprint'))[:16]}" for data, e in ((dataset.data, image), ("vqa", ours))]
             raise InputError("instruction data are encoded questions about pictures, by the encoder of the run's plan", where=self.dataset,
                              found=told[0], allowed=told[1], next="encode it as the plan's datasets are")  # fmt: skip
-        rule = (before.get("mixture") or {}).get("held_out")
         document: dict[str, Any] = {
             "name": FOLDER,
             "sequence_length": subject.plan.sequence_length,
-            "held_out": {"fraction": rule["fraction"], "seed": rule["seed"]} if rule else None,
+            "held_out": self._rule(subject),
             "normalise": {"stats": subject.plan.path} if before["encoding"].get("stats") else "none",
             "sources": {FOLDER: {"dataset": self.dataset, "epochs": self.epochs, "max_epochs": self.epochs, "turns": self.turns, "loss": self.loss}},
         }
         return make_plan(Mixture.model_validate(document), place)
+
+    def _rule(self, subject: Subject) -> dict[str, Any] | None:
+        """By which the run's plan, and so the epoch's, holds groups out."""
+        rule = (subject.plan.card.get("mixture") or {}).get("held_out")
+        return {"fraction": rule["fraction"], "seed": rule["seed"]} if rule else None
 
     def _run(self, subject: Subject, out: str, plan: str, place: str) -> Any:
         """The run's document with another plan and start. Figures go to its own metrics.jsonl alone, whatever else the run logged to."""
@@ -114,7 +126,8 @@ class SftVqa(Part):
         """What decides the answers: the fine-tuned run, what it is asked, and what that reads."""
         read = {path: read_card(path)["fingerprint"] for p in self.evaluate if hasattr(p, "reads") for path in p.reads()}
         asked = dump(Evaluations(evaluate=self.evaluate))["evaluate"]
-        return fingerprint({"run": card["fingerprint"], "evaluate": asked, "version": VERSION, "reads": read})
+        changed = {"versions": found} if (found := versions(self.evaluate)) else {}
+        return fingerprint({"run": card["fingerprint"], "evaluate": asked, "version": VERSION, "reads": read, **changed})
 
 
 def renamed(metric: str) -> str:

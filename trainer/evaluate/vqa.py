@@ -6,7 +6,7 @@
                      under letters in the question, and are answered by letter, are asked in every rotation, and the score is the share of
                      rotations; where choices are answered by their own words a rotation would change nothing of what is compared, so there is none
     vqa.constant     the best constant answer per question type
-    vqa.shuffled     the same model, each question with another question's images
+    vqa.shuffled     the same model, each question with another question's images (of those that can be given one)
     vqa.blind        the same model without images
     vqa.attributes   knows what is in the picture, guesses what belongs to what (where a question names no bag, the constant answer)
 
@@ -16,7 +16,7 @@ intervals read. Generation ends at EOS, so the source must have been trained wit
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -34,6 +34,8 @@ SCORES |= {"vqa.choice.shuffled": "choice_correct_shuffled", "vqa.choice.blind":
 
 class Vqa(Part):
     """Asks `questions` held-out questions of `source`. weights: the run's last, or their moving average."""
+
+    version: ClassVar[int] = 2  # 2: `.5` is not `5`
 
     set: Literal["held_out"] = "held_out"
     questions: int = Field(1000, ge=1)
@@ -63,7 +65,7 @@ def write_answers(out: str, name: str, columns: dict[str, list[Any]]) -> None:
 
     from pipelines.format import storage
 
-    kinds = dict.fromkeys(("choice_correct", "choice_correct_shuffled", "choice_correct_blind"), pa.float64())
+    kinds = {k: pa.float64() for k, v in columns.items() if k.startswith("choice_correct") or all(x is None for x in v)}
     table = pa.table({k: pa.array(v, kinds.get(k)) for k, v in columns.items()})
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")

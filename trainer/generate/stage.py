@@ -126,11 +126,11 @@ class _Words:
 
     def _opened(self) -> Any:
         if self.tokenizer is None:
-            from tokenizers import Tokenizer
+            from trainer.evaluate._tokenizers import tokenizer_at
 
             if self.place is None:
                 raise InputError("no dataset of the plan carries a tokenizer.json", where=self.plan.path, next='give text as {"ids": […]}')
-            self.tokenizer = Tokenizer.from_str(storage.read(self.place).decode())
+            self.tokenizer = tokenizer_at(self.place)
         return self.tokenizer
 
     def ids(self, text: str, source: str) -> list[int]:
