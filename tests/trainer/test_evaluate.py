@@ -10,6 +10,8 @@ import pytest
 import torch
 import toyplan
 
+from mixtures.mixture import Mixture
+from mixtures.plan import Plan, make_plan
 from pipelines.format.dataset import Dataset
 from pipelines.format.document import PartOf
 from tests.trainer.asked import COLOURS, SPECIALS, HeldOut, subject, tokenizer
@@ -25,6 +27,7 @@ from trainer.flow import Flow
 from trainer.loop import train
 from trainer.models.load import load_model
 from trainer.models.transfusion import Output, Transfusion
+from trainer.stream import Reader
 
 
 @pytest.fixture(scope="module")
@@ -269,6 +272,17 @@ def test_fixed_quantiles_fill_the_bins_evenly_whatever_the_order(plan):
     u = fixed_quantiles(documents, 4)
     assert np.bincount((np.concatenate(u) * 4).astype(int)).tolist() == [9, 9, 9, 9]
     assert all((a == b).all() for a, b in zip(u, fixed_quantiles(documents[::-1], 4)[::-1], strict=True))
+
+
+def test_fixed_quantiles_fill_the_bins_evenly_where_frames_have_clean_copies(tmp_path):
+    """A copy is of its twin's segment and takes no loss; beside it in the order it would leave every other bin without a frame."""
+    clips = {"dataset": toyplan.dataset(str(tmp_path / "video"), "video", 200), "tokens": 400, "max_epochs": 20, "history": "clean_copy"}
+    asked = {"sequence_length": 64, "held_out": {"fraction": 0.3, "seed": 0}, "sources": {"clips": clips}}
+    plan = Plan.open(make_plan(Mixture.model_validate(asked), str(tmp_path / "plan")))
+    reader = Reader(plan)
+    documents = [reader.document(s) for i in plan.held_out("clips") for s in plan.row(i, "heldout").spans]
+    u = np.concatenate([u[d.image_loss] for d, u in zip(documents, fixed_quantiles(documents, 4), strict=True)])
+    assert any(d.image_hidden.any() for d in documents) and np.ptp(np.bincount((u * 4).astype(int), minlength=4)) <= 1
 
 
 def test_samples_are_a_dataset_of_the_prompted_captions_and_the_same_each_time(plan, tmp_path):

@@ -197,9 +197,22 @@ def test_two_draws_of_one_routing_reach_their_ceiling_and_two_routings_do_not():
     p, q = random.dirichlet(np.ones(32), 2)
     draw = lambda of: random.multinomial(20, of, (60, 1)).astype(float)
     same = routing.alike(draw(p), draw(p))
-    assert same.r[0] > 0.9 and abs(same.r[0] - same.ceiling[0]) < 0.05 and same.low[0] < same.r[0] and same.ceiling[0] < 1
+    assert same.r[0] > 0.9 and abs(same.r[0] - same.ceiling[0]) < 0.05 and same.low[0] < same.r[0] < same.high[0] and same.ceiling[0] < 1
     other = routing.alike(draw(p), draw(q))
     assert other.ceiling[0] > 0.9 and abs(other.r[0]) < 0.5 and other.low[0] < other.r[0] < other.high[0]
+
+
+@pytest.mark.parametrize(("experts", "records", "each"), [(254, 100, 48), (14, 60, 20)])
+def test_the_interval_holds_r_and_what_r_is_on_average_of_as_many_records(experts, records, each):
+    """Records differ in what they choose, as pictures do; another sixty draws say what r is on average."""
+    random = np.random.default_rng(0)
+    p, q = random.dirichlet(np.ones(experts), 2)
+    q = 0.7 * p + 0.3 * q
+    drawn = lambda of: np.stack([random.multinomial(each, random.dirichlet(100 * of + 1e-6)) for _ in range(records)])[:, None].astype(float)
+    truth = np.mean([routing.correlation(*(routing.rates(drawn(of).sum(0)) for of in (p, q)))[0] for _ in range(60)])
+    found = [routing.alike(drawn(p), drawn(q), draws=100, splits=2) for _ in range(30)]
+    assert all(f.low[0] < f.r[0] < f.high[0] for f in found)
+    assert sum(f.low[0] < truth < f.high[0] for f in found) >= 26
 
 
 def test_choices_at_random_have_neither_correlation_nor_ceiling():

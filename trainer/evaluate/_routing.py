@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pipelines.format.chance import draw
 
 Floats = NDArray[np.float64]
+ONE = 1 - 1e-12
 TEXT, MULTIMODAL, VISION, IDLE = CLASSES = ("text", "multimodal", "vision", "idle")
 
 
@@ -55,7 +56,8 @@ def correlation(a: Floats, b: Floats) -> Floats:
 
 @dataclass(frozen=True, slots=True)
 class Alike:
-    """How alike two conditions choose, by layer: r, its 95 % interval, and the r that sampling alone would leave of two equal conditions."""
+    """How alike two conditions choose, by layer: r, its 95 % interval, and the r that sampling alone would leave of two equal conditions. r is that
+    of as many records: with fewer, of the same routing, it is lower, and so is the ceiling."""
 
     r: Floats
     low: Floats
@@ -66,9 +68,10 @@ class Alike:
 def alike(one: Floats, two: Floats, draws: int = 300, splits: int = 20) -> Alike:
     """Of counts [D, L, E] of the same D records in two conditions.
 
-    The interval resamples records, both conditions together. The ceiling splits the records in halves within a condition: the mean r of `splits`
-    splits, stepped up to all records by Spearman and Brown's 2 r / (1 + r), is that condition's reliability, and the root of the product of both
-    bounds what two conditions of one routing could show (Spearman's attenuation)."""
+    The interval is symmetric about r in Fisher's z, with the standard error of resampled records, both conditions together: resampling adds its noise
+    once more, so that resampled r's lie lower than r and their quantiles may leave it out. The ceiling splits the records in halves within a
+    condition: the mean r of `splits` splits, stepped up to all records by Spearman and Brown's 2 r / (1 + r), is that condition's reliability, and
+    the root of the product of both bounds what two conditions of one routing could show (Spearman's attenuation)."""
     n, shape = len(one), one.shape[1:]
     flat = [x.reshape(n, -1) for x in (one, two)]
     sums = lambda weights: [rates((weights @ x).reshape(-1, *shape)) for x in flat]
@@ -78,8 +81,9 @@ def alike(one: Floats, two: Floats, draws: int = 300, splits: int = 20) -> Alike
     half = np.stack([random.permutation(n) < n // 2 for _ in range(splits)]).astype(float)
     with np.errstate(invalid="ignore"):
         reliable = [spearman_brown(correlation(a, b).mean(axis=0)) for a, b in zip(sums(half), sums(1 - half), strict=True)]
-        low, high = np.quantile(resampled, [0.025, 0.975], axis=0)
-    return Alike(found, low, high, np.sqrt(reliable[0] * reliable[1]))
+        error = np.std(np.arctanh(np.clip(resampled, -ONE, ONE)), axis=0, ddof=1)
+        z = np.arctanh(np.clip(found, -ONE, ONE))
+    return Alike(found, np.tanh(z - 1.96 * error), np.tanh(z + 1.96 * error), np.sqrt(reliable[0] * reliable[1]))
 
 
 def spearman_brown(r: Floats) -> Floats:

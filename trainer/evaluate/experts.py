@@ -21,6 +21,7 @@ from pydantic import Field
 from pipelines.format import chance, storage
 from pipelines.format.document import Part, Percent, Size
 from pipelines.format.errors import InputError
+from trainer.document import STRUCTURE, copies
 from trainer.evaluate import _routing as routing
 from trainer.evaluate.flow_loss import fixed_quantiles, times
 
@@ -66,8 +67,8 @@ class Experts(Part):
 
     @property
     def version(self) -> int:
-        """2: a limit takes whole records by a draw on each."""
-        return 1 if self.max_tokens is None else 2
+        """2: r is resampled by record, with r inside its interval; clean copies are structure. 3: also, a limit takes records by a draw on each."""
+        return 2 if self.max_tokens is None else 3
 
     def run(self, subject: Subject, out: str) -> list[dict[str, Any]]:
         """Rows experts.<fact> for layer:<l>, from 0, and layer:all, their mean; <out>/experts.parquet, a row an expert."""
@@ -78,6 +79,8 @@ class Experts(Part):
                 raise InputError("this model has no routed experts", where=out, allowed="ffn: moe", next="leave `required` out")
             return []
         spans = list(subject.spans(self.sources if self.sources is not None else subject.plan.sources, self.max_tokens))
+        if not spans:
+            return []
         facts, table = self._facts(subject, spans)
         with _untrained(subject):
             untrained, _ = self._facts(subject, spans, null=True)
@@ -135,8 +138,10 @@ class Experts(Part):
         before, after = ([subject.reader.document(pairs[i][side]) for i in chosen] for side in (0, 1))
         seen, made = look(subject, before, self.bins), look(subject, after, self.bins)
         # Images that are never made (context frames) belong to neither.
+        number = {record: i for i, record in enumerate(dict.fromkeys(_record(pairs[i][1]) for i in chosen))}
+        of = np.array([number[_record(pairs[i][1])] for i in chosen])  # a long video is several spans
         same = np.concatenate([np.isin(d.image_segment, m.image_segment[m.image_loss]) for d, m in zip(before, after, strict=True)])
-        one, two = (_by_record(x.images[which], x.document[which], len(chosen)) for x, which in ((seen, same), (made, made.noised)))
+        one, two = (_by_record(x.images[which], of[x.document[which]], len(number)) for x, which in ((seen, same), (made, made.noised)))
         table |= {"rate_understanding": routing.rates(one.sum(axis=0)), "rate_generation": routing.rates(two.sum(axis=0))}
         found = routing.alike(one, two)
         facts = {"correlation": found.r, "correlation.low": found.low, "correlation.high": found.high, "correlation.ceiling": found.ceiling}
@@ -145,7 +150,8 @@ class Experts(Part):
 
 @contextmanager
 def _untrained(subject: Subject) -> Iterator[None]:
-    """Within, the model is as its first step found it. Its weights wait on the host: a device need not hold them twice."""
+    """Within, the model has the weights that its seed draws, which is what its first step found unless the run says `init:`. Its own wait on the
+    host: a device need not hold both."""
     from trainer.parallel import assign, initialise, tensors
 
     weights = {name: t.detach().to("cpu", copy=True) for name, t in tensors(subject.model).items()}
@@ -201,11 +207,12 @@ def look(subject: Subject, documents: Sequence[Document], bins: int, one_by_one:
         with watched(subject.model) as picked:
             subject.forward(batch, seen, at=np.zeros(0, np.int64))
         chosen = torch.stack(picked).cpu() + torch.arange(shape[0])[:, None, None] * shape[1]
-        kind = batch.kind.reshape(-1)[order(batch).slots]
+        kind = batch.kind.reshape(-1)[order(batch).slots].clone()
+        kind[len(kind) - len(of_latent) :][torch.from_numpy(copies(batch.image_hidden.numpy())[of_latent])] = STRUCTURE
         for k in range(3):
             by_kind[k] += torch.bincount(chosen[:, kind == k].reshape(-1), minlength=size).numpy()
         if one_by_one and len(u):
-            cell = chosen[:, kind == 1] + torch.from_numpy(of_latent).long()[None, :, None] * size
+            cell = chosen[:, len(kind) - len(of_latent) :] + torch.from_numpy(of_latent).long()[None, :, None] * size
             at = np.concatenate([np.arange(first[p], first[p + 1]) for p in places])
             images[at] = torch.bincount(cell.reshape(-1), minlength=len(u) * size).view(len(u), size).numpy()
             tokens[at] = count
@@ -216,14 +223,19 @@ def look(subject: Subject, documents: Sequence[Document], bins: int, one_by_one:
 
 
 def _some(h: Sequence[int | None], images: Sequence[int], limit: int) -> list[int]:
-    """Places of records with so many images, in their own order, chosen by a draw on the record; None is never chosen."""
+    """Places of the first records in the order of a draw that have so many images together, in their own order; None is never chosen."""
     keyed = sorted((int(chance.draw(x, 0, "experts")), i) for i, x in enumerate(h) if x is not None)
     out, taken = [], 0
     for _, i in keyed:
-        if taken + images[i] <= limit:
-            taken += images[i]
-            out.append(i)
+        if taken + images[i] > limit:  # no later and smaller one instead: that would lean towards records of few images
+            break
+        taken += images[i]
+        out.append(i)
     return sorted(out)
+
+
+def _record(span: Span) -> tuple[int, int, int]:
+    return span.dataset, span.shard, span.row
 
 
 def _by_record(images: np.ndarray, record: np.ndarray, n: int) -> np.ndarray:

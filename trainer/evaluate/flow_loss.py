@@ -21,6 +21,7 @@ from pydantic import Field
 
 from pipelines.format import chance
 from pipelines.format.document import Part, Size
+from trainer.document import copies
 
 if TYPE_CHECKING:
     from trainer.batch import Document
@@ -107,8 +108,11 @@ def _trains_images(plan: Any, source: str) -> bool:
 
 
 def fixed_quantiles(documents: list[Document], bins: int) -> list[np.ndarray]:
-    """u in [0, 1) for each image of each document: a pure function of the records, spread evenly over the bins."""
-    keys = [(chance.draw(d.h, 0, "flow_loss", int(s)), k, j) for k, d in enumerate(documents) for j, s in enumerate(d.image_segment)]
+    """u in [0, 1) for each image of each document: a pure function of the records, spread evenly over the bins. A clean copy is of its twin's segment
+    and takes no loss: it has no place in the order, where it would stand beside its twin and put all twins into every other bin."""
+    again = [copies(d.image_hidden) for d in documents]
+    own = [(k, j, d.h, int(d.image_segment[j])) for k, d in enumerate(documents) for j in np.flatnonzero(~again[k])]
+    keys = [(chance.draw(h, 0, "flow_loss", segment), k, j) for k, j, h, segment in own]
     out = [np.zeros(len(d.image_segment)) for d in documents]
     for rank, (key, k, j) in enumerate(sorted(keys)):
         out[k][j] = (rank % bins + float(chance.uniform(chance.draw(key, 0, "t")))) / bins

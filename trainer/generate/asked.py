@@ -97,7 +97,7 @@ def _of_span(config: Generate, plan: Any, source: str, span: Any, record: Any) -
         if config.image_first:
             return Asked(Prompt(record.id, tuple(read(i) for i in images), config.tokens), source, (read(span.caption).astype(np.int32),))
         return Asked(Prompt(record.id, (read(span.caption).astype(np.int32), PAINT)), source, (read(images[0]),))
-    if record.data == "video" and len(images) > config.frames:
+    if record.data == "video" and len(images) > config.frames and span.first == 0:  # a later piece of a long clip has no BOS in training
         begun = tuple(read(i) for i in images[: config.frames])
         prompt = Prompt(record.id, (*begun, *[PAINT] * (len(images) - config.frames)), images_as="frame", history=history)
         return Asked(prompt, source, tuple(read(i) for i in images[config.frames :]))
