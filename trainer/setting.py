@@ -48,7 +48,8 @@ class About(Document):
 
 class Keys(Document):
     """What a setting says, in general or of one ablation. scale, largest: one of them. sources: laid over the mixture's of that name; arms,
-    isoflop: over the ablation's. metrics: null of one leaves out what is about it. models and datasets by name, each in place of the ablation's. output: `{name}` is the ablation's name."""
+    isoflop: over the ablation's. models and datasets by name, each in place of the ablation's. metrics: null of one leaves out what is about it.
+    output: `{name}` is the ablation's name."""
 
     datasets: dict[str, str | dict[str, str]] = {}
     models: dict[str, dict[str, Any]] = {}
@@ -158,8 +159,8 @@ def _as_ablation(keys: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
 
 def _moved(where: Places) -> Places:
     """Places of the setting as places of the ablation."""
-    inside = ("sequence_length", "held_out", "sources")
-    return {(("mixture", *p) if p and p[0] in inside else p): at for p, at in where.items() if p and p[0] not in ("evaluate", "instead", "metrics", "ablations")}
+    inside, elsewhere = ("sequence_length", "held_out", "sources"), ("evaluate", "instead", "metrics", "ablations")
+    return {(("mixture", *p) if p and p[0] in inside else p): at for p, at in where.items() if p and p[0] not in elsewhere}
 
 
 def _in_place(block: str, keys: dict[str, Any], had: dict[str, Any]) -> dict[str, Any]:
@@ -210,7 +211,7 @@ def _about(parts: PartOf, part: Any, metrics: dict[str, Any]) -> Any:
     """The part about other metrics; None where nothing is left that it would be about. Its split and baselines change where all its metrics do."""
     name, fields = next(iter(part.items())) if isinstance(part, dict) and len(part) == 1 else (part, None)
     key = next((k for k in ("metric", "metrics") if isinstance(fields, dict) and k in fields), None)
-    if key is None:
+    if not isinstance(fields, dict) or key is None:
         return part
     before = [fields[key]] if isinstance(fields[key], str) else fields[key]
     if not isinstance(before, list) or not any(isinstance(m, str) and m in metrics for m in before):
