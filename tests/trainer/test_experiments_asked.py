@@ -12,6 +12,7 @@ import pytest
 
 import trainer
 from pipelines.format.document import Part, dump, load, part_name
+from tests.trainer.shown import ablation
 from trainer.ablation import Ablation, evaluations_of
 from trainer.report.published import published, table
 from trainer.scaling.published import FLOPS, OPTIMA
@@ -150,6 +151,23 @@ def test_on_the_little_world_its_own_oracle_stands_where_published_prompts_stood
     assert not {m for _, m in about(here)} & {"geneval", "dpg", "sft_vqa"}
     drawn = {"text_image_grid": "grid"}.get(name, "bars")
     assert (drawn, "scene_match") in about(here) and ("difference", "scene_match") in about(here)
+
+
+@pytest.mark.parametrize("name", ["encoders", "pair_sources", "text_image_grid", "experts_design", "stacking", "unified"])
+def test_where_all_is_measured_every_comparison_is_answered_and_every_figure_drawn(name):
+    a = read(name)
+    budgets = {arm: {s: int(n) for s, n in a.settled(arm).tokens.items()} for arm in a.arms}
+    values: dict[str, dict[str, float]] = {}
+    for one in asked_of(a):
+        values[f"{one.metric}|{one.split}"] = {arm: 0.3 + 0.01 * i for i, arm in enumerate(a.arms)}
+    e = ablation(budgets, values)
+    e.card["recipe"] |= dump(a)
+    parts = [p for p in (*a.compare, *a.report) if part_name(p) != "mixing_law"]
+    for part in parts:
+        section = part.section(e)
+        assert section is not None and "not measured" not in section, part
+        if part_name(part) in ("difference", "ordering") and (part_name(part), part.metric) != ("ordering", "sft_vqa"):
+            assert part.rows(e), part
 
 
 def test_the_paper_s_orders_of_prompts_meet_the_oracle_s_too():
