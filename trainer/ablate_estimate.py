@@ -92,7 +92,7 @@ def _warnings(sized: list[Sized]) -> list[str]:
             few = f"fewer than {LEAST_STEPS}: it will be refused" if s.steps < LEAST_STEPS else f"fewer than {FEW_STEPS}"
             out.append(f"{s.arm}: {s.steps} optimiser steps, {few}")
     if not all(s.counted for s in sized):
-        instead = f"FLOPs are 6 N D with {VOCAB:,} ids and latents of {PATCHES} x {CHANNELS}"
+        instead = f"FLOPs are 6 N D with {VOCAB:,} ids and latents of {PATCHES} x {CHANNELS}, logits for every token (too much for images)"
         out.append(f"some datasets are not there yet: steps are from the budgets alone, {instead}")
     return out
 

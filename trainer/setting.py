@@ -6,6 +6,7 @@
     run: {extends: tiny}                                   with a model it is a whole run, and stands in place of the ablation's
     evaluate: {vqa: {questions: 200}}                      keys laid over that evaluation, where the ablation asks for it
     instead: {prompts: [scene_match]}                      what to ask where the ablation asks for that: a list, which may hold nothing
+    metrics: {geneval: {metric: scene_match}}              what comparisons and figures are about where the ablation's are about that
     left_out: {dual: why}                                  arms that cannot be here
     ablations: {isoflop: {…}}                              the same keys, laid over these for the ablation of that name
 
@@ -32,13 +33,23 @@ from trainer.evaluate import Evaluation
 from trainer.run import Run
 
 EVALUATIONS = PartOf("trainer.evaluate")
+ASKING = {"compare": PartOf("trainer.report.compare"), "report": PartOf("trainer.report.figures")}
 AS_IT_IS = ("seeds", "parallel", "engine", "resources", "slurm", "hardware", "assume", "output", "datasets")  # keys of an ablation by the same name
 FOLDER = Path(__file__).parent / "settings"
 
 
+class About(Document):
+    """What a comparison or a figure is about here: another metric, split or control rows; what is not said stays."""
+
+    metric: str | None = None
+    split: str | list[str] | None = None
+    baselines: list[str] | None = None
+
+
 class Keys(Document):
     """What a setting says, in general or of one ablation. scale, largest: one of them. sources: laid over the mixture's of that name; arms,
-    isoflop: over the ablation's. models and datasets by name, each in place of the ablation's. output: `{name}` is the ablation's name."""
+    isoflop: over the ablation's. models and datasets by name, each in place of the ablation's. metrics: null of one leaves out what is about it.
+    output: `{name}` is the ablation's name."""
 
     datasets: dict[str, str | dict[str, str]] = {}
     models: dict[str, dict[str, Any]] = {}
@@ -54,6 +65,7 @@ class Keys(Document):
     run: dict[str, Any] = {}
     evaluate: dict[str, dict[str, Any]] = {}
     instead: dict[str, list[Evaluation]] = {}
+    metrics: dict[str, About | None] = {}
     parallel: Annotated[int, Field(ge=1)] | None = None
     engine: str | None = None
     resources: dict[str, Any] | None = None
@@ -101,6 +113,8 @@ def laid(cls: type[BaseModel], data: dict[str, Any], places: Places, home: Home)
     for i, part in enumerate(data["evaluate"]):
         (word, *_) = part if isinstance(part, dict) else (part,)
         places |= {("evaluate", i, *p[1:]): at for p, at in where.items() if p[:2] == ("evaluate", word)}
+    for block in ASKING:
+        data[block], places = _asking(block, data.get(block) or [], keys.get("metrics") or {}, places)
     return _sized(data, keys), places
 
 
@@ -145,8 +159,8 @@ def _as_ablation(keys: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
 
 def _moved(where: Places) -> Places:
     """Places of the setting as places of the ablation."""
-    inside = ("sequence_length", "held_out", "sources")
-    return {(("mixture", *p) if p and p[0] in inside else p): at for p, at in where.items() if p and p[0] not in ("evaluate", "instead", "ablations")}
+    inside, elsewhere = ("sequence_length", "held_out", "sources"), ("evaluate", "instead", "metrics", "ablations")
+    return {(("mixture", *p) if p and p[0] in inside else p): at for p, at in where.items() if p and p[0] not in elsewhere}
 
 
 def _in_place(block: str, keys: dict[str, Any], had: dict[str, Any]) -> dict[str, Any]:
@@ -176,6 +190,39 @@ def _taking(one: Any, fields: dict[str, Any]) -> dict[str, Any]:
     word, said = next(iter(one.items())) if isinstance(one, dict) else (one, {})
     known = EVALUATIONS.find(word).model_fields
     return {word: {**{k: v for k, v in fields.items() if k in known}, **(said or {})}}
+
+
+def _asking(block: str, asked: Any, metrics: dict[str, Any], places: Places) -> tuple[Any, Places]:
+    """The ablation's comparisons or figures, about what is measured here in place of their metrics (once, where several then are the same), and where
+    each stands."""
+    if not metrics or not isinstance(asked, list):  # what is no list is refused where the ablation is validated
+        return asked, places
+    out: list[Any] = []
+    moved: Places = {}
+    for i, part in enumerate(asked):
+        found = _about(ASKING[block], part, metrics)
+        if found is not None and found not in out:
+            moved |= {(block, len(out), *p[2:]): at for p, at in places.items() if p[:2] == (block, i)}
+            out.append(found)
+    return out, {p: at for p, at in places.items() if p[:1] != (block,) or len(p) == 1} | moved
+
+
+def _about(parts: PartOf, part: Any, metrics: dict[str, Any]) -> Any:
+    """The part about other metrics; None where nothing is left that it would be about. Its split and baselines change where all its metrics do."""
+    name, fields = next(iter(part.items())) if isinstance(part, dict) and len(part) == 1 else (part, None)
+    key = next((k for k in ("metric", "metrics") if isinstance(fields, dict) and k in fields), None)
+    if not isinstance(fields, dict) or key is None:
+        return part
+    before = [fields[key]] if isinstance(fields[key], str) else fields[key]
+    if not isinstance(before, list) or not any(isinstance(m, str) and m in metrics for m in before):
+        return part
+    kept = {m: metrics.get(m, {}) for m in before if metrics.get(m, {}) is not None}
+    if not kept:
+        return None
+    now = list(dict.fromkeys(over.get("metric", m) for m, over in kept.items()))
+    more = {k: v for over in kept.values() for k, v in over.items() if k != "metric"} if all(m in metrics for m in kept) else {}
+    known = parts.find(name).model_fields if name in parts.names() else {}  # a name that is none is refused where the ablation is validated
+    return {name: {**fields, **{k: v for k, v in more.items() if k in known}, key: now[0] if isinstance(fields[key], str) else now}}
 
 
 def _sized(data: dict[str, Any], keys: dict[str, Any]) -> dict[str, Any]:

@@ -149,7 +149,8 @@ def toy(tmp_path_factory):
     places["photos_two"] = {"context": str(root / "image-text-4"), "target": str(root / "image-text-2")}
     shape = {"layers": 1, "width": 16, "heads": 2, "ffn": "shared", "norm": "layer", "activation": "relu2"}
     plenty = {name: {"max_epochs": 9999} for name in KINDS}
-    sweep = {"budgets": [2e8, 4e8], "sizes": {"widths": [8, 16, 24, 32, 48], "head": 8}, "near": None, "families": {"moe": {"budgets": [2e8]}}}
+    families = {"moe": {"budgets": [2e8], "sizes": None}}
+    sweep = {"budgets": [2e8, 4e8], "sizes": {"widths": [8, 16, 24, 32, 48], "head": 8}, "near": None, "families": families}
     setting = {
         "datasets": places, "largest": "16K", "seeds": [0], "sequence_length": 96, "held_out": {"fraction": 0.2},
         "run": {"model": {"transfusion": shape}, "batch": 1, "plan": "", "output": "", "flow": {"predict": "v", "shift": 1}},

@@ -129,6 +129,59 @@ def test_another_evaluation_is_asked_instead_with_the_same_source(on):
     assert [(type(p).__name__, p.source, p.steps, p.images) for p in asked] == [("Samples", "qa", 3, 2), ("Samples", "image_text", 3, 2)]
 
 
+COMPARE = [
+    {"difference": {"metric": "geneval", "split": "all", "against": "small"}},
+    {"difference": {"metric": "dpg", "split": "all", "against": "small"}},
+    {"ordering": {"metric": "sft_vqa"}},
+    "isoflop_law",
+    {"difference": {"metric": "vqa", "against": "large"}},
+]
+REPORT = [
+    {"bars": {"metric": ["geneval", "dpg"], "split": "all"}},
+    {"bars": {"metric": ["vqa", "sft_vqa", "dpg"], "split": ["held_out", "all"]}},
+    {"progression": {"metrics": ["dpg"], "split": "all", "steps": [{"name": "size", "arms": ["small", "large"]}]}},
+    {"bars": {"metric": "frechet", "split": "inception"}},
+    {"bars": {"metric": ["sft_vqa"]}},
+]
+METRICS = """\
+metrics:
+  geneval: {metric: scene_match, split: held_out, baselines: [truth]}
+  dpg: {metric: scene_match, split: held_out, baselines: [truth]}
+  sft_vqa: null
+  frechet: {split: pixels}
+"""
+
+
+def test_comparisons_and_figures_are_about_what_the_setting_measures_in_place_of_their_metrics(on):
+    asked = dump(on(SETTING + METRICS, compare=COMPARE, report=REPORT))
+    assert dump(on(SETTING, compare=COMPARE, report=REPORT))["compare"] != asked["compare"]
+    differences = [(p["difference"]["metric"], p["difference"]["split"], p["difference"]["against"]) for p in asked["compare"] if "difference" in p]
+    assert differences == [("scene_match", "held_out", "small"), ("vqa", "held_out", "large")], "once where two are the same then, none where null"
+    assert [next(iter(p)) if isinstance(p, dict) else p for p in asked["compare"]] == ["difference", "isoflop_law", "difference"]
+    told = [(k["metric"] if "metric" in k else k["metrics"], k["split"], k.get("baselines")) for p in asked["report"] for k in p.values()]
+    assert told == [
+        (["scene_match"], "held_out", ["truth"]),
+        (["vqa", "scene_match"], ["held_out", "all"], []),  # not all of it is about something else: its keys stay
+        (["scene_match"], "held_out", None),
+        ("frechet", "pixels", []),
+    ]
+
+
+def test_what_stands_for_a_metric_in_general_may_be_nothing_in_one_ablation(on):
+    more = METRICS + "ablations: {a: {metrics: {geneval: null, dpg: {split: none}}}}\n"
+    asked = dump(on(SETTING + more, compare=COMPARE[:2]))["compare"]
+    assert [(p["difference"]["metric"], p["difference"]["split"]) for p in asked] == [("scene_match", "none")]
+
+
+def test_a_mistake_after_a_comparison_that_fell_away_is_named_at_its_own_line(on, tmp_path):
+    (tmp_path / "s.yaml").write_text(SETTING + METRICS)
+    head = json.dumps({**ABLATION, "on": "s.yaml"})[:-1]
+    (tmp_path / "b.yaml").write_text(f'{head}, "compare": [\n{{"ordering": {{"metric": "sft_vqa"}}}},\n{{"ordering": {{"metrik": "vqa"}}}}\n]}}')
+    with pytest.raises(RecipeError, match="metrik") as caught:
+        load(Ablation, str(tmp_path / "b.yaml"))
+    assert "b.yaml:3" in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("text", "says", "line"),
     [
@@ -138,6 +191,7 @@ def test_another_evaluation_is_asked_instead_with_the_same_source(on):
         ("evaluate:\n  vqa: {questoins: 3}\n", "unknown key 'questoins'", 2),
         ("evaluate:\n  vqa: {questions: none}\n", "evaluate.0.vqa.questions", 2),
         ("evaluate:\n  vqua: {}\n", "did you mean 'vqa'", 2),
+        ("seeds: [0]\nmetrics:\n  dpg: {metrik: vqa}\n", "unknown key 'metrik'", 3),
         ("seeds: [0]\nsequence_length: 7\n", "greater than or equal to 8", 2),
         ("output: o\nablations:\n  a: {seeds: []}\n", "ablations.a.seeds", 3),
     ],
