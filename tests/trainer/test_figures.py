@@ -12,7 +12,7 @@ import pytest
 
 from pipelines.media import images
 from tests.trainer.shown import ablation, words
-from trainer.report import pictures, tokens
+from trainer.report import beside, pictures, tokens
 from trainer.report.accuracy import section as accuracy
 from trainer.report.figures.bars import Bars, grouped
 from trainer.report.figures.grid import Grid
@@ -169,6 +169,17 @@ def test_the_papers_values_stand_beside_ours_as_another_scale():
     evidence.card["recipe"]["experiment"] = "E7"
     page = accuracy(evidence)
     assert {"34.6", "37.9", "41.0"} <= set(words(page)) and "another scale" in page
+
+
+@pytest.mark.parametrize(("metric", "split"), [("dpg", "all"), ("scene_match", "held_out")])
+def test_beside_the_papers_benchmark_stands_ours_or_what_stands_for_it(metric, split):
+    arms = {"siglip2": {"pairs": 10}, "sd_vae": {"pairs": 10}}
+    evidence = ablation(arms, {f"{metric}|{split}": {"siglip2": 0.25, "sd_vae": 0.125}}, spread=0.0)
+    evidence.card["recipe"]["experiment"] = "E2"
+    shown = str(beside.section(evidence))
+    assert all(f">{value}<" in shown for value in ("0.593", measure(metric).said(0.25), measure(metric).said(0.125)))
+    evidence.card["recipe"]["compare"] = [{"ordering": {"metric": "dpg", "split": "all"}}]
+    assert "0.593" not in str(beside.section(evidence))
 
 
 def test_a_grid_has_a_line_a_budget_and_carries_its_unimodal_value_across():

@@ -14,7 +14,8 @@ def section(evidence: Evidence) -> Markup | None:
     """A table for each of the paper's, with our mean where the metric was measured; those that an `ordering` shows already are left to it."""
     shown = [c["ordering"] for c in evidence.card.get("recipe", {}).get("compare") or [] if isinstance(c, dict) and "ordering" in c]
     asked = {(o.get("metric"), str(o.get("split") or "held_out").partition(":")[0]) for o in shown if isinstance(o, dict)}
-    known = [k for k in of(evidence) if (k.metric, k.split) not in asked]
+    official = {metric for metric, _ in asked}
+    known = [k for k in of(evidence) if (k.metric, k.split) not in asked and k.also not in official]
     if not known:
         return None
     scale = "whose models have 1.5B active parameters and more, and whose test sets are others: only orders can be set beside ours."
@@ -23,12 +24,13 @@ def section(evidence: Evidence) -> Markup | None:
 
 
 def _table(evidence: Evidence, known: Published) -> Markup:
-    m = measure(known.metric)
-    splits = evidence.splits(known.metric)
-    split = next((s for s in splits if known.split in (None, s.partition(":")[0])), known.split or "held_out")
+    metric = known.also if known.also and evidence.splits(known.also) else known.metric
+    m, splits = measure(metric), evidence.splits(metric)
+    wanted = ("all", "held_out") if metric == known.also else (known.split,)
+    split = next((s for s in splits if wanted == (None,) or s.partition(":")[0] in wanted), known.split or "held_out")
     rows: list[list[Any]] = []
     for arm, value in known.values.items():
-        rows.append([arm, f"{value:g}", m.said(evidence.mean(arm, known.metric, split))])
+        rows.append([arm, f"{value:g}", m.said(evidence.mean(arm, metric, split))])
     theirs = f"the paper: {known.shown or known.name}"
     better = "more is better" if known.better == "higher" else "less is better"
     caption = f"{known.name} ({better}). {known.source}." + (f" Random guessing there: {known.chance:g}." if known.chance is not None else "")

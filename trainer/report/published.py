@@ -28,7 +28,8 @@ BASIS = {
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """One table of the paper: `values` by our arms' names, in the paper's order. `shown`: what the values are, where not the metric's own."""
+    """One table of the paper: `values` by our arms' names, in the paper's order. `shown`: what the values are, where not the metric's own.
+    `also`: the paper's own benchmark, where `metric` is what stands for it here."""
 
     metric: str
     split: str | None
@@ -39,6 +40,7 @@ class Published:
     values: dict[str, float]
     shown: str | None = None
     chance: float | None = None
+    also: str | None = None
 
     @property
     def source(self) -> str:
@@ -68,7 +70,7 @@ def published(experiment: str | None, arms: list[str], metric: str | None = None
         if len(values) > 1:
             inside = {_plain(a): a for a in values}
             ordered = {inside[k]: v for k, v in known.items() if k in inside}
-            out.append(Published(**{k: v for k, v in entry.items() if k != "also"} | {"values": ordered}))
+            out.append(Published(**entry | {"values": ordered}))
     return out
 
 
