@@ -176,7 +176,7 @@ def detectable(config: Ablation) -> dict[str, str]:
             together = f", {tests} arms compared at once" if tests > 1 else ""
             if len(config.seeds) == 1:
                 alone = f"one seed: only over items, {least} ({items:,} items{together}; sd of a paired difference {item:g} by item)"
-                out[name] = f"{alone}; what another start would move (assumed sd {seed:g}) is not in it, and such a design cannot tell"
+                out[name] = f"{alone}; what another start would move (assumed sd {seed:g}) one seed cannot show"
             else:
                 spreads = f"sd of a paired difference {seed:g} by seed, {item:g} by item"
                 out[name] = f"{least} ({len(config.seeds)} seeds x {items:,} items{together}; {spreads})"
