@@ -23,7 +23,7 @@ NAMES = sorted(p.stem for p in FOLDER.glob("*.yaml"))
 WHERE = [None, *sorted(p.stem for p in SETTINGS.glob("*.yaml"))]
 SOURCES = ("held_out", "held_out:*")
 PLANNING = [f"planning.{m}" for m in ("ate", "rpe", "position", "yaw")]
-ROLLOUT = ("rollout.pixel", "rollout.latent", "rollout.psnr")
+ROLLOUT = ("rollout.pixel", "rollout.latent", "rollout.psnr", "rollout.follows")
 # Evaluation → metrics, splits, and the control rows beside them. What depends on the evaluation's keys is in `written`.
 WRITTEN: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
     "flow_loss": (("flow_loss",), SOURCES, ()),

@@ -18,15 +18,15 @@ E7 = ("vqa20", "vqa20+video80", "vqa20+image_text80", "vqa20+text80", "vqa20x5",
 E9 = ("share0", "share0.1", "share0.5", "share1", "share10", "share15", "share25")
 
 
-def values(folder: str, metric: str, split: str = "held_out") -> dict[str, np.ndarray]:
+def values(folder: str, metric: str, split: str = "held_out", seeds: int = 6) -> dict[str, np.ndarray]:
     """Arm → value of each seed."""
     rows = pq.read_table(RESULTS / folder / "results.parquet").to_pylist()
     found: dict[str, dict[int, float]] = {}
     for r in rows:
         if (r["metric"], r["split"]) == (metric, split):
             found.setdefault(r["arm"], {})[r["seed"]] = r["value"]
-    assert all(sorted(by_seed) == list(range(6)) for by_seed in found.values())
-    return {arm: np.array([by_seed[s] for s in range(6)]) for arm, by_seed in found.items()}
+    assert all(sorted(by_seed) == list(range(seeds)) for by_seed in found.values())
+    return {arm: np.array([by_seed[s] for s in range(seeds)]) for arm, by_seed in found.items()}
 
 
 def table(after: str) -> list[list[str]]:
@@ -88,3 +88,20 @@ def test_what_the_dry_run_assumes_of_seeds_is_what_the_results_show(part: str, f
         by_arm = {arm: np.log(v) for arm, v in by_arm.items()}
     spread = np.median([(by_arm[a] - by_arm[b]).std(ddof=1) for a, b in combinations(arms, 2)])
     assert ASSUMED[part][0] == pytest.approx(spread, rel=0.03)
+
+
+def test_the_table_of_walks_is_its_results() -> None:
+    columns = [("flow_loss", "held_out", 1.0), ("rollout.follows", "horizon:1", 100.0), ("rollout.latent", "horizon:1", 1.0)]
+    columns += [(f"rollout.latent.{c}", "horizon:1", 1.0) for c in ("zero_action", "other_action", "copy")]
+    columns += [("commands", "wasd:w", 100.0), ("planning.ate", "held_out", 1.0)]
+    rows = table("## From how much walking")
+    assert [r[0] for r in rows] == ["500K", "2M", "8M"]
+    for at, (metric, split, factor) in enumerate(columns, 1):
+        found = values("world_walks", metric, split, 1)
+        for row, arm in zip(rows, ("walks0.5", "walks2", "walks8"), strict=True):
+            digits = len(row[at].partition(".")[2])
+            assert float(row[at]) == pytest.approx(factor * found[arm][0], abs=0.51 * 10**-digits), (metric, arm)
+    for metric, said in (("planning.ate.uninformed", "2.33"), ("planning.ate.simulator", "1.66")):
+        assert f"{values('world_walks', metric, seeds=1)['walks8'][0]:.2f}" == said and said in SAID
+    turned = sum(values("world_walks", "commands", f"wasd:{key}", 1)["walks8"][0] for key in "ads")
+    assert turned == 0

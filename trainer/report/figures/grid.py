@@ -46,7 +46,7 @@ class Grid(Figure):
         if not found:
             return None
         n = len(found)
-        svg = draw(lambda f: _draw(f, self, found), width=min(WIDEST, 3.55 * n), height=2.9, label=self._label(found),
+        svg = draw(lambda f: _draw(f, self, found), width=min(WIDEST, max(4.9, 3.55 * n)), height=2.9, label=self._label(found),
                    prefix=self.prefix)  # fmt: skip
         rows = [((p[1], short(z), short(p[0])), measure(m), p[2]) for m, lines in found.items() for z, points in lines.items() for p in points]
         points = [p[2] for lines in found.values() for ps in lines.values() for p in ps]
@@ -107,5 +107,5 @@ def _panel(panel: Any, part: Grid, metric: str, lines: Lines) -> None:
         apart(panel, -0.08 * most)
     panel.set_xticks([place[level[0]] for level in budgets], [short(level[0]) if level[0] else "none" for level in budgets])
     panel.set_xlabel(f"budget of {clean(part.x)}, payload tokens")
-    panel.set_xlim(-0.24 * most if budgets[0][0] == 0 else None, 1.05 * most)
+    panel.set_xlim(-0.24 * most if budgets[0][0] == 0 else None, 1.1 * most)  # whole marks, also of lines set apart
     label_ends(panel, ends, part.lines)
