@@ -17,6 +17,7 @@ from typing import Any
 
 from pipelines.format.document import dump
 from trainer.ablation import Ablation, Arm, evaluations_of
+from trainer.ends import ends
 from trainer.evaluate import Evaluations
 from trainer.run import PLACES
 
@@ -52,12 +53,8 @@ def resolved(plan_card: dict[str, Any], run_card: dict[str, Any], asked: list[An
 
 
 def _ends(plan_card: dict[str, Any]) -> Flat:
-    """The shape that a plan's encoding asks of a model, as run.json says it (trainer/models/load.py makes it from an open plan)."""
-    encoding = plan_card.get("encoding") or {}
-    text, image, made = encoding.get("text") or {}, encoding.get("image") or {}, encoding.get("target")
-    vocab = max([int(text.get("vocab", 0)), *(int(i) + 1 for i in (text.get("specials") or {}).values())])
-    out = {"shape.vocab": vocab, "shape.channels": int(image.get("width", 1)), "shape.patches": int(image.get("tokens", 1))}
-    return out | ({} if made is None else {"shape.made_channels": int(made["width"]), "shape.made_patches": int(made["tokens"])})
+    """The shape that a plan's encoding asks of a model, as run.json says it."""
+    return {f"shape.{name}": n for name, n in ends(plan_card.get("encoding") or {}).items()}
 
 
 def _data(plan_card: dict[str, Any]) -> dict[str, Any]:

@@ -12,11 +12,12 @@ import toyplan
 
 from mixtures.mixture import Mixture
 from mixtures.plan import Plan, make_plan
+from pipelines.format import chance
 from pipelines.format.errors import InputError
 from tests.trainer.asked import HeldOut, Ran, subject
 from trainer.evaluate import _routing as routing
 from trainer.evaluate._subject import Subject
-from trainer.evaluate.experts import Experts, both_ways, look
+from trainer.evaluate.experts import Experts, _some, both_ways, look
 from trainer.loop import train
 from trainer.models.experts import layers_of, watched
 from trainer.models.transfusion import Transfusion
@@ -149,6 +150,21 @@ def test_every_choice_is_counted_once_whatever_the_batches(plan, monkeypatch):
     cut = look(s, documents, 4)
     assert np.array_equal(whole.images, cut.images) and np.array_equal(whole.by_kind, cut.by_kind)
     assert np.array_equal(whole.document, cut.document) and whole.noised.sum() == 12 * 3
+
+
+def test_the_clean_copy_of_a_frame_counts_for_load_alone(plan):
+    s = judged(plan, moe())
+    clip = s.held_out(["video"])[0]
+    copied = replace(clip, image_hidden=np.array([True, False, False]), image_loss=np.array([True, False, True]))
+    plain, found = (look(s, [d], 4).by_kind.sum(axis=(1, 2)) for d in (clip, copied))
+    frame = K * 2 * 2  # two layers, two latents a frame
+    assert (found - plain).tolist() == [0, -frame, frame]
+
+
+def test_nothing_to_ask_has_no_rows_and_a_limit_of_images_takes_no_smaller_record_instead(plan, tmp_path):
+    assert Experts(sources=[]).run(judged(plan, moe()), str(tmp_path)) == []
+    h = sorted(range(6), key=lambda x: chance.draw(x, 0, "experts"))  # in the order of their draws
+    assert _some(h, [2, 5, 1, 1, 1, 1], 6) == [0] and _some(h, [2, 3, 1, 1, 1, 1], 6) == [0, 1, 2] and _some([None, h[0]], [1, 1], 6) == [1]
 
 
 def test_a_pair_is_looked_at_before_its_caption_and_made_behind_it(plan):

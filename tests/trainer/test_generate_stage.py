@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,7 +23,7 @@ from pipelines.format.errors import ConflictError, InputError, Reject, VerifyErr
 from pipelines.format.manifest import read_card
 from trainer.generate import check, files
 from trainer.generate import lines as lines_of_prompts
-from trainer.generate.asked import asked
+from trainer.generate.asked import _of_span, asked
 from trainer.generate.generator import PAINT, Generator, Prompt
 from trainer.generate.recipe import Generate
 from trainer.generate.stage import STAGE
@@ -134,6 +135,14 @@ def test_prompts_stand_where_training_lays_them_out(run: str, source: str) -> No
     for name in ("tokens", "kind", "position", "image"):
         assert getattr(batch, name)[0, :end].tolist() == getattr(trained, name)[0, :end].tolist(), name
     assert np.allclose(z, trained.latents[: len(z)]) and (t == 1).all()
+
+
+def test_a_clip_is_gone_on_with_from_its_beginning_alone(run: str, tmp_path: Path) -> None:
+    """A later piece of a long clip is laid out without BOS in training, so nothing of it can be a prompt."""
+    plan = load_model(run)[2]
+    span = plan.row(plan.held_out("clips")[0], "heldout").spans[0]
+    config, record = recipe(run, tmp_path / "a", source="clips", frames=1), plan.record(span)
+    assert _of_span(config, plan, "clips", span, record) is not None and _of_span(config, plan, "clips", replace(span, first=1), record) is None
 
 
 def _pieces(plan: Plan, span, record) -> tuple:

@@ -18,7 +18,7 @@ from pipelines.commands import trace
 from pipelines.format import storage
 from pipelines.format.errors import ConflictError, InputError, Stopped
 from pipelines.summary import stats
-from trainer import checkpoint
+from trainer import checkpoint, starting
 from trainer.check import check
 from trainer.loop import train
 from trainer.models.load import load_model, read_weights
@@ -156,6 +156,13 @@ def test_a_prediction_of_another_kind_is_refused_and_other_ways_to_train_are_not
     run = tuned(world, tmp_path / "free", steps=1, model=free, flow=was.flow.model_dump() | {"shift": 7.0})
     train(run, log=lambda event, **_: notes.append(event))
     assert any("times are shifted by 7.0" in note for note in notes)
+
+
+def test_another_version_of_an_encoder_is_said() -> None:
+    of = lambda name, print_: {"encoder": name, "fingerprint": print_}
+    assert starting._encoders(of("siglip2", "a"), of("siglip2", "a")) == starting._encoders(None, of("siglip2", "a")) == []
+    assert "with other weights" in starting._encoders(of("siglip2", "a"), of("siglip2", "b"))[0]
+    assert "trained on those of dinov2" in starting._encoders(of("siglip2", "a"), of("dinov2", "b"))[0]
 
 
 def test_other_words_are_an_error_and_other_statistics_are_said(world: Path, pretrained: dict, tmp_path: Path) -> None:

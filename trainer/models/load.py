@@ -14,11 +14,13 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from mixtures.span import Specials
 from pipelines.format import storage
 from pipelines.format.document import fingerprint, sha256_hex
 from pipelines.format.errors import InputError, VerifyError
 from pipelines.format.manifest import parent_path, read_card
 from trainer import checkpoint
+from trainer.ends import ends
 from trainer.models.transfusion import TransfusionModel
 from trainer.parallel import World, assign, tensors
 from trainer.run import Run
@@ -51,14 +53,10 @@ def start_of(path: str) -> Start:
 
 
 def shape_of(plan: Any) -> dict[str, int]:
-    """What a plan says of a model: ids (structure tokens included), channels and number of an image's latents. A plan without images has 1,
-    one of two encoders also says what images with loss are."""
-    text = (plan.card.get("encoding") or {}).get("text") or {}
-    image = (plan.card.get("encoding") or {}).get("image") or {}
-    vocab = max([int(text.get("vocab", 0)), *(i + 1 for i in plan.specials)])
-    made = (plan.card.get("encoding") or {}).get("target")
-    more = {} if made is None else {"made_channels": int(made["width"]), "made_patches": int(made["tokens"])}
-    return {"vocab": vocab, "channels": int(image.get("width", 1)), "patches": int(image.get("tokens", 1)), **more}
+    """What a plan says of a model (see `ends`). InputError where it names no tokenizer."""
+    encoding = plan.card.get("encoding") or {}
+    Specials.of(encoding)
+    return ends(encoding)
 
 
 def build(run: Run, shape: dict[str, int]) -> TransfusionModel:

@@ -49,7 +49,7 @@ class RunEvidence:
     tables: dict[str, pa.Table] = field(default_factory=dict)  # evaluation → the table it left as <run>/<evaluation>.parquet
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Evidence:
     """The whole ablation. `results` are the rows of results.parquet; `arms` in the order of the YAML, `mixtures` what each arm asks for."""
 

@@ -7,6 +7,7 @@ constant answer for that type. The constant is chosen on the very questions it i
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import numpy as np
 
@@ -33,14 +34,10 @@ def unlearned(evidence: Evidence) -> list[str]:
     return [k for k, of in by_kind.items() if False in of and True not in of]
 
 
+@lru_cache(maxsize=1)  # two sections of a page ask, and joining questions takes seconds
 def _judged(evidence: Evidence) -> dict[tuple[str, str], bool | None]:
-    """(arm, type) → whether it was learned. The last evidence's are kept: two sections ask, and joining questions takes seconds."""
-    if not _LAST or _LAST[0][0] is not evidence:
-        _LAST[:] = [(evidence, {(a, k): learned(evidence, a, k) for a in evidence.arms for k in evidence.types()})]
-    return _LAST[0][1]
-
-
-_LAST: list[tuple[Evidence, dict[tuple[str, str], bool | None]]] = []
+    """(arm, type) → whether it was learned."""
+    return {(a, k): learned(evidence, a, k) for a in evidence.arms for k in evidence.types()}
 
 
 def section(evidence: Evidence) -> Markup | None:
